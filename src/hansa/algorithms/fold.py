@@ -1,0 +1,131 @@
+"""How updates are collected: a sum in an order that the plan fixes, or rows on disk for rules that need them.
+
+Float addition is not associative. So positions of the cohort are summed in float64 in blocks of 32, row after
+row, and blocks are merged in order of position, whatever the order in which they come. Workers and replicas fold
+whole blocks; the sum is the same.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from hansa.core.layout import Array, Int64s, Layout
+from hansa.core.nouns import Aggregate, Batch
+
+BLOCK = 32
+"""Cohort positions in one block."""
+COLUMNS = 4096
+"""Columns that a rule over rows reads at a time."""
+
+
+class Collector(Protocol):
+    """Takes the decoded updates of a round, by cohort position."""
+
+    def add(self, batch: Batch, position: int) -> None:
+        """Take updates of consecutive positions from ``position`` on."""
+
+    def finish(self, aggregator: Any, population: int) -> Aggregate:
+        """Return what the aggregator makes of them; ``population`` clients were eligible."""
+
+
+def collector(aggregator: Any, layout: Layout, capacity: int) -> Collector:
+    """Return what an aggregator needs: the sum alone, or every row (at most ``capacity``)."""
+    return Fold(layout) if aggregator.needs_sum_only else RowStore(layout, capacity)
+
+
+@dataclass
+class _Block:
+    values: Array
+    rows: int = 0
+
+
+@dataclass
+class Fold:
+    """A sum in the making: ``values`` float64 [d] holds the first ``merged`` blocks.
+
+    Memory is that of the model, plus a vector for each block that is open or waits for its predecessor.
+    """
+
+    layout: Layout
+    values: Array = field(init=False)
+    lanes: Int64s = field(init=False)
+    count: int = 0
+    merged: int = 0
+    waiting: dict[int, _Block] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.values = np.zeros(self.layout.size)
+        self.lanes = np.zeros(len(self.layout.lanes), dtype=np.int64)
+
+    def add(self, batch: Batch, position: int) -> None:
+        """Add decoded updates; the rows of one block come in order."""
+        for offset, row in enumerate(batch.values):
+            number, place = divmod(position + offset, BLOCK)
+            block = self.waiting.setdefault(number, _Block(np.zeros(self.layout.size)))
+            if block.rows != place:
+                raise ValueError(f"position {position + offset} of the cohort came out of order")
+            block.values += row
+            block.rows += 1
+        self.lanes += batch.lanes.sum(axis=0, dtype=np.int64)
+        self.count += len(batch)
+        self._merge(complete=True)
+
+    def merge(self, other: Fold) -> None:
+        """Add the blocks of another fold, which has merged none itself (its positions follow on these)."""
+        if other.merged:
+            raise ValueError("only blocks that wait can be merged into another fold")
+        self.waiting |= other.waiting
+        self.lanes += other.lanes
+        self.count += other.count
+        self._merge(complete=True)
+
+    def finish(self, aggregator: Any, population: int) -> Aggregate:
+        """Return the sum with the weights that the aggregator divides by. Raises ValueError if a block is missing."""
+        self._merge(complete=False)
+        if self.waiting:
+            raise ValueError(f"block {self.merged} of the cohort is missing")
+        weights = {branch.name: 1.0 for branch in self.layout.branches}
+        total = Aggregate(self.values, weights, self.lanes, self.count, population, self.layout)
+        finished: Aggregate = aggregator.finish(total)
+        return finished
+
+    def _merge(self, *, complete: bool) -> None:
+        while self.merged in self.waiting and (self.waiting[self.merged].rows == BLOCK or not complete):
+            self.values += self.waiting.pop(self.merged).values
+            self.merged += 1
+
+
+class RowStore:
+    """Every update as a row of a file: disk of cohort x d, memory of cohort x block."""
+
+    def __init__(self, layout: Layout, capacity: int) -> None:
+        self.layout = layout
+        self.lanes = np.zeros(len(layout.lanes), dtype=np.int64)
+        self.count = 0
+        self._folder = tempfile.TemporaryDirectory(prefix="hansa-rows-")
+        shape = (max(1, capacity), max(1, layout.size))
+        self._rows = np.lib.format.open_memmap(
+            Path(self._folder.name) / "rows.npy", mode="w+", dtype=np.float32, shape=shape
+        )
+
+    def add(self, batch: Batch, position: int) -> None:
+        """Write updates to their positions."""
+        self._rows[position : position + len(batch)] = batch.values
+        self.lanes += batch.lanes.sum(axis=0, dtype=np.int64)
+        self.count += len(batch)
+
+    def finish(self, aggregator: Any, population: int) -> Aggregate:
+        """Return the aggregator's combination, block of columns by block; nobody's, if nobody came."""
+        size = self.layout.size
+        values = np.zeros(size)
+        for start in range(0, size if self.count else 0, COLUMNS):
+            stop = min(start + COLUMNS, size)
+            values[start:stop] = aggregator.combine(np.asarray(self._rows[: self.count, start:stop]))
+        weights = {branch.name: float(self.count > 0) for branch in self.layout.branches}
+        self._folder.cleanup()
+        return Aggregate(values, weights, self.lanes, self.count, population, self.layout)

@@ -1,0 +1,149 @@
+"""The plan: the whole recipe as data. It builds only when it is valid and sound."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Final
+
+from annotated_types import Ge, Le, MinLen
+
+from hansa.algorithms import soundness
+from hansa.algorithms.aggregators import Mean
+from hansa.algorithms.samplers import Full
+from hansa.algorithms.server_optimizers import Sgd
+from hansa.core import pieces, schema
+from hansa.core.errors import PlanError, Problem
+from hansa.core.registry import nearest, resolve
+from hansa.core.schema import Doc, Family
+from hansa.core.sections import Data, Evaluation, Features, Model, Stopping
+
+FORMAT: Final = 1
+"""Version of the plan's schema; part of its hash."""
+
+_NOT_HASHED: Final = ("name", "data")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Who takes part, what is trained, what protects it, how it is combined, how it is judged.
+
+    Sections may be given as objects or as plain tables. Raises PlanError with every problem found.
+    """
+
+    name: Annotated[str, MinLen(1), Doc("what the run is called; not part of the plan's hash")]
+    seed: Annotated[int, Ge(0), Le(2**53 - 1), Doc("where all randomness of a simulation comes from")] = 0
+    rounds: Annotated[int, Ge(1), Doc("number of rounds")]
+    data: Annotated[Data | None, Doc("where the examples come from; simulation only")] = None
+    features: Annotated[Features | None, Doc("the columns of a table, for csv and parquet")] = None
+    model: Annotated[Model, Doc("the model that is trained")]
+    trainer: Annotated[pieces.Trainer, Family("trainer"), Doc("what a client does with its examples")]
+    cohort: Annotated[pieces.CohortSampler, Family("sampler"), Doc("who takes part in a round")] = field(
+        default_factory=Full
+    )
+    transforms: Annotated[
+        tuple[pieces.Transform, ...], Family("transform"), Doc("layers around the wire, outermost last")
+    ] = ()
+    aggregator: Annotated[pieces.Aggregator, Family("aggregator"), Doc("combines the updates")] = field(
+        default_factory=Mean
+    )
+    server_optimizer: Annotated[
+        pieces.ServerOptimizer, Family("server_optimizer"), Doc("turns the combined update into the next model")
+    ] = field(default_factory=Sgd)
+    evaluation: Annotated[Evaluation, Doc("what is measured")] = field(default_factory=Evaluation)
+    stopping: Annotated[Stopping, Doc("when a run ends early")] = field(default_factory=Stopping)
+    privacy: Annotated[Mapping[str, Any] | None, Doc("differential privacy; not in this version")] = None
+    secure_aggregation: Annotated[Mapping[str, Any] | None, Doc("secure sums; not in this version")] = None
+
+    def __post_init__(self) -> None:
+        sections, found = schema.from_mapping(Plan, schema.to_mapping(self))
+        found += soundness.problems(_with_defaults(sections, found))
+        if found:
+            raise PlanError(found)
+        for name, section in sections.items():
+            object.__setattr__(self, name, section)
+
+
+def plan_from_mapping(mapping: Mapping[str, Any]) -> Plan:
+    """Return the plan that tables describe, ``recipe`` included. Raises PlanError with every problem found."""
+    if "recipe" in mapping:
+        mapping = _expand(mapping)
+    sections, found = schema.from_mapping(Plan, mapping)
+    found += soundness.problems(_with_defaults(sections, found))
+    if found:
+        raise PlanError(found)
+    return Plan(**sections)
+
+
+def recipe(kind: str, /, **sections: Any) -> Plan:
+    """Return the plan of a published method (:mod:`hansa.algorithms.recipes`) with the given sections.
+
+    The method's own settings are given beside the sections: ``recipe("fedprox", mu=0.1, name=..., ...)``.
+    """
+    declared = schema.fields_of(Plan)
+    own = {name: value for name, value in sections.items() if name not in declared}
+    tables = {
+        name: schema.to_plain(value, declared[name].family) for name, value in sections.items() if name in declared
+    }
+    return plan_from_mapping({"recipe": {"kind": kind, **own}, **tables})
+
+
+def plan_sha256(plan: Plan) -> str:
+    """Return SHA-256 of the canonical JSON (RFC 8785) of the resolved plan, without name and data."""
+    import rfc8785  # noqa: PLC0415 - needed when a plan is hashed, not when a piece is imported
+
+    tables = {name: table for name, table in schema.to_mapping(plan).items() if name not in _NOT_HASHED}
+    return hashlib.sha256(rfc8785.dumps({"format": FORMAT, **tables})).hexdigest()
+
+
+def population_problems(plan: Plan, population: int) -> list[Problem]:
+    """Return what cannot work with a population of that size."""
+    cohort = plan.cohort.expected_size(population)
+    return [
+        *(Problem(f"cohort.{key}", text) for key, text in plan.cohort.problems(population, plan.rounds)),
+        *(Problem(f"aggregator.{key}", text) for key, text in plan.aggregator.problems(cohort)),
+    ]
+
+
+def _with_defaults(sections: Mapping[str, Any], found: list[Problem]) -> dict[str, Any]:
+    """Return the sections with defaults for those that were not given; a section with problems stays out."""
+    broken = {problem.path.split(".")[0] for problem in found}
+    defaults = {
+        name: declared.default
+        for name, declared in schema.fields_of(Plan).items()
+        if not declared.required and name not in broken
+    }
+    return {**defaults, **sections}
+
+
+def _expand(mapping: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the tables of a recipe with the plan's own tables laid over them."""
+    recipe = mapping["recipe"]
+    arguments = {"kind": recipe} if isinstance(recipe, str) else dict(recipe)
+    kind = arguments.pop("kind", None)
+    try:
+        tables = resolve("recipe", str(kind))
+    except LookupError as error:
+        raise PlanError([Problem("recipe", str(error.args[0]))]) from None
+    known = {name for name in tables.__annotations__ if name != "return"}
+    unknown = [Problem(f"recipe.{key}", f"unknown key; {nearest(key, known)}") for key in arguments if key not in known]
+    if unknown:
+        raise PlanError(unknown)
+    return overlay(tables(**arguments), {key: value for key, value in mapping.items() if key != "recipe"})
+
+
+def overlay(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Return tables with others laid over them, key by key; a table of another kind replaces the whole."""
+    merged = dict(under)
+    for key, value in over.items():
+        below = merged.get(key)
+        if isinstance(below, Mapping) and isinstance(value, Mapping) and _same_kind(below, value):
+            merged[key] = overlay(below, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _same_kind(below: Mapping[str, Any], value: Mapping[str, Any]) -> bool:
+    return len({table["kind"] for table in (below, value) if "kind" in table}) < 2

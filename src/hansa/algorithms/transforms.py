@@ -1,0 +1,152 @@
+"""Transforms whose sum can be decoded as a sum: weights, normalisation, clipping.
+
+Each claims what it can: ``bound``, the largest L2 norm of one client's part, and ``slip``, the largest
+change of an entry by encoding and decoding. What claims nothing loses the guarantee (``None``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Annotated, ClassVar, Literal
+
+import numpy as np
+from annotated_types import Ge, Gt
+
+from hansa.core.layout import Array, Lane, Layout, require_room, weight_lane
+from hansa.core.nouns import Aggregate, Assignment, Batch, ClientContext, ServerState
+from hansa.core.pieces import Bounds
+from hansa.core.schema import Doc
+from hansa.core.streams import Streams
+
+_TAU = Lane("tau", low=0.0, high=2.0**40, resolution=2.0**-8, purpose="statistic", weighted=True)
+_BELOW_CLIP = Lane("below_clip", low=0.0, high=1.0, purpose="statistic")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """What a transform does unless it says otherwise: nothing, and it claims nothing for others."""
+
+    linear: ClassVar[bool] = True
+    changes_values: ClassVar[bool] = False
+    emits: ClassVar[Literal["value", "ring"] | None] = None
+    noise_unit: ClassVar[Literal["value", "ring"] | None] = None
+
+    def lanes(self) -> tuple[Lane, ...]:
+        """Return no lanes."""
+        return ()
+
+    def encode(self, batch: Batch, context: ClientContext, states: dict[str, Array]) -> Batch:  # noqa: ARG002 - the transform protocol
+        """Return the batch as it is."""
+        return batch
+
+    def decode_rows(self, batch: Batch, assignment: Assignment, streams: Streams) -> Batch:  # noqa: ARG002 - the transform protocol
+        """Return the batch as it is."""
+        return batch
+
+    def decode_sum(self, aggregate: Aggregate, state: ServerState) -> Aggregate:  # noqa: ARG002 - the transform protocol
+        """Return the sum as it is."""
+        return aggregate
+
+    def bound(self, incoming: Bounds, layout: Layout) -> Bounds:  # noqa: ARG002 - the transform protocol
+        """Return no bound for any branch."""
+        return dict.fromkeys(incoming)
+
+    def slip(self, layout: Layout) -> float | None:  # noqa: ARG002 - the transform protocol
+        """Return that no limit is known."""
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeighBySize(Identity):
+    """Weighs each update by the client's number of training examples (McMahan et al. 2017, algorithm 1).
+
+    With ``maximum``, larger clients count as that many, and a bound B becomes maximum x B.
+    """
+
+    changes_values: ClassVar[bool] = True
+
+    maximum: Annotated[int | None, Ge(1), Doc("weight of the largest clients; absent: no limit, and no bound")] = None
+
+    def encode(self, batch: Batch, context: ClientContext, states: dict[str, Array]) -> Batch:  # noqa: ARG002 - the transform protocol
+        """Return values and weighted lanes times the weight, and the weight in each branch's lane."""
+        weights = context.clients.sizes.astype(np.float64)
+        if self.maximum is not None:
+            weights = np.minimum(weights, self.maximum)
+        layout = batch.layout
+        lane = layout.lanes[layout.lane_index[weight_lane("params")]]
+        require_room(lane, float(weights.max(initial=0)), "The number of a client's examples")
+        columns = {
+            lane.name: batch.lane(lane.name) * weights
+            for lane in layout.lanes
+            if lane.weighted or lane.purpose == "weight"
+        }
+        return replace(batch, values=batch.values * weights[:, None].astype(np.float32)).with_lanes(columns)
+
+    def bound(self, incoming: Bounds, layout: Layout) -> Bounds:  # noqa: ARG002 - the transform protocol
+        """Return the bounds times the largest weight, or none without a maximum."""
+        most = self.maximum
+        return {name: None if most is None or value is None else value * most for name, value in incoming.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class NormaliseBySteps(Identity):
+    """Divides each update by its effective local steps, and multiplies the mean by their weighted mean.
+
+    Source: Wang, Liu, Liang, Joshi, Poor 2020, "Tackling the objective inconsistency problem in
+    heterogeneous federated optimization" (FedNova), equation 10, https://arxiv.org/abs/2007.07481.
+    """
+
+    changes_values: ClassVar[bool] = True
+
+    def lanes(self) -> tuple[Lane, ...]:
+        """Return the lane of the effective steps, which is weighted as the update is."""
+        return (_TAU,)
+
+    def encode(self, batch: Batch, context: ClientContext, states: dict[str, Array]) -> Batch:  # noqa: ARG002 - the transform protocol
+        """Return values over tau, and tau in its lane (0 for an update that weighs nothing)."""
+        tau = np.maximum(batch.side["steps"], 1e-12)
+        normalised = (batch.values / tau[:, None]).astype(np.float32)
+        return replace(batch, values=normalised).with_lanes({_TAU.name: tau * batch.lane(weight_lane("params"))})
+
+    def decode_sum(self, aggregate: Aggregate, state: ServerState) -> Aggregate:  # noqa: ARG002 - the transform protocol
+        """Return the sum times the weighted mean of tau."""
+        weight = aggregate.lane(weight_lane("params"))
+        tau = aggregate.lane(_TAU.name) / weight if weight > 0 else 1.0
+        return replace(aggregate, values=aggregate.values * tau)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clip(Identity):
+    """Scales an update down to an L2 norm, jointly over the branches it names (all, unless named).
+
+    Formal guarantee: the joint norm of those branches is at most ``norm`` after encoding, in float32
+    arithmetic too (a clipped update is scaled to norm (1 - 1e-6)).
+    """
+
+    norm: Annotated[float, Gt(0), Doc("largest L2 norm of a client's update")]
+    branches: Annotated[tuple[str, ...], Doc("branches that are clipped together; absent: all")] = ()
+
+    def lanes(self) -> tuple[Lane, ...]:
+        """Return the lane that counts updates which were not clipped."""
+        return (_BELOW_CLIP,)
+
+    def encode(self, batch: Batch, context: ClientContext, states: dict[str, Array]) -> Batch:  # noqa: ARG002 - the transform protocol
+        """Return the clipped batch."""
+        named = [batch.layout.slices[name] for name in self.branches or batch.layout.slices]
+        squares = sum(np.square(batch.values[:, part], dtype=np.float64).sum(axis=1) for part in named)
+        norms = np.sqrt(squares)
+        factors = np.where(norms > self.norm, self.norm * (1 - 1e-6) / np.maximum(norms, 1e-300), 1.0)
+        values = batch.values.copy()
+        for part in named:
+            values[:, part] *= factors[:, None].astype(np.float32)
+        return replace(batch, values=values).with_lanes({_BELOW_CLIP.name: (norms <= self.norm).astype(np.float64)})
+
+    def bound(self, incoming: Bounds, layout: Layout) -> Bounds:  # noqa: ARG002 - the transform protocol
+        """Return the norm for every branch that is clipped."""
+        return {
+            name: self.norm if name in self.branches or not self.branches else value for name, value in incoming.items()
+        }
+
+    def slip(self, layout: Layout) -> float | None:  # noqa: ARG002 - the transform protocol
+        """Return 0: decoding changes nothing."""
+        return 0.0

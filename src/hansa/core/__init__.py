@@ -1,0 +1,1 @@
+"""The nouns, the protocols of all pieces, and what every room stands on."""

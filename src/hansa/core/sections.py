@@ -1,0 +1,179 @@
+"""The sections of a plan that other rooms read: data, features, model, evaluation, stopping."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Gt, Le, Lt, MinLen
+
+from hansa.core.pieces import Partition
+from hansa.core.schema import Doc, Family, Unsound
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """Where the examples come from and how they are dealt and split. Simulation only; not in the plan's hash."""
+
+    source: Annotated[
+        str, MinLen(1), Doc("a shipped data set, or your own: npz, csv, parquet, folder (`hansa data` lists them)")
+    ]
+    path: Annotated[str | None, Doc("the file or folder, for sources that are not shipped")] = None
+    central_path: Annotated[
+        str | None, Doc("a file of the server's own examples, for central evaluation; the same form as `path`")
+    ] = None
+    client: Annotated[str | None, Doc("csv and parquet: the column that names the client of each row")] = None
+    partition: Annotated[
+        Partition | None,
+        Family("partition"),
+        Doc("how to deal examples to clients; default: the source's own clients"),
+    ] = None
+    test_fraction: Annotated[
+        float, Ge(0), Lt(1), Doc("share of each client's examples held out for testing, stratified by class")
+    ] = 0.0
+    validation_fraction: Annotated[
+        float, Ge(0), Lt(1), Doc("share of each client's examples held out for stopping rules, stratified by class")
+    ] = 0.0
+    held_out_clients: Annotated[
+        int, Ge(0), Doc("number of clients that never train and are evaluated on all their examples")
+    ] = 0
+    memory_map: Annotated[
+        Literal["auto", "always", "never"], Doc("map arrays from disk instead of reading them; auto: above 256 MB")
+    ] = "auto"
+
+    def __post_init__(self) -> None:
+        if self.test_fraction + self.validation_fraction >= 1:
+            raise Unsound("test_fraction and validation_fraction together must leave examples for training.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """One column of a table as the model sees it."""
+
+    name: Annotated[str, MinLen(1), Doc("the column's name in the file")]
+    kind: Annotated[Literal["number", "category"], Doc("how values are read")] = "number"
+    categories: Annotated[
+        tuple[str, ...], Doc("category: the known values; each has a slot, and one more stands for unknown or missing")
+    ] = ()
+    low: Annotated[float | None, Doc("number: values below are clamped to it; needed for federated scaling")] = None
+    high: Annotated[float | None, Doc("number: values above are clamped to it; needed for federated scaling")] = None
+    center: Annotated[float | None, Doc("number: subtracted when scaling is declared")] = None
+    scale: Annotated[float | None, Gt(0), Doc("number: divides when scaling is declared")] = None
+    missing: Annotated[tuple[str, ...], Doc("values that mean missing, beside the empty one, NA, NaN, null and ?")] = ()
+
+    def __post_init__(self) -> None:
+        if (self.low is None) != (self.high is None):
+            raise Unsound(f"column {self.name!r} needs both low and high, or neither.")
+        if self.low is not None and self.high is not None and self.low >= self.high:
+            raise Unsound(f"column {self.name!r} needs low below high.")
+        if self.kind == "category" and len(set(self.categories)) != len(self.categories):
+            raise Unsound(f"column {self.name!r} lists a category twice.")
+        if self.kind == "number" and self.categories:
+            raise Unsound(f'column {self.name!r} is a number and cannot list categories; set kind = "category".')
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One number of the encoded example: a numeric column, or one category of a column (0 or 1)."""
+
+    name: str
+    column: Column
+    category: str | None = None
+
+    @property
+    def numeric(self) -> bool:
+        """Return True for a number, which is imputed, clamped and scaled."""
+        return self.column.kind == "number"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Features:
+    """The columns of a table, part of the plan and of its hash. Each client applies them to its own rows."""
+
+    label: Annotated[str, MinLen(1), Doc("the label's column")]
+    task: Annotated[Literal["classification", "regression"] | None, Doc("default: found from the label")] = None
+    classes: Annotated[tuple[str, ...], Doc("the label's values in the order of the model's outputs")] = ()
+    columns: Annotated[tuple[Column, ...], Doc("the feature columns; absent: found in the file and written down")] = ()
+    imputation: Annotated[
+        Literal["median", "mean", "center"],
+        Doc("what a missing number becomes: this client's own median or mean of its training rows, or the centre"),
+    ] = "median"
+    scaling: Annotated[
+        Literal["none", "declared", "federated"],
+        Doc("none; declared by the columns' center and scale; or from a federated sum over all clients (round 0)"),
+    ] = "federated"
+
+    def __post_init__(self) -> None:
+        names = [column.name for column in self.columns]
+        if len(set(names)) != len(names):
+            raise Unsound("columns names a column twice.")
+        if self.label in names:
+            raise Unsound(f"the label {self.label!r} is also listed as a feature column.")
+
+    def slots(self) -> tuple[Slot, ...]:
+        """Return the numbers of one encoded example, in order.
+
+        A category column has a slot for each declared category and a last one for unknown or missing.
+        """
+        return tuple(
+            slot
+            for column in self.columns
+            for slot in (
+                (Slot(column.name, column),)
+                if column.kind == "number"
+                else tuple(
+                    Slot(f"{column.name}={category}", column, category) for category in (*column.categories, "(other)")
+                )
+            )
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """The model that is trained."""
+
+    factory: Annotated[str, MinLen(3), Doc('"package.module:function", importable also from the working directory')]
+    arguments: Annotated[Mapping[str, Any], Doc("keyword arguments of the factory")] = field(default_factory=dict)
+    buffers: Annotated[
+        Literal["keep-local", "average"],
+        Doc("floating buffers such as BatchNorm statistics stay with each client, or are averaged"),
+    ] = "keep-local"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What is measured, how often, and what it is compared with."""
+
+    every: Annotated[int, Ge(1), Doc("evaluate after every so many rounds, and after the last")] = 1
+    metrics: Annotated[tuple[str, ...], Doc("loss, accuracy, auc, rmse, mae; absent: what fits the label")] = ()
+    federated: Annotated[bool, Doc("evaluate on the clients' held-out examples")] = True
+    federated_clients: Annotated[
+        int | None, Ge(1), Doc("evaluate on so many clients drawn once, instead of on all; the last round uses all")
+    ] = None
+    central: Annotated[bool, Doc("evaluate on the server's own examples where the source has some")] = True
+    baselines: Annotated[
+        tuple[Literal["local-only", "centralised"], ...],
+        Doc("trained beside the run from pooled data, for comparison only"),
+    ] = ()
+    local_only_clients: Annotated[int, Ge(1), Doc("train at most so many clients alone, drawn from the seed")] = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stopping:
+    """When a run ends before its last round."""
+
+    metric: Annotated[
+        str | None, Doc('what is watched: "central.accuracy", "federated.auc", "validation.loss" ...')
+    ] = None
+    target: Annotated[float | None, Doc("stop once the metric reaches it")] = None
+    patience: Annotated[int | None, Ge(1), Doc("stop after so many evaluations without a better value")] = None
+    explosion_factor: Annotated[
+        float, Gt(1), Le(1e12), Doc("an update larger than so many times the largest of the last ten is divergence")
+    ] = 1000.0
+
+    def __post_init__(self) -> None:
+        if self.metric is None and (self.target is not None or self.patience is not None):
+            raise Unsound("target and patience need metric, the name of what is watched.")
+        if self.metric is not None and self.target is None and self.patience is None:
+            raise Unsound("metric needs target or patience.")

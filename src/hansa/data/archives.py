@@ -1,0 +1,173 @@
+"""Arrays from an .npz archive: read, or mapped from disk where they are large. Nothing is ever unpickled."""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import os
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Final, Literal
+
+import numpy as np
+
+from hansa.core.errors import DataError
+from hansa.core.layout import Array
+from hansa.data.refusals import reading, unreadable
+
+MemoryMap = Literal["auto", "always", "never"]
+
+LARGE: Final = 256 * 2**20
+"""Bytes above which "auto" maps an array."""
+_BLOCK: Final = 1 << 22
+_LOCAL_HEADER: Final = 30
+"""Bytes of a member's own header before its name and extra field (APPNOTE.TXT of the ZIP format, 4.3.7)."""
+_BROKEN: Final = (zipfile.BadZipFile, zlib.error, ValueError, EOFError, NotImplementedError, RuntimeError, MemoryError)
+
+
+@dataclass(frozen=True)
+class Archive:
+    """The arrays of one .npz file, read when they are asked for."""
+
+    path: Path
+    names: tuple[str, ...]
+    memory_map: MemoryMap
+
+    def array(self, name: str) -> Array:
+        """Return one array; a large one is mapped: in place, or from the cache where it is compressed."""
+        with opened(self.path) as archive:
+            member = archive.getinfo(f"{name}.npy")
+            if not self._maps(member.file_size):
+                with archive.open(member) as stream:
+                    return np.asarray(np.lib.format.read_array(stream, allow_pickle=False))
+            if member.compress_type != zipfile.ZIP_STORED:
+                return plain(np.load(_unpacked(self.path, archive, member), mmap_mode="r", allow_pickle=False))
+            return _mapped(self.path, member)
+
+    def _maps(self, size: int) -> bool:
+        return self.memory_map == "always" or (self.memory_map == "auto" and size > LARGE)
+
+
+def open_archive(path: Path, memory_map: MemoryMap = "auto") -> Archive:
+    """Return the archive in a file. Raises DataError where it is missing or not an .npz archive."""
+    with opened(path) as archive:
+        names = tuple(name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy"))
+    if not names:
+        raise unreadable(path, "the archive holds no arrays", action="Write it with numpy.savez.")
+    return Archive(path, names, memory_map)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[zipfile.ZipFile]:
+    """Open an archive, and turn what may be wrong with it into a DataError."""
+    with reading(path):
+        try:
+            with zipfile.ZipFile(path) as archive:
+                yield archive
+        except _BROKEN as error:
+            why = f"it is not a sound .npz archive of plain arrays ({error})"
+            raise unreadable(
+                path, why, action="Write it again with numpy.savez; object arrays are never read."
+            ) from error
+
+
+def plain(mapped: Array) -> Array:
+    """Return a mapped array without the bookkeeping of numpy.memmap, which costs time at each gather."""
+    return np.ascontiguousarray(mapped).view(np.ndarray) if mapped.ndim else np.array(mapped)
+
+
+def is_mapped(array: Array) -> bool:
+    """Return True for an array whose numbers lie in a file."""
+    base: object = array
+    while base is not None and not isinstance(base, mmap.mmap):
+        base = getattr(base, "base", None)
+    return base is not None
+
+
+def _mapped(path: Path, member: zipfile.ZipInfo) -> Array:
+    """Map an uncompressed member where it lies in the archive."""
+    with path.open("rb") as file:
+        file.seek(_start(file, member))
+        shape, fortran, dtype = _header(file)
+        offset = file.tell()
+    if dtype.hasobject:
+        raise ValueError("object arrays cannot be read")
+    order: Literal["F", "C"] = "F" if fortran else "C"
+    if 0 in shape:
+        return np.zeros(shape, dtype)
+    return plain(np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=shape, order=order))
+
+
+def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+    version = np.lib.format.read_magic(file)
+    if version == (1, 0):
+        return np.lib.format.read_array_header_1_0(file)
+    if version == (2, 0):
+        return np.lib.format.read_array_header_2_0(file)
+    raise ValueError(f"version {version} of the .npy format is for named fields")
+
+
+def _unpacked(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Path:
+    """Return a member as a file of the cache, keyed by its compressed content; written once, atomically."""
+    target = cache_folder() / "arrays" / f"{_content_key(path, member)}.npy"
+    if target.is_file() and target.stat().st_size == member.file_size:
+        return target
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=".unpacking-", delete=False) as file:
+            temporary = Path(file.name)
+            try:
+                with archive.open(member) as stream:
+                    while block := stream.read(_BLOCK):
+                        file.write(block)
+                file.flush()
+                os.fsync(file.fileno())
+                temporary.replace(target)
+            finally:
+                temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise _cache_error(target.parent, error) from error
+    return target
+
+
+def _content_key(path: Path, member: zipfile.ZipInfo) -> str:
+    """Return the SHA-256 of a member's compressed bytes, read without unpacking them."""
+    digest = hashlib.sha256(f"{member.filename} {member.compress_type} {member.file_size}\n".encode())
+    with path.open("rb") as file:
+        file.seek(_start(file, member))
+        left = member.compress_size
+        while left > 0 and (block := file.read(min(_BLOCK, left))):
+            digest.update(block)
+            left -= len(block)
+    return digest.hexdigest()
+
+
+def _start(file: IO[bytes], member: zipfile.ZipInfo) -> int:
+    """Return where a member's content begins: behind its own header, whose length only that header knows."""
+    file.seek(member.header_offset)
+    local = file.read(_LOCAL_HEADER)
+    lengths = int.from_bytes(local[26:28], "little") + int.from_bytes(local[28:30], "little")
+    return member.header_offset + _LOCAL_HEADER + lengths
+
+
+def cache_folder() -> Path:
+    """Return the user's cache of unpacked arrays: HANSA_CACHE, or where the system keeps caches."""
+    if named := os.environ.get("HANSA_CACHE"):
+        return Path(named)
+    import platformdirs  # noqa: PLC0415 - needed only where large compressed arrays are unpacked
+
+    return Path(platformdirs.user_cache_dir("hansa"))
+
+
+def _cache_error(folder: Path, error: OSError) -> DataError:
+    return DataError(
+        "HANSA-DATA-MISSING",
+        rule="Large compressed arrays are unpacked once into the cache.",
+        found=f"{folder} cannot be written: {error.strerror or error}.",
+        action='Set HANSA_CACHE to a folder with space, or data.memory_map = "never".',
+    )

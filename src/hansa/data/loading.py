@@ -1,0 +1,101 @@
+"""From a plan's [data] and [features] to a population's examples: read, deal, hold out, split, impute."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from hansa.core.datasets import FederatedData
+from hansa.core.layout import Int64s
+from hansa.core.registry import kind_of
+from hansa.core.sections import Data, Features
+from hansa.core.streams import Streams
+from hansa.data.clients import ClientExamples
+from hansa.data.fingerprint import fingerprint
+from hansa.data.imputation import Imputation
+from hansa.data.partitions import Natural, checked
+from hansa.data.pool import Pool
+from hansa.data.refusals import invalid, plan_problem
+from hansa.data.rows import ClientRows, Names, Roster
+from hansa.data.sources import Reader, Source, find
+from hansa.data.splits import Split, choose_held_out, split, split_in_order
+from hansa.data.stores import ExampleStore
+
+
+def load(data: Data, features: Features | None, seed: int) -> FederatedData:
+    """Return the population's examples, dealt and split as ``data`` says; the same in every run with this seed.
+
+    Raises PlanError (with key paths) for settings that do not fit the source, DataError for missing or bad
+    data, and HansaError where an optional dependency is missing.
+    """
+    source = find(data.source)
+    streams = Streams(seed)
+    pool = source(data, features)
+    if not isinstance(pool, Pool):
+        raise plan_problem("data.source", f"{data.source!r} must return a hansa.data.pool.Pool.")
+    if len(pool.store.labels) == 0:
+        raise invalid(rule="A source has examples.", found="It has none.", action="Correct data.path.")
+    roster, notes = _dealt(pool, data, source, streams)
+    pool = replace(pool, notes=pool.notes + notes)
+    if data.held_out_clients >= len(roster.names):
+        message = f"must leave a client to train, but {data.held_out_clients} of {len(roster.names)} would be held out."
+        raise plan_problem("data.held_out_clients", message)
+    training, held_out = choose_held_out(len(roster.names), data.held_out_clients, streams.of("split", 1))
+    parts = _split(pool, roster, data, streams, held_out)
+    return _assembled(pool, roster, parts, training, held_out)
+
+
+def _dealt(pool: Pool, data: Data, source: Reader, streams: Streams) -> tuple[Roster, tuple[str, ...]]:
+    """Return the clients: the source's own, or dealt from the pool where a partition says so."""
+    partition, notes = data.partition, tuple[str, ...]()
+    if pool.roster is not None and isinstance(partition, Natural | None):
+        return pool.roster, ()
+    if partition is None and isinstance(source, Source) and source.partition is not None:
+        partition = source.partition
+        notes = (f"dealt by the source's default partition, {kind_of('partition', partition)}: {partition}",)
+    numbers = (partition or Natural()).deal(pool.store.labels, streams.of("partition"))
+    numbers, clients = checked(numbers, len(pool.store.labels))
+    return Roster(Names.dealt(clients), ClientRows.from_numbers(numbers, clients)), notes
+
+
+def _split(pool: Pool, roster: Roster, data: Data, streams: Streams, held_out: Int64s) -> Split:
+    """Return the split of every client; a held-out client's examples are in neither part."""
+    fractions = {"test_fraction": data.test_fraction, "validation_fraction": data.validation_fraction}
+    if pool.ordered:
+        parts = split_in_order(roster.rows, **fractions)
+    else:
+        parts = split(roster.rows, pool.store.labels, streams.of("split"), **fractions)
+    if not len(held_out):
+        return parts
+    trains = ~np.isin(np.arange(len(roster.rows)), held_out)
+    trains = np.repeat(trains, roster.rows.all_sizes)
+    return Split(parts.test & trains, parts.validation & trains)
+
+
+def _assembled(pool: Pool, roster: Roster, parts: Split, training: Int64s, held_out: Int64s) -> FederatedData:
+    """Impute each client's numbers from its training examples, and hand out the parts."""
+    learned = roster.rows.where(~(parts.test | parts.validation))
+    store = pool.store
+    if pool.features is not None:
+        store = store.imputed(learned, roster.rows, Imputation.of(pool.features))
+
+    def part(rows: ClientRows, clients: Int64s, of: ExampleStore = store) -> ClientExamples | None:
+        chosen = rows if len(clients) == len(rows) else rows.subset(clients)
+        return ClientExamples(roster.names.subset(clients), of, chosen) if len(chosen.order) else None
+
+    train = part(learned, training)
+    if train is None:
+        raise invalid(rule="A client trains on at least one example.", found="There is none.", action="Add examples.")
+    return FederatedData(
+        train=train,
+        validation=part(roster.rows.where(parts.validation), training),
+        test=part(roster.rows.where(parts.test), training),
+        held_out=part(roster.rows, held_out) if len(held_out) else None,
+        central=pool.central,
+        signature=pool.signature,
+        features=pool.features,
+        class_names=pool.class_names,
+        notes=pool.notes,
+        sha256=fingerprint(pool, roster, parts, held_out),
+    )

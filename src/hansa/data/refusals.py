@@ -1,0 +1,65 @@
+"""How this room refuses: bad data, a missing file, a plan key that a source cannot honour."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from hansa.core.errors import DataError, HansaError, PlanError, Problem
+
+
+def invalid(*, rule: str, found: str, action: str) -> DataError:
+    """Return the error for data that do not fit the plan."""
+    return DataError("HANSA-DATA-INVALID", rule=rule, found=found, action=action)
+
+
+def unreadable(path: Path, why: str, *, action: str = "Correct data.path, or mend the file.") -> DataError:
+    """Return the error for a file that is missing or cannot be read."""
+    return DataError(
+        "HANSA-DATA-MISSING", rule="A data file must exist and be readable.", found=f"{path}: {why}.", action=action
+    )
+
+
+def plan_problem(path: str, message: str) -> PlanError:
+    """Return the error for one key of the plan."""
+    return PlanError([Problem(path, message)])
+
+
+def extra_missing(package: str, needed_for: str, install: str) -> HansaError:
+    """Return the error for an optional dependency that is not installed."""
+    return HansaError(
+        "HANSA-EXTRA-MISSING",
+        rule=f"{needed_for} needs the package {package}.",
+        found="It is not installed.",
+        action=f"Run: pip install '{install}'.",
+    )
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn what the operating system says of ``path`` into a DataError."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise unreadable(path, "there is no such file") from error
+    except IsADirectoryError as error:
+        raise unreadable(path, "it is a folder", action='Name a file, or use source = "folder".') from error
+    except PermissionError as error:
+        raise unreadable(path, "this user may not read it", action="Grant access, or name another file.") from error
+    except OSError as error:
+        raise unreadable(path, error.strerror or str(error)) from error
+
+
+def resolved(path: str) -> Path:
+    """Return the path that a plan names, from the working directory; ``~`` is the user's home.
+
+    Raises DataError where nothing is there.
+    """
+    with reading(Path(path)):
+        try:
+            found = Path(path).expanduser().resolve()
+            found.stat()
+        except (ValueError, RuntimeError) as error:
+            raise unreadable(Path(repr(path)), f"it is not a path ({error})") from error
+    return found

@@ -1,0 +1,214 @@
+"""Several runs side by side: rows for a terminal, and a page with their curves over one another."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from hansa.reporting.charts import Chart, Series, Style, line_chart
+from hansa.reporting.figures import (
+    HIGHER_IS_BETTER,
+    LOWER_IS_BETTER,
+    Figures,
+    bytes_of,
+    bytes_text,
+    count_text,
+    metric_name,
+    metric_text,
+    metric_title,
+    nested,
+    number,
+    read_plan,
+    seconds_text,
+)
+from hansa.reporting.report import render
+
+ABSENT: Final = "absent"
+NOT_MEASURED: Final = "not measured"
+_PLACES: Final = (
+    ("federated", "overall", "all examples"),
+    ("federated", "mean", "mean of clients"),
+    ("federated", "worst_10_percent", "worst 10% of clients"),
+    ("central", "overall", "server's examples"),
+    ("validation", "overall", "validation examples"),
+    ("held_out_clients", "overall", "new clients"),
+)
+_TONES: Final = 8
+_DASHES: Final = ("", "dash", "dot", "long")
+_OUTSIDE_THE_PLAN: Final = frozenset({"name"})
+
+Targets = Mapping[str, float]
+Rows = list[list[str]]
+
+
+def comparison_rows(runs: Sequence[Mapping[str, Any]], *, targets: Targets | None = None) -> Rows:
+    """Return a table of several runs: a header, then a row per property with a cell per run.
+
+    A run is a mapping with ``summary``, ``events`` and ``plan_text`` (what :func:`render_report` takes)
+    and, if it has one, a ``label``. ``targets`` asks for the rounds until a metric was reached, by name:
+    "federated.auc", "federated.auc.mean", "central.accuracy".
+    """
+    figures = [_figures(run) for run in runs]
+    sections = (_results(figures), _best(figures), _targets(figures, targets or {}), _costs(figures), _plans(figures))
+    return [["", *_labels(runs)], *itertools.chain.from_iterable(sections)]
+
+
+def render_comparison(runs: Sequence[Mapping[str, Any]], *, targets: Targets | None = None) -> str:
+    """Return several runs side by side as a self-contained HTML page; see :func:`comparison_rows`."""
+    figures = [_figures(run) for run in runs]
+    labels = _labels(runs)
+    differences = _plans(figures)
+    groups = [
+        ("Final metrics", _results(figures)),
+        ("Best over the rounds", _best(figures)),
+        ("Rounds to a target", _targets(figures, targets or {})),
+        ("Cost", _costs(figures)),
+        ("Differences between the plans", differences),
+    ]
+    return render(
+        "comparison.html",
+        title=f"Comparison of {len(runs)} run{'' if len(runs) == 1 else 's'}",
+        labels=labels,
+        legend=[(label, *_look(position)) for position, label in enumerate(labels)],
+        groups=[(name, rows) for name, rows in groups if rows],
+        charts=_charts(figures, labels),
+        same_plan=not differences,
+        same_data=len({run.summary.get("data_sha256") for run in figures}) < 2,
+    )
+
+
+def _figures(run: Mapping[str, Any]) -> Figures:
+    plan = read_plan(str(run.get("plan_text") or ""))
+    return Figures(run.get("summary") or {}, tuple(run.get("events") or ()), plan)
+
+
+def _labels(runs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a label per run, numbered where several are the same."""
+    names = [str(run.get("label") or nested(run, "summary", "name") or "run") for run in runs]
+    repeated = {name for name in names if names.count(name) > 1}
+    return [f"{name} ({names[: i + 1].count(name)})" if name in repeated else name for i, name in enumerate(names)]
+
+
+def _look(position: int) -> tuple[str, str]:
+    """Return the tone and the dash of a run's lines; 32 runs look different."""
+    return f"s{position % _TONES}", _DASHES[position // _TONES % len(_DASHES)]
+
+
+def _metrics(figures: Sequence[Figures]) -> list[str]:
+    return list(dict.fromkeys(metric for run in figures for metric in run.metrics))
+
+
+def _history(run: Figures, part: str, metric: str, kind: str) -> list[tuple[int, float | None]]:
+    """Return (round, value) of every evaluation."""
+    found = [(int(event["round"]), nested(event, part, metric)) for event in run.evaluations]
+    return [(at, number(nested(row, kind)) if isinstance(row, Mapping) else number(row)) for at, row in found]
+
+
+def _results(figures: Sequence[Figures]) -> Rows:
+    """Return the final metrics and how the runs ended."""
+    rows = [
+        ["rounds", *(count_text(run.value("rounds")) for run in figures)],
+        ["ended because", *(str(run.summary.get("stopped_because") or "not recorded") for run in figures)],
+    ]
+    for metric, (part, kind, where) in itertools.product(_metrics(figures), _PLACES):
+        values = [run.score(part, metric, kind) for run in figures]
+        if any(value is not None for value in values):
+            rows.append([f"{metric_name(metric)}, {where}", *(_text(run, part, metric, kind) for run in figures)])
+    return rows
+
+
+def _text(run: Figures, part: str, metric: str, kind: str) -> str:
+    """Return a final metric, or whether it is not defined or was not measured."""
+    measured = nested(run.summary, "metrics", part)
+    known = isinstance(measured, Mapping) and metric in measured
+    return metric_text(run.score(part, metric, kind)) if known else NOT_MEASURED
+
+
+def _best(figures: Sequence[Figures]) -> Rows:
+    """Return the best value of every metric over the rounds, with its round."""
+    rows = []
+    for metric, (part, kind, where) in itertools.product(_metrics(figures), _PLACES):
+        if metric not in HIGHER_IS_BETTER | LOWER_IS_BETTER or kind != "overall":
+            continue
+        sign = 1 if metric in HIGHER_IS_BETTER else -1
+        cells = []
+        for run in figures:
+            defined = [(sign * value, -at) for at, value in _history(run, part, metric, kind) if value is not None]
+            best = max(defined, default=None)
+            cells.append(NOT_MEASURED if best is None else f"{metric_text(sign * best[0])} (round {-best[1]})")
+        if any(cell != NOT_MEASURED for cell in cells):
+            rows.append([f"best {metric_name(metric)}, {where}", *cells])
+    return rows
+
+
+def _targets(figures: Sequence[Figures], targets: Targets) -> Rows:
+    """Return the first evaluated round at which each target was reached."""
+    rows = []
+    for name, target in targets.items():
+        part, metric, kind = (*name.split("."), "overall", "overall")[:3]
+        sign = -1 if metric in LOWER_IS_BETTER else 1
+        cells = []
+        for run in figures:
+            history = _history(run, part, metric, kind)
+            reached = (at for at, value in history if value is not None and sign * value >= sign * target)
+            first = next(reached, None)
+            cells.append("not reached" if first is None else count_text(first))
+        rows.append([f"rounds to {name} {metric_text(target)}", *cells])
+    return rows
+
+
+def _costs(figures: Sequence[Figures]) -> Rows:
+    """Return bytes and seconds of the runs."""
+    cells = {
+        "bytes up, total": [bytes_text(run.total(bytes_of("bytes_up"))) for run in figures],
+        "bytes down, total": [bytes_text(run.total(bytes_of("bytes_down"))) for run in figures],
+        "seconds, total": [seconds_text(run.total(lambda event: number(event.get("seconds")))) for run in figures],
+        "seconds per round, median": [seconds_text(run.value("seconds_per_round")) for run in figures],
+    }
+    return [[name, *values] for name, values in cells.items()]
+
+
+def _plans(figures: Sequence[Figures]) -> Rows:
+    """Return the keys at which the plans differ, with each plan's value."""
+    plans = [dict(_flat(run.plan)) for run in figures]
+    keys = dict.fromkeys(key for plan in plans for key in plan if key not in _OUTSIDE_THE_PLAN)
+    rows = [[key, *(plan.get(key, ABSENT) for plan in plans)] for key in keys]
+    return [row for row in rows if len(set(row[1:])) > 1]
+
+
+def _flat(value: object, path: str = "") -> Iterator[tuple[str, str]]:
+    """Yield (dotted key path, value as text) of a plan."""
+    if isinstance(value, Mapping) and (value or not path):
+        for key, inner in value.items():
+            yield from _flat(inner, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, list) and any(isinstance(inner, Mapping) for inner in value):
+        for position, inner in enumerate(value):
+            yield from _flat(inner, f"{path}[{position}]")
+    else:
+        yield path, json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _charts(figures: Sequence[Figures], labels: Sequence[str]) -> list[Chart]:
+    """Return the training loss and every metric of all runs over rounds."""
+    charts = []
+    for metric, (part, kind, where) in itertools.product(_metrics(figures), _PLACES):
+        histories = [dict(_history(run, part, metric, kind)) for run in figures]
+        style = Style(where[:1].upper() + where[1:] + ".", log=metric not in HIGHER_IS_BETTER)
+        charts.append(_overlaid(metric_title(metric), histories, labels, style))
+    losses = [{int(event["round"]): number(event.get("train_loss")) for event in run.rounds} for run in figures]
+    charts.append(_overlaid("Training loss", losses, labels, Style("Mean over the cohort, as it trained.", log=True)))
+    return [chart for chart in charts if chart]
+
+
+def _overlaid(
+    title: str, histories: Sequence[Mapping[int, float | None]], labels: Sequence[str], style: Style
+) -> Chart | None:
+    """Return one line per run over all rounds that any run has."""
+    xs = sorted({at for history in histories for at in history})
+    lines = []
+    for position, (history, label) in enumerate(zip(histories, labels, strict=True)):
+        tone, dash = _look(position)
+        lines.append(Series(label, tone, [history.get(at) for at in xs], dash))
+    return line_chart(title, xs, lines, style=style)

@@ -1,0 +1,1 @@
+"""Plans run on one machine: the engine, executors, baselines, checkpoints, replay."""

@@ -1,0 +1,171 @@
+"""What a federated model is compared with: each client alone, and pooled training.
+
+Both need all data in one place. They are for comparison in a simulation only, and are marked so. They see as many
+passes over their examples as a client of the federation is expected to make in as many rounds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from hansa.algorithms.rounds import client_start
+from hansa.core.layout import TRAIN_LOSS, Array, Floats, Int64s, Layout
+from hansa.core.nouns import Assignment, ClientBatch, ClientContext, ClientDatasets, Scaling
+from hansa.evaluation.federated import per_client, summarise, tally_clients
+from hansa.simulation.measuring import central, predictor
+from hansa.simulation.preparation import Prepared, federated_scaling
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """All clients' examples as those of one client."""
+
+    parts: ClientDatasets
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The one client's name."""
+        return ("all clients pooled",)
+
+    def _starts(self) -> Int64s:
+        sizes = self.parts.sizes(np.arange(len(self.parts.names)))
+        return np.concatenate([[0], np.cumsum(sizes)])
+
+    def sizes(self, ordinals: Int64s) -> Int64s:
+        """Return the number of all examples: int64 [n]."""
+        return np.full(len(ordinals), self._starts()[-1])
+
+    def gather(self, ordinals: Int64s, positions: Int64s) -> tuple[Array, Array]:  # noqa: ARG002 - there is one client
+        """Return pooled examples at positions [n, b]: x [n, b, ...], y [n, b]."""
+        starts = self._starts()
+        flat = np.maximum(positions.reshape(-1), 0)
+        owner = np.searchsorted(starts, flat, side="right") - 1
+        x, y = self.parts.gather(owner, (flat - starts[owner])[:, None])
+        shape = positions.shape
+        return x.reshape(*shape, *x.shape[2:]), y.reshape(*shape, *y.shape[2:])
+
+
+def run_baselines(prepared: Prepared, rounds: int) -> dict[str, Any]:
+    """Return the results of the baselines that the plan asks for, by name."""
+    wanted = prepared.plan.evaluation.baselines
+    passes = max(1, round(rounds * prepared.plan.cohort.expected_size(prepared.population) / prepared.population))
+    results: dict[str, Any] = {}
+    if "local-only" in wanted:
+        results["local_only"] = local_only(prepared, passes)
+    if "centralised" in wanted:
+        results["centralised"] = centralised(prepared, passes)
+    return results
+
+
+def centralised(prepared: Prepared, rounds: int) -> dict[str, Any]:
+    """Train on the pooled examples; return its metrics overall, per client, and on central examples."""
+    everyone = np.arange(prepared.population)
+    scaling = federated_scaling(prepared, prepared.data.train, everyone)
+    pooled = ClientBatch(np.zeros(1, dtype=np.int64), Pooled(prepared.data.train), prepared.data.signature, scaling)
+    values, states = _train_alone(prepared, pooled, rounds)
+    predict = predictor(_without_hooks(prepared), values[0], None)
+    overall, rows = _on_test(prepared, values[0], scaling, states, 0)
+    return {"rounds": rounds, "overall": overall, "per_client": rows, "central": central(prepared, predict, scaling)}
+
+
+def local_only(prepared: Prepared, rounds: int) -> dict[str, Any]:
+    """Train clients alone; return each one's metrics on all test examples and on its own, and their mean."""
+    names = prepared.data.train.names
+    ordinals = _drawn(prepared)
+    clients = []
+    for ordinal in ordinals.tolist():
+        scaling = federated_scaling(prepared, prepared.data.train, np.array([ordinal]))
+        values, states = _train_alone(prepared, prepared.clients(np.array([ordinal]), scaling), rounds)
+        overall, rows = _on_test(prepared, values[0], scaling, states, 0)
+        own = rows[ordinal] if rows else {}
+        here = central(prepared, predictor(_without_hooks(prepared), values[0], None), scaling)
+        clients.append({"client": names[ordinal], "overall": overall, "own": _metrics_only(own), "central": here})
+    return {
+        "rounds": rounds,
+        "clients": clients,
+        "overall": _spread(prepared, [client["overall"] for client in clients]),
+        "own": _spread(prepared, [client["own"] for client in clients]),
+        "central": _spread(prepared, [client["central"] for client in clients]),
+        "trained_clients": len(ordinals),
+        "of": prepared.population,
+    }
+
+
+def _train_alone(prepared: Prepared, clients: ClientBatch, rounds: int) -> tuple[Floats, dict[str, Array]]:
+    """Train clients without a federation: each goes on from its own last model. Returns [n, d], last states."""
+    prepared = _without_hooks(prepared)
+    plan, layout = prepared.plan, _plain_layout(prepared)
+    values = np.repeat(prepared.first.model[None, : layout.size], len(clients), axis=0)
+    first = client_start(plan, layout, prepared.data.signature)
+    states = {name: np.repeat(row[None], len(clients), axis=0) for name, row in first.items()}
+    for number in range(1, rounds + 1):
+        assignment = Assignment(number, layout, values, clients.ordinals, population=len(clients))
+        batch, states = plan.trainer.train(plan.model, ClientContext(assignment, clients, prepared.streams), states)
+        values = values + batch.values
+    return values, states
+
+
+def _plain_layout(prepared: Prepared) -> Layout:
+    """Return the layout of the model alone, without the branches that hooks add."""
+    added = {name for hook in prepared.plan.trainer.hooks for name in hook.branches}
+    kept = tuple(branch for branch in prepared.first.layout.branches if branch.name not in added)
+    return Layout(kept, (TRAIN_LOSS,))
+
+
+def _without_hooks(prepared: Prepared) -> Prepared:
+    """Return what trains alone: hooks tie a client to a server, and there is none."""
+    if not prepared.plan.trainer.hooks:
+        return prepared
+    branches: dict[str, Any] = {"branches": {}}
+    trainer = replace(prepared.plan.trainer, hooks=())  # type: ignore[type-var]  # every piece is a dataclass
+    server = replace(prepared.plan.server_optimizer, **branches)  # type: ignore[type-var]  # as above
+    return replace(prepared, plan=replace(prepared.plan, trainer=trainer, server_optimizer=server, transforms=()))
+
+
+def _on_test(
+    prepared: Prepared, values: Floats, scaling: Scaling | None, states: Mapping[str, Array], row: int
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return a model's overall metrics on all test examples, and its metrics on each client's own."""
+    test = prepared.data.test
+    if test is None:
+        return {}, []
+    plain = _without_hooks(prepared)
+    kept = {name: rows[row] for name, rows in states.items()}
+
+    def predict(x: Array, _: int | None) -> Array:
+        return plain.plan.trainer.predict(plain.plan.model, plain.data.signature, values, x, kept)
+
+    everyone = np.arange(prepared.population)
+    clients = ClientBatch(everyone, test, prepared.data.signature, scaling)
+    tallies = tally_clients(prepared.metrics, predict, clients, one_by_one=False)
+    rows = per_client(prepared.metrics, tallies, [test.names[place] for place in everyone.tolist()], clients.sizes)
+    return {name: table["overall"] for name, table in summarise(prepared.metrics, tallies).items()}, rows
+
+
+def _drawn(prepared: Prepared) -> Int64s:
+    wanted = prepared.plan.evaluation.local_only_clients
+    coins = prepared.streams.of("baseline").coins()
+    return np.sort(np.argsort(coins.words(prepared.population), kind="stable")[:wanted])
+
+
+def _metrics_only(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name not in ("client", "examples")}
+
+
+def _spread(prepared: Prepared, tables: Sequence[Mapping[str, Any] | None]) -> dict[str, Any]:
+    """Return mean, worst and best of each metric over the models for which it is defined."""
+    spread: dict[str, Any] = {}
+    for metric in prepared.metrics:
+        values = [table[metric.name] for table in tables if table and table.get(metric.name) is not None]
+        ordered = sorted(values, reverse=not metric.higher_is_better)
+        spread[metric.name] = {
+            "mean": float(np.mean(values)) if values else None,
+            "worst": ordered[0] if values else None,
+            "best": ordered[-1] if values else None,
+            "undefined": len(tables) - len(values),
+        }
+    return spread

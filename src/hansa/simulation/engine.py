@@ -1,0 +1,175 @@
+"""The engine: rounds until the plan is done, with a checkpoint after each."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from hansa.algorithms import divergence
+from hansa.algorithms.fold import collector
+from hansa.algorithms.rounds import close_round, open_round, receive
+from hansa.core.layout import Array
+from hansa.core.nouns import RoundReport, ServerState
+from hansa.core.sections import Stopping
+from hansa.reporting.run_folder import RunFolder
+from hansa.simulation.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from hansa.simulation.client_store import ClientStore, Journal
+from hansa.simulation.executors import Executor
+from hansa.simulation.interruption import Interruption
+from hansa.simulation.measuring import Measured, measure
+from hansa.simulation.preparation import Prepared, federated_scaling
+
+Callback = Callable[[Mapping[str, Any]], bool | None]
+"""Watches a run's events. It may stop the run by returning True; it cannot change its state."""
+
+
+@dataclass(frozen=True)
+class ClosedRound:
+    """What one simulated round gave: the next state, its report, the journal to apply, and its cost."""
+
+    state: ServerState
+    report: RoundReport
+    journal: Journal
+    bytes_up: float
+    seconds: float
+
+    def event(self) -> dict[str, Any]:
+        """Return the round as a line of metrics.jsonl."""
+        return {
+            "event": "round",
+            "round": self.report.round,
+            "cohort": self.report.count,
+            "train_loss": self.report.train_loss,
+            "update_norm": self.report.update_norm,
+            "model_norm": self.report.model_norm,
+            "seconds": self.seconds,
+            "bytes_up": self.bytes_up,
+            "bytes_down": float(self.state.model.nbytes),
+        }
+
+
+def simulate_round(prepared: Prepared, state: ServerState, store: ClientStore, executor: Executor) -> ClosedRound:
+    """Run one round: open it, map ``client_update`` over the cohort, fold, close it."""
+    began = time.perf_counter()
+    plan, streams = prepared.plan, prepared.streams
+    assignment = open_round(plan, state, store, streams.of("cohort", state.round + 1).coins())
+    journal = store.journal(assignment.round, assignment.cohort)
+    collected = collector(plan.aggregator, state.layout, len(assignment.cohort))
+    bytes_up = 0.0
+    for updates in executor.updates(prepared, assignment, store):
+        bytes_up += updates.batch.bytes_each * len(updates.batch)
+        collected.add(receive(plan, assignment, updates.batch, streams), updates.position)
+        journal.write(updates.position, updates.states)
+    aggregate = collected.finish(plan.aggregator, assignment.population)
+    closed, report = close_round(plan, state, aggregate)
+    each = bytes_up / max(1, len(assignment.cohort))
+    return ClosedRound(closed, report, journal, each, time.perf_counter() - began)
+
+
+@dataclass
+class Engine:
+    """One run in its folder. What must survive a crash is in the checkpoint, and nowhere else."""
+
+    prepared: Prepared
+    folder: RunFolder
+    executor: Executor
+    callbacks: tuple[Callback, ...] = ()
+    state: ServerState = field(init=False)
+    store: ClientStore = field(init=False)
+    norms: list[float] = field(default_factory=list)
+    watched: list[float | None] = field(default_factory=list)
+
+    def run(self) -> tuple[ServerState, str]:
+        """Run, or go on, until the last round or a stopping rule; return the last state and why it is the last."""
+        self._begin()
+        with Interruption(self.folder.path) as interruption:
+            stopped = self._look()
+            while stopped is None:
+                self._round()
+                stopped = self._look()
+                if stopped is None:
+                    interruption.after_round(self.state.round)
+        return self.state, stopped
+
+    def _begin(self) -> None:
+        """Take up the last checkpoint, or make the first."""
+        working = self.folder.path / "checkpoint"
+        working.mkdir(exist_ok=True)
+        self.store = ClientStore(working, self.prepared.data.train.names, self.prepared.first_rows)
+        checkpoint = read_checkpoint(working, self.prepared.first)
+        if checkpoint is not None:
+            self.state = checkpoint.state
+            self.norms, self.watched = checkpoint.notes["norms"], checkpoint.notes["watched"]
+            self.folder.cut_events(checkpoint.notes["events"])
+            self.store.apply(self.state.round, checkpoint.cohort, checkpoint.times)
+            return
+        self.folder.cut_events(0)
+        everyone = np.arange(self.prepared.population)
+        scaling = federated_scaling(self.prepared, self.prepared.data.train, everyone)
+        self.state = replace(self.prepared.first, features=scaling)
+        nobody = np.zeros(0, dtype=np.int64)
+        self._commit([], nobody, nobody)
+
+    def _round(self) -> None:
+        """Simulate one round and close it for good."""
+        closed = simulate_round(self.prepared, self.state, self.store, self.executor)
+        self.norms = divergence.check(self.prepared.plan, closed.report, self.norms)
+        self.state = closed.state
+        closed.journal.flush()
+        self._commit([closed.event()], closed.journal.cohort, closed.journal.times)
+        self.tell(closed.event())
+
+    def _commit(self, events: list[dict[str, Any]], cohort: Array, times: Array) -> None:
+        """Close a round: events to disk, then the checkpoint in one rename, then the clients' rows."""
+        length = self.folder.append_events(events)
+        notes = {"events": length, "norms": self.norms, "watched": self.watched}
+        write_checkpoint(self.store.folder, Checkpoint(self.state, cohort, times, notes))
+        self.store.apply(self.state.round, cohort, times)
+
+    def _look(self) -> str | None:
+        """Evaluate the state where that is due; return why the run stops here, or None.
+
+        What is found follows from the state, so a run that was killed here looks again when it goes on.
+        """
+        plan, number = self.prepared.plan, self.state.round
+        last = number == plan.rounds
+        stopped = "the last round of the plan" if last else None
+        if last or number % plan.evaluation.every == 0:
+            measured = self._measure(everyone=last or number == 0)
+            self.watched = [*self.watched, measured.value(plan.stopping.metric)]
+            stopped = stopped or stopping_reason(plan.stopping, self.watched, self._higher_is_better())
+            self.folder.append_events([measured.event])
+            stopped = stopped or self.tell(measured.event)
+            if number == 0 or stopped is not None:
+                rows = measured.clients if last or number == 0 else self._measure(everyone=True).clients
+                self.folder.append_events([{"event": "clients", "round": number, "part": "test", "clients": rows}])
+        return stopped
+
+    def _measure(self, *, everyone: bool) -> Measured:
+        return measure(self.prepared, self.state, self.store, everyone=everyone)
+
+    def tell(self, event: Mapping[str, Any]) -> str | None:
+        """Show an event to every callback; return why the run stops, if one asked for it."""
+        answers = [callback(event) for callback in self.callbacks]
+        return "a callback asked to stop" if any(answer is True for answer in answers) else None
+
+    def _higher_is_better(self) -> bool:
+        name = (self.prepared.plan.stopping.metric or "").partition(".")[2]
+        return next((metric.higher_is_better for metric in self.prepared.metrics if metric.name == name), True)
+
+
+def stopping_reason(stopping: Stopping, values: list[float | None], higher_is_better: bool) -> str | None:  # noqa: FBT001 - a property of the metric
+    """Return why a run stops after these values of the watched metric, or None."""
+    sign = 1.0 if higher_is_better else -1.0
+    known = [sign * value for value in values if value is not None]
+    if not known:
+        return None
+    if stopping.target is not None and known[-1] >= sign * stopping.target:
+        return f"{stopping.metric} reached {stopping.target:g}"
+    if stopping.patience is not None and len(known) - 1 - int(np.argmax(known)) >= stopping.patience:
+        return f"{stopping.metric} did not improve in {stopping.patience} evaluations"
+    return None

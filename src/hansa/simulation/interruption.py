@@ -1,0 +1,49 @@
+"""Ctrl-C ends a run after a whole round."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+from hansa.core.errors import RunError
+
+
+class Interruption:
+    """Holds back the first interrupt until the round has closed; a second one ends the run at once.
+
+    Either way nothing is lost: the checkpoint is that of the last closed round.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.asked = False
+        self._previous: Any = None
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            self._previous = signal.signal(signal.SIGINT, self._ask)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._previous is not None:
+            signal.signal(signal.SIGINT, self._previous)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - a signal handler's parameters
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+    def after_round(self, round_number: int) -> None:
+        """Raise RunError if an interrupt came during the round."""
+        if self.asked:
+            raise RunError(
+                "HANSA-RUN-INTERRUPTED",
+                rule="An interrupted run ends after a whole round.",
+                found=f"Round {round_number} is closed and saved.",
+                action=f"Go on with: hansa run --resume {self.folder}",
+            )

@@ -1,0 +1,96 @@
+"""What a run measures: the server's model on central examples and on the clients' held-out examples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from hansa.core.datasets import Examples
+from hansa.core.layout import Array
+from hansa.core.nouns import ClientBatch, ClientDatasets, Scaling, ServerState
+from hansa.evaluation.federated import Predict, evaluate_centrally, per_client, summarise, tally_clients
+from hansa.simulation.client_store import ClientStore
+from hansa.simulation.preparation import Prepared
+
+_CLIENT_ROWS: Final = 5000
+"""Most clients whose own figures are written to the run folder."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One evaluation: an event for metrics.jsonl, and the rows of the test clients."""
+
+    event: dict[str, Any]
+    clients: list[dict[str, Any]]
+
+    def value(self, name: str | None) -> float | None:
+        """Return "central.auc" or "validation.loss" (there the overall value)."""
+        part, _, metric = (name or "").partition(".")
+        table = self.event.get(part) or {}
+        found = table.get(metric)
+        return found.get("overall") if isinstance(found, Mapping) else found
+
+
+def measure(prepared: Prepared, state: ServerState, store: ClientStore, *, everyone: bool) -> Measured:
+    """Evaluate a state wherever the plan and the data allow."""
+    plan, data = prepared.plan, prepared.data
+    predict = predictor(prepared, state.model, store)
+    population = np.arange(prepared.population)
+    some = population if everyone else _some(prepared)
+    own_buffers = bool(prepared.first_rows) and "buffers" in prepared.first_rows
+
+    def part(datasets: ClientDatasets | None, ordinals: Array, *, local: bool) -> tuple[Any, list[dict[str, Any]]]:
+        if datasets is None or not plan.evaluation.federated:
+            return None, []
+        clients = ClientBatch(ordinals, datasets, data.signature, state.features)
+        tallies = tally_clients(prepared.metrics, predict, clients, one_by_one=local)
+        names = [datasets.names[ordinal] for ordinal in ordinals[:_CLIENT_ROWS].tolist()]
+        first = {name: rows[:_CLIENT_ROWS] for name, rows in tallies.items()}
+        return summarise(prepared.metrics, tallies), per_client(
+            prepared.metrics, first, names, clients.sizes[:_CLIENT_ROWS]
+        )
+
+    federated, clients = part(data.test, some, local=own_buffers)
+    strangers = np.arange(len(data.held_out.names) if data.held_out else 0)
+    event = {
+        "event": "evaluation",
+        "round": state.round,
+        "central": central(prepared, predict, state.features) if plan.evaluation.central else None,
+        "federated": federated,
+        "validation": part(data.validation, some, local=own_buffers)[0],
+        "held_out_clients": part(data.held_out, strangers, local=False)[0],
+    }
+    return Measured(event, clients)
+
+
+def predictor(prepared: Prepared, values: Array, store: ClientStore | None) -> Predict:
+    """Return predictions of one model [d]; a client's ordinal brings in the buffers that it keeps."""
+
+    def predict(x: Array, ordinal: int | None) -> Array:
+        states = {}
+        if store is not None and ordinal is not None:
+            states = {name: rows[0] for name, rows in store.states(np.array([ordinal])).items()}
+        return prepared.plan.trainer.predict(prepared.plan.model, prepared.data.signature, values, x, states)
+
+    return predict
+
+
+def central(prepared: Prepared, predict: Predict, scaling: Scaling | None) -> dict[str, float | None] | None:
+    """Return the metrics on the server's own examples, or None where there are none."""
+    examples = prepared.data.central
+    if examples is None:
+        return None
+    x = examples.x if scaling is None else scaling.apply(examples.x)
+    return evaluate_centrally(prepared.metrics, predict, Examples(x, examples.y))
+
+
+def _some(prepared: Prepared) -> Array:
+    """Return the clients of an interim evaluation: all, or a fixed draw."""
+    wanted = prepared.plan.evaluation.federated_clients
+    if wanted is None or wanted >= prepared.population:
+        return np.arange(prepared.population)
+    coins = prepared.streams.of("evaluation").coins()
+    return np.sort(np.argsort(coins.words(prepared.population), kind="stable")[:wanted])

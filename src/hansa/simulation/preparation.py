@@ -1,0 +1,108 @@
+"""From a plan to something that can run: data, model, first state, and all that can be refused before round 1."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import numpy as np
+
+from hansa.algorithms import rounds
+from hansa.algorithms.aggregators import FixedMean
+from hansa.algorithms.fold import Fold
+from hansa.algorithms.plan import Plan, plan_sha256, population_problems
+from hansa.algorithms.prologue import client_statistics, close_prologue, declared_scaling, statistics_layout
+from hansa.core.datasets import FederatedData
+from hansa.core.errors import PlanError, Problem
+from hansa.core.layout import Array
+from hansa.core.nouns import ClientBatch, ClientDatasets, Scaling, ServerState
+from hansa.core.streams import Streams
+from hansa.data import load
+from hansa.evaluation.metrics import Metric, choose
+
+_CLIENTS_AT_ONCE = 256
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A plan with everything that it needs to run: resolved, loaded, checked."""
+
+    plan: Plan
+    plan_sha256: str
+    data: FederatedData
+    metrics: tuple[Metric, ...]
+    first: ServerState
+    first_rows: dict[str, Array]
+    streams: Streams
+    notes: tuple[str, ...]
+
+    @property
+    def population(self) -> int:
+        """Return the number of clients that may train."""
+        return len(self.data.train.names)
+
+    def clients(self, ordinals: Array, scaling: Scaling | None) -> ClientBatch:
+        """Return some clients with their training examples."""
+        return ClientBatch(ordinals, self.data.train, self.data.signature, scaling)
+
+
+def prepare(plan: Plan) -> Prepared:
+    """Load the data, build the model and check what only they can show. Raises HansaError."""
+    if plan.data is None:
+        raise PlanError([Problem("data", 'a simulation needs examples; add [data] with source = "heart", for one.')])
+    data = load(plan.data, plan.features, plan.seed)
+    if data.features is not None:
+        plan = dataclasses.replace(plan, features=data.features)
+    problems = population_problems(plan, len(data.train.names)) + _evaluation_problems(plan, data)
+    if problems:
+        raise PlanError(problems)
+    metrics = choose(plan.evaluation.metrics, data.signature)
+    streams = Streams(plan.seed)
+    model = plan.trainer.initial(plan.model, data.signature, streams.of("model"))
+    if plan.features is not None and plan.features.scaling == "federated":
+        statistics_layout(plan.features)
+    first = dataclasses.replace(rounds.start(plan, model), features=declared_scaling(plan.features))
+    return Prepared(
+        plan=plan,
+        plan_sha256=plan_sha256(plan),
+        data=data,
+        metrics=metrics,
+        first=first,
+        first_rows=rounds.client_start(plan, first.layout, data.signature),
+        streams=streams,
+        notes=(*data.notes, *plan.trainer.notes(plan.model, data.signature)),
+    )
+
+
+def federated_scaling(prepared: Prepared, datasets: ClientDatasets, ordinals: Array) -> Scaling | None:
+    """Return the features' centre and scale: as declared, or by the prologue over the given clients."""
+    plan = prepared.plan
+    if plan.features is None or plan.features.scaling != "federated":
+        return prepared.first.features
+    fold = Fold(statistics_layout(plan.features))
+    for start in range(0, len(ordinals), _CLIENTS_AT_ONCE):
+        clients = ClientBatch(ordinals[start : start + _CLIENTS_AT_ONCE], datasets, prepared.data.signature)
+        fold.add(client_statistics(plan, clients), start)
+    total = fold.finish(FixedMean(divisor=1.0), len(ordinals))
+    return close_prologue(plan, prepared.first, total).features
+
+
+def _evaluation_problems(plan: Plan, data: FederatedData) -> list[Problem]:
+    """Return what a plan wants to watch but the data cannot show."""
+    watched = (plan.stopping.metric or "").partition(".")[0]
+    absent = {
+        "central": data.central is None,
+        "federated": data.test is None,
+        "validation": data.validation is None,
+    }
+    wanted = {
+        "central": "the source has no examples of the server's own; give data.central_path.",
+        "federated": "no examples are held out for testing; set data.test_fraction.",
+        "validation": "no examples are held out for it; set data.validation_fraction.",
+    }
+    problems = [Problem("stopping.metric", wanted[part]) for part in absent if part == watched and absent[part]]
+    if plan.evaluation.baselines and data.test is None and data.central is None:
+        problems.append(Problem("evaluation.baselines", "nothing to compare on; set data.test_fraction."))
+    if np.any(data.train.sizes(np.arange(len(data.train.names))) == 0):
+        problems.append(Problem("data", "a client has no training example."))
+    return problems

@@ -1,0 +1,1 @@
+"""Trainers: local training and prediction, batched over clients."""

@@ -1,0 +1,121 @@
+"""What every trainer shares: which examples each local step sees, and what a round hands back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from annotated_types import Ge
+
+from hansa.core.layout import TRAIN_LOSS, Array, Floats, Int64s
+from hansa.core.nouns import Batch, ClientContext, ClientStates
+from hansa.core.pieces import ClientOptimizer, Hook
+from hansa.core.schema import Doc, Family, Unsound
+from hansa.core.streams import Stream
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalWork:
+    """How long and with what a client trains: the settings that all gradient trainers share."""
+
+    optimizer: Annotated[ClientOptimizer, Family("client_optimizer"), Doc("the local optimizer")]
+    epochs: Annotated[int | None, Ge(1), Doc("passes over a client's examples (or give steps)")] = None
+    steps: Annotated[int | None, Ge(1), Doc("local steps, the same for every client (or give epochs)")] = None
+    batch_size: Annotated[int | Literal["all"], Doc('examples in a step, or "all"')] = 32
+    hooks: Annotated[tuple[Hook, ...], Family("hook"), Doc("what bends the gradients: prox, control-variate")] = ()
+
+    def __post_init__(self) -> None:
+        if (self.epochs is None) == (self.steps is None):
+            raise Unsound("give epochs or steps, and not both.")
+        if isinstance(self.batch_size, int) and self.batch_size < 1:
+            raise Unsound('batch_size must be at least 1, or "all".')
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The examples of every local step: ``positions`` int64 [n, steps, batch], -1 is padding.
+
+    Client i takes ``steps[i]`` steps; its later rows are padding.
+    """
+
+    positions: Int64s
+    steps: Int64s
+
+
+def schedule(work: LocalWork, ordinals: Int64s, sizes: Int64s, stream: Stream) -> Schedule:
+    """Return which examples each client uses at each step: a fresh shuffle every epoch, a last partial batch."""
+    width = max(1, int(sizes.max(initial=0)))
+    batch = width if work.batch_size == "all" else min(int(work.batch_size), width)
+    per_epoch = np.maximum(1, -(-sizes // batch))
+    epochs = work.epochs or -(-int(work.steps or 1) // int(per_epoch.min(initial=1)))
+    steps = per_epoch * work.epochs if work.epochs else np.full(len(sizes), work.steps, dtype=np.int64)
+    padded = -(-width // batch) * batch
+    shuffles = np.full((len(sizes), epochs, padded), -1, dtype=np.int64)
+    for epoch in range(epochs):
+        shuffles[:, epoch, :width] = stream.permutations(ordinals, sizes, draw=epoch, width=width)
+    batches = shuffles.reshape(len(sizes), epochs, padded // batch, batch)
+    number = np.arange(int(steps.max(initial=0)))[None, :]
+    clients = np.arange(len(sizes))[:, None]
+    positions = batches[clients, np.minimum(number // per_epoch[:, None], epochs - 1), number % per_epoch[:, None]]
+    positions[number >= steps[:, None]] = -1
+    return Schedule(positions, steps)
+
+
+def hook_states(hooks: tuple[Hook, ...], context: ClientContext, states: ClientStates) -> dict[str, Floats]:
+    """Return the vectors that hooks read: their branches as the server sent them, and the clients' own.
+
+    Each is float32 [n, size of "params"].
+    """
+    count = len(context.clients)
+    layout, model = context.layout, context.assignment.model
+    vectors = {name: model[..., layout.slices[name]] for hook in hooks for name in hook.branches}
+    size = layout.branch("params").size
+    own = {name: states[name] for hook in hooks for name in hook.state}
+    return {name: np.broadcast_to(vector, (count, size)) for name, vector in (vectors | own).items()}
+
+
+def bend(hooks: tuple[Hook, ...], parameter: Any, gradient: Any, start: Any, state: dict[str, Any]) -> Any:
+    """Return the gradient after every hook, in the plan's order."""
+    for hook in hooks:
+        gradient = hook.gradient(parameter, gradient, start, state)
+    return gradient
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Where local training ended: parameters and averaged buffers [n, ...], steps [n], mean loss [n]."""
+
+    start: Floats
+    end: Floats
+    steps: Int64s
+    loss: Array
+    buffers: Floats | None = None
+
+
+def hand_back(
+    work: LocalWork, context: ClientContext, states: ClientStates, outcome: Outcome
+) -> tuple[Batch, dict[str, Array]]:
+    """Return the updates over all branches, and the states that hooks keep."""
+    layout = context.layout
+    values = np.zeros((len(context.clients), layout.size), dtype=np.float32)
+    values[:, layout.slices["params"]] = outcome.end - outcome.start
+    if outcome.buffers is not None:
+        sent = context.assignment.model[..., layout.slices["buffers"]]
+        values[:, layout.slices["buffers"]] = outcome.buffers - sent
+    following: dict[str, Array] = {}
+    vectors = hook_states(work.hooks, context, states)
+    for hook in work.hooks:
+        updates, kept = hook.finish(
+            start=outcome.start,
+            end=outcome.end,
+            steps=outcome.steps,
+            learning_rate=work.optimizer.learning_rate,
+            state=vectors,
+        )
+        for name, update in updates.items():
+            values[:, layout.slices[name]] = update
+        following |= kept
+    lanes = layout.encode_lanes({TRAIN_LOSS.name: np.nan_to_num(outcome.loss)}, len(values))
+    side = {"steps": work.optimizer.effective_steps(outcome.steps)}
+    return Batch(values, lanes, layout, side), following

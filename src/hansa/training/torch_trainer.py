@@ -1,0 +1,127 @@
+"""The trainer of any torch module. Importing it needs no torch: a plan can be read and checked without."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+import numpy as np
+
+from hansa.core.errors import HansaError, ModelError
+from hansa.core.layout import Array, Floats, Layout
+from hansa.core.nouns import Batch, ClientContext, ClientStates, InitialModel, Signature
+from hansa.core.schema import Doc
+from hansa.core.sections import Model
+from hansa.core.streams import Stream
+from hansa.training.local import LocalWork, hand_back
+
+if TYPE_CHECKING:
+    from hansa.training.torch_model import Network
+
+
+@dataclass(frozen=True, kw_only=True)
+class TorchTrainer(LocalWork):
+    """Trains any ``torch.nn.Module``, one client after another, on the device where its factory puts it.
+
+    What travels are the parameters that require a gradient, once per storage, as float32, and under
+    ``buffers = "average"`` the floating persistent buffers. Frozen parameters, integer buffers and buffers
+    that are not persistent are what the factory made them (from a fixed seed) at the start of each
+    assignment. A tensor that a module keeps in a plain attribute is not reset between clients.
+    """
+
+    batching: ClassVar[str] = "none"
+    bends_gradients: ClassVar[bool] = True
+
+    loss: Annotated[
+        Literal["auto", "cross-entropy", "binary-cross-entropy", "squared-error"],
+        Doc("what is minimised; auto: by the label and the number of outputs, which are logits or a number"),
+    ] = "auto"
+
+    def initial(self, model: Model, signature: Signature, stream: Stream) -> InitialModel:
+        """Return the branch "params" (and "buffers" if averaged), with first values from the stream.
+
+        Raises ModelError for a model that does not build, does not fit the data or cannot be trained.
+        """
+        torch_model, torch_loop = _torch_modules()
+        network: Network = torch_model.fresh_network(model, signature, stream.seed())
+        torch_loop.loss_name(self.loss, network, signature)
+        self._refuse_lone_examples(network)
+        layout = Layout((network.branch,))
+        values = network.first_values()
+        if model.buffers == "average" and network.kept_buffers:
+            layout = layout.with_branches(network.buffer_branch)
+            values = np.concatenate([values, network.first_buffers()])
+        return InitialModel(layout, values)
+
+    def client_rows(self, model: Model, signature: Signature) -> dict[str, Array]:
+        """Return the first values of a client's own buffers, or nothing where there are none or they are averaged."""
+        network = self._network(model, signature)
+        if model.buffers == "average" or not network.kept_buffers:
+            return {}
+        return {"buffers": network.first_buffers()}
+
+    def train(self, model: Model, context: ClientContext, states: ClientStates) -> tuple[Batch, dict[str, Array]]:
+        """Train the clients one by one. A loss that stops being finite is handed back as it is."""
+        _, torch_loop = _torch_modules()
+        signature = context.clients.signature
+        network = self._network(model, signature)
+        loss = torch_loop.LOSSES[torch_loop.loss_name(self.loss, network, signature)]
+        outcome, buffers = torch_loop.train_clients(self, network, loss, context, states)
+        averaged = "buffers" in context.layout.slices
+        if averaged:
+            outcome = replace(outcome, buffers=buffers)
+        batch, following = hand_back(self, context, states, outcome)
+        if network.kept_buffers and not averaged:
+            following = {**following, "buffers": buffers}
+        return batch, following
+
+    def predict(self, model: Model, signature: Signature, values: Floats, x: Array, states: ClientStates) -> Array:
+        """Return the outputs in eval mode: float32 [b, outputs].
+
+        Local buffers are those of ``states``, or the first ones where it holds none.
+        """
+        _, torch_loop = _torch_modules()
+        network = self._network(model, signature)
+        size, more = network.branch.size, network.buffer_branch.size
+        buffers = states.get("buffers")
+        if model.buffers == "average":
+            buffers = values[size : size + more]
+        buffers = None if buffers is None else np.asarray(buffers).reshape(-1)
+        predicted: Array = torch_loop.predict(network, signature, x, values=values[:size], buffers=buffers)
+        return predicted
+
+    def notes(self, model: Model, signature: Signature) -> tuple[str, ...]:
+        """Return what a user should know of this model before a run: sentences, none if all is plain."""
+        torch_model, _ = _torch_modules()
+        network = self._network(model, signature)
+        found: tuple[str, ...] = torch_model.notes(network, model.buffers, signature)
+        return found
+
+    def _network(self, model: Model, signature: Signature) -> Network:
+        network: Network = _torch_modules()[0].network_of(model, signature)
+        return network
+
+    def _refuse_lone_examples(self, network: Network) -> None:
+        if network.batch_norms and self.batch_size == 1:
+            raise ModelError(
+                "HANSA-MODEL-UNSUITABLE",
+                rule="BatchNorm needs at least two examples in a training step.",
+                found=f"The model {network.name!r} has BatchNorm layers and trainer.batch_size is 1.",
+                action="Raise trainer.batch_size, or use GroupNorm in place of BatchNorm.",
+            )
+
+
+def _torch_modules() -> tuple[Any, Any]:
+    """Return the modules that need torch, torch_model and torch_loop; HansaError where torch is missing."""
+    try:
+        from hansa.training import torch_loop, torch_model  # noqa: PLC0415 - imported when used: torch is an extra
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise HansaError(
+            "HANSA-EXTRA-MISSING",
+            rule='trainer.kind = "torch" needs torch.',
+            found="It is not installed here.",
+            action="Run: pip install hansa[torch]",
+        ) from error
+    return torch_model, torch_loop

@@ -1,0 +1,1 @@
+"""What crosses a boundary: plans as files, and models as files."""

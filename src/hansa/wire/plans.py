@@ -1,0 +1,94 @@
+"""Plans as TOML files: read with overrides, and written as resolved."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from hansa.algorithms.plan import Plan, plan_from_mapping
+from hansa.core.errors import HansaError, PlanError, Problem
+from hansa.core.schema import to_mapping
+
+
+def read_plan(path: Path, overrides: Iterable[str] = ()) -> Plan:
+    """Return the plan in a file, with overrides such as "cohort.size=10" applied before it is checked.
+
+    Raises HansaError for a file that is no TOML, and PlanError with every problem of the plan.
+    """
+    return plan_from_mapping(with_overrides(read_tables(path), overrides))
+
+
+def read_tables(path: Path) -> dict[str, Any]:
+    """Return the tables of a TOML file."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        found = f"{path} cannot be read: {error.strerror or error}."
+    except UnicodeDecodeError as error:
+        found = f"{path} is not UTF-8: {error.reason} at byte {error.start}."
+    except tomllib.TOMLDecodeError as error:
+        found = f"{path}: {error}."
+    raise HansaError(
+        "HANSA-PLAN-FILE",
+        rule="A plan is a TOML file.",
+        found=found,
+        action="Correct the path or the line; `hansa init` writes a plan to start from.",
+    ) from None
+
+
+def with_overrides(tables: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """Return tables with "a.b=value" applied in order; a number in the path counts along an array.
+
+    The value is read as TOML, and as a string where it is none. Raises PlanError for a path that leads nowhere.
+    """
+    result: Any = _copy(tables)
+    problems: list[Problem] = []
+    for override in overrides:
+        path, separator, text = override.partition("=")
+        keys = [key.strip() for key in path.split(".")]
+        if not separator or not all(keys):
+            problems.append(Problem(override, "is not of the form key.path=value."))
+            continue
+        try:
+            _put(result, keys, _value(text.strip()))
+        except (KeyError, IndexError, TypeError, ValueError):
+            problems.append(Problem(path, "leads to nothing that can be set: a number counts along an array only."))
+    if problems:
+        raise PlanError(problems)
+    return dict(result)
+
+
+def write_plan(plan: Plan) -> str:
+    """Return a plan as TOML, resolved: every default is written out."""
+    return tomli_w.dumps(to_mapping(plan))
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _copy(item) for key, item in value.items()}
+    return [_copy(item) for item in value] if isinstance(value, list) else value
+
+
+def _put(tables: Any, keys: list[str], value: Any) -> None:
+    for key in keys[:-1]:
+        if isinstance(tables, list):
+            tables = tables[int(key)]
+            continue
+        if isinstance(tables.get(key), str):
+            tables[key] = {"kind": tables[key]}
+        tables = tables.setdefault(key, {})
+    if isinstance(tables, list):
+        tables[int(keys[-1])] = value
+    else:
+        tables[keys[-1]] = value
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text

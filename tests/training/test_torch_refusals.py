@@ -1,0 +1,164 @@
+"""Models that the torch trainer refuses, and with which words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from hansa.core.errors import ModelError
+from hansa.core.nouns import InitialModel, Signature
+from hansa.core.sections import Model
+from hansa.core.streams import Stream
+from hansa.training.optimizers import Sgd
+from hansa.training.torch_trainer import TorchTrainer
+
+SIGNATURE = Signature((4,), 3)
+TRAINER = TorchTrainer(optimizer=Sgd(learning_rate=0.1), steps=1, batch_size="all")
+
+
+def model_of(factory: Callable[..., Any], **arguments: Any) -> Model:
+    return Model(factory=f"{__name__}:{factory.__name__}", arguments=arguments)
+
+
+def first(model: Model, signature: Signature = SIGNATURE, trainer: TorchTrainer = TRAINER) -> InitialModel:
+    return trainer.initial(model, signature, Stream(1))
+
+
+def no_module() -> object:
+    return {"weights": 3}
+
+
+def failing() -> nn.Module:
+    raise RuntimeError("no such checkpoint")
+
+
+def pair() -> nn.Module:
+    return nn.LSTM(4, 3)
+
+
+def detached() -> nn.Module:
+    return _Detached(4, 3)
+
+
+class _Detached(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).detach()
+
+
+def fixed() -> nn.Module:
+    return nn.Linear(4, 3).requires_grad_(requires_grad=False)
+
+
+def complex_numbers() -> nn.Module:
+    return _Complex()
+
+
+class _Complex(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(4, 3, dtype=torch.complex64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x.to(torch.complex64) @ self.weight).abs()
+
+
+def transposed() -> nn.Module:
+    """Return two layers whose weights share memory as different views."""
+    module = nn.ModuleDict({"up": nn.Linear(4, 4, bias=False), "down": nn.Linear(4, 4, bias=False)})
+    module["down"].weight = nn.Parameter(module["up"].weight.detach().T)
+    return module
+
+
+_ONE = nn.Linear(4, 3)
+
+
+def singleton() -> nn.Module:
+    return _ONE
+
+
+def sized(outputs: int) -> nn.Module:
+    return nn.Linear(4, outputs)
+
+
+def wide() -> nn.Module:
+    return nn.Linear(9, 3)
+
+
+def embedded() -> nn.Module:
+    return nn.Sequential(nn.Embedding(11, 1), nn.Flatten(), nn.Linear(7, 3))
+
+
+@pytest.mark.parametrize(
+    ("factory", "arguments", "words"),
+    [
+        (no_module, {}, r"returned dict"),
+        (failing, {}, r"failing' raised RuntimeError: no such checkpoint"),
+        (pair, {}, r"returned a tuple for two examples"),
+        (detached, {}, r"have no gradient"),
+        (fixed, {}, r"none that requires a gradient"),
+        (complex_numbers, {}, r"'weight' .* is torch\.complex64"),
+        (transposed, {}, r"'(up|down)\.weight' and '(up|down)\.weight' .* different views"),
+        (sized, {"output": 3}, r"no argument 'output' \(did you mean 'outputs'\?\)"),
+        (sized, {}, r"missing a required argument: 'outputs'"),
+        (sized, {"outputs": 2}, r"an output for each.*3 classes.*returns \[2\]"),
+        (sized, {"outputs": 1}, r"an output for each.*3 classes.*returns \[1\]"),
+        (wide, {}, r"a batch \[b, 4\] of torch\.float32 \(b = 2\), raised RuntimeError: mat1 and mat2"),
+    ],
+)
+def test_a_model_that_cannot_be_trained_is_refused(
+    factory: Callable[..., Any], arguments: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ModelError, match=words) as caught:
+        first(model_of(factory, **arguments))
+    assert caught.value.code == "HANSA-MODEL-UNSUITABLE"
+
+
+def test_a_factory_must_be_callable() -> None:
+    with pytest.raises(ModelError, match="is a dict"):
+        first(Model(factory=f"{__name__}:_TABLE"))
+
+
+_TABLE = {"linear": 3}
+
+
+def test_a_factory_that_hands_out_one_module_again_and_again_is_refused() -> None:
+    first(model_of(singleton))
+    with pytest.raises(ModelError, match="returned the same module twice"):
+        first(model_of(singleton))
+
+
+def test_an_embedding_too_small_for_the_vocabulary_is_refused() -> None:
+    signature = Signature((7,), 3, integer_inputs=True, vocabulary=12)
+    with pytest.raises(ModelError, match=r"a batch \[b, 7\] of int64 tokens below 12 .* index out of range"):
+        first(model_of(embedded), signature)
+
+
+@pytest.mark.parametrize(
+    ("loss", "classes", "outputs", "fits"),
+    [
+        ("auto", 3, 3, True),
+        ("auto", 3, 5, True),
+        ("auto", 2, 2, True),
+        ("auto", 2, 1, True),
+        ("auto", 0, 1, True),
+        ("auto", 0, 2, False),
+        ("auto", 1, 1, False),
+        ("squared-error", 2, 1, True),
+        ("squared-error", 3, 1, False),
+        ("binary-cross-entropy", 2, 2, False),
+        ("cross-entropy", 0, 3, False),
+        ("cross-entropy", 2, 1, False),
+    ],
+)
+def test_the_loss_fits_the_label_and_the_outputs(loss: Any, classes: int, outputs: int, fits: bool) -> None:
+    trainer = TorchTrainer(optimizer=Sgd(learning_rate=0.1), steps=1, loss=loss)
+    signature, model = Signature((4,), classes), model_of(sized, outputs=outputs)
+    if fits:
+        assert first(model, signature, trainer).values.size == 5 * outputs
+        return
+    with pytest.raises(ModelError, match=r"trainer\.loss"):
+        first(model, signature, trainer)
