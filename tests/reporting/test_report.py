@@ -144,6 +144,17 @@ def test_a_sample_of_local_models_stands_beside_the_federated_one_on_the_same_cl
     assert "Federated on those 16 clients" in text
 
 
+def test_a_run_with_the_servers_examples_only_is_judged_on_them() -> None:
+    run = heart_run()
+    run["events"] = []
+    run["summary"]["metrics"] = {"central": {"accuracy": 0.971, "loss": 0.1}, "federated": None}
+    run["summary"]["baselines"] = {"centralised": {"overall": {}, "central": {"accuracy": 0.98}, "per_client": []}}
+    text = Page(render_report(**run)).text
+    assert "reached an accuracy of 0.971 on the server's own examples: 0.009 worse than training on pooled data" in text
+    assert "Accuracy the server's own examples 0.971 0.980" in text
+    assert "not defined" not in text
+
+
 def test_the_privacy_note_is_exact() -> None:
     run = heart_run()
     text = Page(render_report(**run)).text

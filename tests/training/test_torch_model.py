@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hansa.core.errors import ModelError
 from hansa.core.layout import TRAIN_LOSS, Array, Floats, Int64s
 from hansa.core.nouns import Assignment, Batch, ClientBatch, ClientContext, InitialModel, Signature
 from hansa.core.sections import Model
@@ -298,27 +297,6 @@ def test_a_step_of_one_example_uses_the_running_statistics_of_batchnorm() -> Non
     np.testing.assert_array_equal(following["buffers"], np.stack([row, row]))
     start = first(model)
     assert_one_step(start, batch.values[0], gradients_of(load(normed(), start).eval(), 0, examples=1))
-
-
-def test_batchnorm_with_steps_of_one_example_only_is_refused() -> None:
-    trainer = TorchTrainer(optimizer=Sgd(learning_rate=0.1), epochs=1, batch_size=1)
-    with pytest.raises(ModelError, match=r"trainer\.batch_size is 1.*GroupNorm"):
-        first(model_of(normed), trainer=trainer)
-
-
-def test_notes_explain_batchnorm_and_recommend_groupnorm() -> None:
-    (local,) = TRAINER.notes(model_of(normed), SIGNATURE)
-    (averaged,) = TRAINER.notes(model_of(normed, buffers="average"), SIGNATURE)
-    assert "stay with each client" in local
-    assert "the server sees" in averaged
-    assert all("GroupNorm" in note for note in (local, averaged))
-    assert TRAINER.notes(model_of(frozen), SIGNATURE) == ()
-    assert "mean" in TRAINER.notes(model_of(Counting), SIGNATURE)[0]
-    assert "logits" in TRAINER.notes(model_of(sharp), SIGNATURE)[0]
-
-
-def sharp() -> nn.Module:
-    return nn.Sequential(nn.Linear(4, 3), nn.Softmax(dim=1))
 
 
 # --- modules of many kinds

@@ -1,4 +1,4 @@
-"""Models that the torch trainer refuses, and with which words."""
+"""Models that the torch trainer refuses or remarks on, and with which words."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ SIGNATURE = Signature((4,), 3)
 TRAINER = TorchTrainer(optimizer=Sgd(learning_rate=0.1), steps=1, batch_size="all")
 
 
-def model_of(factory: Callable[..., Any], **arguments: Any) -> Model:
-    return Model(factory=f"{__name__}:{factory.__name__}", arguments=arguments)
+def model_of(factory: Callable[..., Any], buffers: Any = "keep-local", **arguments: Any) -> Model:
+    return Model(factory=f"{__name__}:{factory.__name__}", arguments=arguments, buffers=buffers)
 
 
 def first(model: Model, signature: Signature = SIGNATURE, trainer: TorchTrainer = TRAINER) -> InitialModel:
@@ -68,9 +68,9 @@ class _Complex(nn.Module):
 
 def transposed() -> nn.Module:
     """Return two layers whose weights share memory as different views."""
-    module = nn.ModuleDict({"up": nn.Linear(4, 4, bias=False), "down": nn.Linear(4, 4, bias=False)})
-    module["down"].weight = nn.Parameter(module["up"].weight.detach().T)
-    return module
+    up, down = nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False)
+    down.weight = nn.Parameter(up.weight.detach().T)
+    return nn.Sequential(up, down)
 
 
 _ONE = nn.Linear(4, 3)
@@ -101,7 +101,7 @@ def embedded() -> nn.Module:
         (detached, {}, r"have no gradient"),
         (fixed, {}, r"none that requires a gradient"),
         (complex_numbers, {}, r"'weight' .* is torch\.complex64"),
-        (transposed, {}, r"'(up|down)\.weight' and '(up|down)\.weight' .* different views"),
+        (transposed, {}, r"'[01]\.weight' and '[01]\.weight' .* different views"),
         (sized, {"output": 3}, r"no argument 'output' \(did you mean 'outputs'\?\)"),
         (sized, {}, r"missing a required argument: 'outputs'"),
         (sized, {"outputs": 2}, r"an output for each.*3 classes.*returns \[2\]"),
@@ -162,3 +162,38 @@ def test_the_loss_fits_the_label_and_the_outputs(loss: Any, classes: int, output
         return
     with pytest.raises(ModelError, match=r"trainer\.loss"):
         first(model, signature, trainer)
+
+
+def normed() -> nn.Module:
+    return nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 3))
+
+
+def sharp() -> nn.Module:
+    return nn.Sequential(nn.Linear(4, 3), nn.Softmax(dim=1))
+
+
+def buffered() -> nn.Module:
+    module = nn.Linear(4, 3)
+    module.register_buffer("mean", torch.zeros(4))
+    return module
+
+
+def test_batchnorm_with_steps_of_one_example_only_is_refused() -> None:
+    trainer = TorchTrainer(optimizer=Sgd(learning_rate=0.1), epochs=1, batch_size=1)
+    with pytest.raises(ModelError, match=r"trainer\.batch_size is 1.*GroupNorm"):
+        first(model_of(normed), trainer=trainer)
+
+
+def test_notes_explain_batchnorm_and_recommend_groupnorm() -> None:
+    (local,) = TRAINER.notes(model_of(normed), SIGNATURE)
+    (averaged,) = TRAINER.notes(model_of(normed, buffers="average"), SIGNATURE)
+    assert "stay with each client" in local
+    assert "the server sees" in averaged
+    assert all("GroupNorm" in note for note in (local, averaged))
+
+
+def test_notes_name_other_buffers_and_outputs_that_are_no_logits() -> None:
+    assert TRAINER.notes(model_of(sized, outputs=3), SIGNATURE) == ()
+    assert "(mean)" in TRAINER.notes(model_of(buffered), SIGNATURE)[0]
+    assert TRAINER.notes(model_of(buffered, buffers="average"), SIGNATURE) == ()
+    assert "logits" in TRAINER.notes(model_of(sharp), SIGNATURE)[0]

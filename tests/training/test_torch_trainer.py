@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -291,6 +292,15 @@ def test_dropout_is_a_function_of_client_and_round() -> None:
     x = same.x[0]
     once, again = (trainer.predict(model, SIGNATURE, initial.values, x, {}) for _ in range(2))
     np.testing.assert_array_equal(once, again)
+
+
+def test_threads_that_train_at_once_do_not_meet() -> None:
+    clients, model = some_clients([40] * 4), Model(factory=f"{__name__}:dropped", arguments={})
+    trainer = TorchTrainer(optimizer=SGD, epochs=5, batch_size=4)
+    wanted, _, _ = trained(trainer, model, clients)
+    with ThreadPoolExecutor(4) as pool:
+        alone = list(pool.map(lambda i: trained(trainer, model, clients, ordinals=[i])[0].values[0], range(4)))
+    np.testing.assert_array_equal(np.stack(alone), wanted.values)
 
 
 def test_torchs_own_random_numbers_go_on_as_if_nothing_had_been() -> None:

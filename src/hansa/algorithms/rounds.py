@@ -72,11 +72,11 @@ def client_update(
     """Train, then encode in order: n clients at once, on a device n = 1.
 
     Returns the encoded updates and the clients' next states, which become current when the round has closed
-    with these clients included. An update that is not finite is emptied and counted.
+    with these clients included. An update that is not finite is emptied and counted, and its client's states stay.
     """
     context = ClientContext(assignment, clients, streams)
     batch, following = plan.trainer.train(plan.model, context, states)
-    batch = _counted(batch)
+    batch, following = _counted(batch, states, following)
     for transform in plan.transforms:
         batch = transform.encode(batch, context, following)
     return replace(batch, side={name: column for name, column in batch.side.items() if name != "steps"}), following
@@ -112,14 +112,26 @@ def close_round(plan: Plan, state: ServerState, aggregate: Aggregate) -> tuple[S
     return closed, _report(closed, aggregate, update)
 
 
-def _counted(batch: Batch) -> Batch:
-    """Return the batch with its counts and equal weights; a non-finite update is emptied and weighs nothing."""
+def _counted(batch: Batch, states: ClientStates, following: Mapping[str, Array]) -> tuple[Batch, dict[str, Array]]:
+    """Return the batch with its counts and equal weights, and the next states.
+
+    A non-finite update is emptied and weighs nothing, and its client keeps the states that it had.
+    """
     finite: Array = np.asarray(np.isfinite(batch.values).all(axis=1))
     ones = finite.astype(np.float64)
     weights = {weight_lane(branch.name): ones for branch in batch.layout.branches}
-    lanes: Mapping[str, Array] = {COUNT.name: np.ones(len(batch)), NON_FINITE.name: 1 - ones, **weights}
-    values = batch.values if finite.all() else np.where(finite[:, None], batch.values, np.float32(0))
-    return replace(batch, values=values).with_lanes(lanes)
+    loss = {TRAIN_LOSS.name: batch.lane(TRAIN_LOSS.name) * ones}
+    lanes: Mapping[str, Array] = {COUNT.name: np.ones(len(batch)), NON_FINITE.name: 1 - ones, **loss, **weights}
+    counted = batch.with_lanes(lanes)
+    if finite.all():
+        return counted, dict(following)
+    kept = {name: np.where(_like(finite, rows), rows, states[name]) for name, rows in following.items()}
+    return replace(counted, values=np.where(finite[:, None], batch.values, np.float32(0))), kept
+
+
+def _like(flags: Array, rows: Array) -> Array:
+    """Return flags [n] in a shape that spreads over rows [n, ...]."""
+    return flags.reshape(-1, *([1] * (rows.ndim - 1)))
 
 
 def _optimizer(plan: Plan, branch: str) -> ServerOptimizer:

@@ -20,6 +20,7 @@ CATALOGUE: Final[dict[str, tuple[int, str]]] = {
     "HANSA-RUN-DIFFERS": (5, "a replay did not give the same result"),
     "HANSA-RUN-DIVERGED": (6, "training diverged"),
     "HANSA-RUN-INTERRUPTED": (130, "the run was interrupted after a whole round"),
+    "HANSA-INTERNAL": (70, "an unexpected error: a bug of Hansa, or of code that the plan names"),
     "HANSA-STREAM-SECRET": (1, "secret randomness was asked from the seeded stream of a federation"),
 }
 """Stable code -> (exit status of the command, meaning)."""

@@ -86,7 +86,7 @@ class ClientOptimizer(Protocol):
         """Return the optimizer's buffers for one parameter [n, ...]."""
 
     def step(self, parameter: Any, gradient: Any, buffers: Mapping[str, Any], number: int) -> None:
-        """Apply step ``number`` (from 1) to a parameter and its buffers, in place."""
+        """Apply step ``number`` (from 1) to a parameter and its buffers, in place; may write over the gradient."""
 
     def effective_steps(self, steps: Int64s) -> Array:
         """Return the L1 norm of the weights that an update gives its gradients: float64 [n], NaN if undefined."""
@@ -127,7 +127,7 @@ class Trainer(Protocol):
     def predict(self, model: Any, signature: Signature, values: Floats, x: Array, states: ClientStates) -> Array:
         """Return the outputs of one model [d] for examples x [b, ...]: float32 [b, outputs].
 
-        ``states`` holds the row of one client (local buffers), or is empty.
+        ``states`` holds one client's rows without the client axis (local buffers), or is empty.
         """
 
 

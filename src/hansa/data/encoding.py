@@ -14,7 +14,7 @@ from hansa.core.sections import Column, Features
 from hansa.data.refusals import invalid
 from hansa.data.table import TEXT, Mask, Table, canonical, missing_in, parsed, texts
 
-LARGEST: Final = float(np.finfo(np.float32).max)
+_LARGEST: Final = float(np.finfo(np.float32).max)
 
 
 def check_columns(table: Table, features: Features) -> None:
@@ -59,16 +59,20 @@ def encode_number(values: Array, column: Column, origin: str) -> Array:
             f"the first is row {row + 1}: {_shown(values[row])}.",
             action='Declare kind = "category", or list the text under missing.',
         )
-    if column.low is not None and column.high is not None and not np.isinf(numbers).any():
-        return np.clip(numbers, column.low, column.high)
     refuse_infinite(numbers, f"Column {column.name!r}", origin)
-    return numbers
+    return numbers if column.low is None else np.clip(numbers, column.low, column.high)
+
+
+def fits(numbers: Array) -> Mask:
+    """Return which numbers are finite in float32."""
+    if numbers.dtype.itemsize <= 4:
+        return np.isfinite(numbers)
+    return np.asarray(np.abs(numbers) <= _LARGEST)
 
 
 def refuse_infinite(numbers: Array, what: str, origin: str) -> None:
     """Raise DataError for a value that is infinite or too large for float32."""
-    with np.errstate(invalid="ignore"):
-        infinite = np.abs(numbers) > LARGEST
+    infinite = ~(fits(numbers) | np.isnan(numbers))
     if infinite.any():
         row = int(np.argmax(infinite))
         raise invalid(

@@ -10,7 +10,7 @@ import numpy as np
 from hansa.core.layout import Array
 from hansa.core.registry import nearest
 from hansa.data.archives import Archive, is_mapped
-from hansa.data.encoding import LARGEST, first_distinct
+from hansa.data.encoding import first_distinct, fits
 from hansa.data.labels import as_column
 from hansa.data.refusals import invalid, plan_problem
 from hansa.data.stores import Form, converted
@@ -121,8 +121,7 @@ def _check_values(x: Array, vocabulary: int, origin: str) -> None:
     step = max(1, _NUMBERS_AT_ONCE // max(1, x[:1].size))
     for start in range(0, len(x), step):
         piece = x[start : start + step].reshape(len(x[start : start + step]), -1)
-        with np.errstate(invalid="ignore"):
-            good = (piece >= 0) & (piece < vocabulary) if vocabulary else np.abs(piece) <= LARGEST
+        good = (piece >= 0) & (piece < vocabulary) if vocabulary else fits(piece)
         if not good.all():
             row = int(np.argmin(good.all(axis=1)))
             raise invalid(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Iterable
 from typing import Any, Final
 
 import numpy as np
+import rfc8785
 
 from hansa.core.layout import Array, Int64s
 from hansa.core.schema import to_mapping
@@ -43,8 +43,8 @@ class Digest:
             self._hash.update(f"{len(encoded)}:".encode() + encoded)
 
     def table(self, name: str, content: Any) -> None:
-        """Add plain tables, as JSON with sorted keys."""
-        self.texts(name, [json.dumps(content, sort_keys=True)])
+        """Add plain tables, as canonical JSON (RFC 8785), where 0 and 0.0 are the same."""
+        self.texts(name, [rfc8785.dumps(content).decode()])
 
     def hexadecimal(self) -> str:
         """Return the digest of what was added."""

@@ -81,7 +81,7 @@ def infer(table: Table, label: str, exclude: Collection[str] = ()) -> Inferred:
 
 
 def complete(features: Features, table: Table, exclude: Collection[str] = ()) -> Inferred:
-    """Return ``features`` with what the plan left open (columns, categories, bounds, task, classes) found in the table."""
+    """Return ``features`` with what the plan left open found in the table: columns, categories, bounds, classes."""
     notes: tuple[str, ...] = ()
     if features.columns:
         columns = tuple(_filled(column, table, place) for place, column in enumerate(features.columns))

@@ -8,7 +8,7 @@ import numpy as np
 
 from hansa.core.layout import Array
 from hansa.core.sections import Features
-from hansa.data.encoding import LARGEST, encode_labels
+from hansa.data.encoding import encode_labels, fits
 from hansa.data.inference import MOST_CLASSES, complete_label, few_whole
 from hansa.data.refusals import invalid
 from hansa.data.table import TEXT
@@ -39,10 +39,9 @@ def array_labels(y: Array, origin: str, *, most: int = MOST_CLASSES) -> Labels:
         raise invalid(rule="Labels are numbers or texts.", found=f"In {origin} they are {y.dtype}.", action=action)
     if y.dtype.kind != "f":
         return _classes(y, origin, most, ())
-    with np.errstate(invalid="ignore"):
-        if not (np.abs(y) <= LARGEST).all():
-            found = f"Label {int(np.argmin(np.abs(y) <= LARGEST))} (from 0) of {origin} is not."
-            raise invalid(rule="Labels are finite.", found=found, action="Remove examples without a label.")
+    if not fits(y).all():
+        found = f"Label {int(np.argmin(fits(y)))} (from 0) of {origin} is not."
+        raise invalid(rule="Labels are finite.", found=found, action="Remove examples without a label.")
     if few_whole(y):
         return _classes(y, origin, most, (f"y holds floats, all whole and few: they are read as classes ({origin})",))
     return Labels(y.astype(np.float32), 0, ())

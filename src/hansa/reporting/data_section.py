@@ -86,7 +86,8 @@ def _sentence(
         said.append(f"{plural(total, 'training example')}{', ' + spread if len(sizes) > 1 else ''}{of}")
     if len(counts) > 1 and names:
         single = sum(sum(count > 0 for count in row) == 1 for row in counts)
-        said += [f"{plural(single, 'client')} with training examples of one class only"] if single else []
+        among = f"{count_text(single)} of {plural(len(counts), 'client')}"
+        said += [f"{among} with training examples of one class only"] if single else []
     return "; ".join(said) + "." if said else "The run did not describe its data."
 
 

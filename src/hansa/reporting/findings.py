@@ -332,3 +332,17 @@ def _alone_rows(run: Figures, metric: str) -> list[ModelRow]:
         label = "on that client" if trained == 1 else f"on {those}"
         rows.insert(0, ModelRow("fed", "Federated", label, "", *_own_texts(metric, both)))
     return rows
+
+
+def other_rows(run: Figures) -> list[tuple[str, str, str, str]]:
+    """Return (metric, where, federated, pooled) on examples that are not those clients test on."""
+    rows = []
+    for part, where in _WHERE.items():
+        measured = nested(run.summary, "metrics", part)
+        if part == "federated" or not isinstance(measured, Mapping):
+            continue
+        for metric in measured:
+            pooled = run.value("baselines", "centralised", part, metric) if part == "central" else None
+            text = "" if pooled is None else metric_text(pooled)
+            rows.append((metric_title(metric), where.removeprefix("on "), metric_text(run.score(part, metric)), text))
+    return rows

@@ -31,7 +31,7 @@ from hansa.reporting.figures import (
     seconds_text,
     total_of,
 )
-from hansa.reporting.findings import NAMED_CLIENTS, findings, headline, lede, result_rows
+from hansa.reporting.findings import NAMED_CLIENTS, findings, headline, lede, other_rows, result_rows
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -62,7 +62,10 @@ def render_report(
         findings=findings(run),
         notes=_texts(summary.get("notes")),
         about=_facts(run),
-        results=[(metric_title(name), _direction(name), result_rows(run, name)) for name in run.metrics],
+        results=[
+            (metric_title(name), _direction(name), rows) for name in run.metrics if (rows := result_rows(run, name))
+        ],
+        others=other_rows(run),
         curves=_curves(run),
         clients=[chart for metric in run.metrics if (chart := _client_chart(run, metric))],
         client_table=_client_table(run),

@@ -87,10 +87,9 @@ class Engine:
         """Run, or go on, until the last round or a stopping rule; return the last state and why it is the last."""
         self._begin()
         with Interruption(self.folder.path) as interruption:
-            stopped = self._look()
+            stopped = self._look(None)
             while stopped is None:
-                self._round()
-                stopped = self._look()
+                stopped = self._look(self._round())
                 if stopped is None:
                     interruption.after_round(self.state.round)
         return self.state, stopped
@@ -114,14 +113,14 @@ class Engine:
         nobody = np.zeros(0, dtype=np.int64)
         self._commit([], nobody, nobody)
 
-    def _round(self) -> None:
-        """Simulate one round and close it for good."""
+    def _round(self) -> str | None:
+        """Simulate one round and close it for good; return why the run stops, if a callback asked for it."""
         closed = simulate_round(self.prepared, self.state, self.store, self.executor)
         self.norms = divergence.check(self.prepared.plan, closed.report, self.norms)
         self.state = closed.state
         closed.journal.flush()
         self._commit([closed.event()], closed.journal.cohort, closed.journal.times)
-        self.tell(closed.event())
+        return self.tell(closed.event())
 
     def _commit(self, events: list[dict[str, Any]], cohort: Array, times: Array) -> None:
         """Close a round: events to disk, then the checkpoint in one rename, then the clients' rows."""
@@ -130,22 +129,22 @@ class Engine:
         write_checkpoint(self.store.folder, Checkpoint(self.state, cohort, times, notes))
         self.store.apply(self.state.round, cohort, times)
 
-    def _look(self) -> str | None:
-        """Evaluate the state where that is due; return why the run stops here, or None.
+    def _look(self, asked: str | None) -> str | None:
+        """Evaluate the state where that is due; return why the run stops here (``asked``, if it was), or None.
 
         What is found follows from the state, so a run that was killed here looks again when it goes on.
         """
         plan, number = self.prepared.plan, self.state.round
         last = number == plan.rounds
-        stopped = "the last round of the plan" if last else None
-        if last or number % plan.evaluation.every == 0:
-            measured = self._measure(everyone=last or number == 0)
+        stopped = "the last round of the plan" if last else asked
+        if stopped is not None or number % plan.evaluation.every == 0:
+            measured = self._measure(everyone=stopped is not None or number == 0)
             self.watched = [*self.watched, measured.value(plan.stopping.metric)]
             stopped = stopped or stopping_reason(plan.stopping, self.watched, self._higher_is_better())
             self.folder.append_events([measured.event])
             stopped = stopped or self.tell(measured.event)
             if number == 0 or stopped is not None:
-                rows = measured.clients if last or number == 0 else self._measure(everyone=True).clients
+                rows = measured.clients
                 self.folder.append_events([{"event": "clients", "round": number, "part": "test", "clients": rows}])
         return stopped
 

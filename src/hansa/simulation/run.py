@@ -121,7 +121,8 @@ def _execute(engine: Engine) -> RunResult:
     """Run to the end, then write the model, the baselines, the summary and the report."""
     prepared, folder = engine.prepared, engine.folder
     plan = prepared.plan
-    engine.tell({"event": "start", "rounds": plan.rounds, "name": plan.name, "notes": prepared.notes})
+    about = {"name": plan.name, "notes": prepared.notes, "folder": str(folder.path)}
+    engine.tell({"event": "start", "rounds": plan.rounds, **about})
     state, stopped = engine.run()
     model = model_bytes(prepared.plan, state)
     folder.write(MODEL, model)
@@ -162,7 +163,8 @@ def _summarise(prepared: Prepared, folder: RunFolder, state: ServerState, identi
             **{part: measured[part] for part in ("central", "federated", "validation", "held_out_clients")},
             "per_client": rows[-1] if rows else [],
         },
-        "seconds_per_round": median(seconds),
+        "auc_error": ((measured["federated"] or {}).get("auc") or {}).get("auc_error"),
+        "seconds_per_round": median(seconds) if seconds else None,
         "client_updates_per_second": updates / max(sum(seconds), 1e-9),
         "bytes_up_per_client": up / max(updates, 1),
         "bytes_down_per_client": float(state.model.nbytes),

@@ -1,0 +1,25 @@
+"""Real fakes for tests of plans and pieces: small, exact, in memory.
+
+A plan names the pieces here as it names a user's own, ``kind = "hansa.testing:QuadraticTrainer"``.
+"""
+
+from __future__ import annotations
+
+from hansa.testing.clients import MemoryClients, MemoryView, quadratic_clients, quadratic_signature
+from hansa.testing.rehearsal import Rehearsal
+from hansa.testing.trainers import QuadraticTrainer, StumpTrainer
+from hansa.testing.transforms import FixedPoint, RingNoise, TopK, ValueNoise
+
+__all__ = [
+    "FixedPoint",
+    "MemoryClients",
+    "MemoryView",
+    "QuadraticTrainer",
+    "Rehearsal",
+    "RingNoise",
+    "StumpTrainer",
+    "TopK",
+    "ValueNoise",
+    "quadratic_clients",
+    "quadratic_signature",
+]

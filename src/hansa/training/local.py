@@ -48,18 +48,23 @@ def schedule(work: LocalWork, ordinals: Int64s, sizes: Int64s, stream: Stream) -
     width = max(1, int(sizes.max(initial=0)))
     batch = width if work.batch_size == "all" else min(int(work.batch_size), width)
     per_epoch = np.maximum(1, -(-sizes // batch))
-    epochs = work.epochs or -(-int(work.steps or 1) // int(per_epoch.min(initial=1)))
     steps = per_epoch * work.epochs if work.epochs else np.full(len(sizes), work.steps, dtype=np.int64)
-    padded = -(-width // batch) * batch
-    shuffles = np.full((len(sizes), epochs, padded), -1, dtype=np.int64)
-    for epoch in range(epochs):
-        shuffles[:, epoch, :width] = stream.permutations(ordinals, sizes, draw=epoch, width=width)
-    batches = shuffles.reshape(len(sizes), epochs, padded // batch, batch)
-    number = np.arange(int(steps.max(initial=0)))[None, :]
-    clients = np.arange(len(sizes))[:, None]
-    positions = batches[clients, np.minimum(number // per_epoch[:, None], epochs - 1), number % per_epoch[:, None]]
-    positions[number >= steps[:, None]] = -1
+    positions = np.full((len(sizes), int(steps.max(initial=0)), batch), -1, dtype=np.int64)
+    for epoch in range(int((-(-steps // per_epoch)).max(initial=0))):
+        (busy,) = np.nonzero(epoch * per_epoch < steps)
+        batches = _batches(stream.permutations(ordinals[busy], sizes[busy], draw=epoch), batch)
+        numbers = epoch * per_epoch[busy, None] + np.arange(batches.shape[1])[None, :]
+        rows, places = np.nonzero((numbers < (epoch + 1) * per_epoch[busy, None]) & (numbers < steps[busy, None]))
+        positions[busy[rows], numbers[rows, places]] = batches[rows, places]
     return Schedule(positions, steps)
+
+
+def _batches(shuffles: Int64s, batch: int) -> Int64s:
+    """Return shuffles [n, width] cut into batches, the last one padded with -1: int64 [n, batches, batch]."""
+    count, width = shuffles.shape
+    padded = np.full((count, -(-width // batch) * batch), -1, dtype=np.int64)
+    padded[:, :width] = shuffles
+    return padded.reshape(count, -1, batch)
 
 
 def hook_states(hooks: tuple[Hook, ...], context: ClientContext, states: ClientStates) -> dict[str, Floats]:
@@ -99,7 +104,7 @@ def hand_back(
     """Return the updates over all branches, and the states that hooks keep."""
     layout = context.layout
     values = np.zeros((len(context.clients), layout.size), dtype=np.float32)
-    values[:, layout.slices["params"]] = outcome.end - outcome.start
+    np.subtract(outcome.end, outcome.start, out=values[:, layout.slices["params"]])
     if outcome.buffers is not None:
         sent = context.assignment.model[..., layout.slices["buffers"]]
         values[:, layout.slices["buffers"]] = outcome.buffers - sent

@@ -34,15 +34,17 @@ class Sgd:
         return {"velocity": parameter * 0} if self.momentum else {}
 
     def step(self, parameter: Any, gradient: Any, buffers: Mapping[str, Any], number: int) -> None:  # noqa: ARG002 - the optimizer protocol
-        """Apply v <- momentum v + g; w <- w - eta v, in place."""
+        """Apply v <- momentum v + g; w <- w - eta v, in place (and over the gradient)."""
         if self.weight_decay:
             gradient = gradient + self.weight_decay * parameter
         if self.momentum:
             velocity = buffers["velocity"]
             velocity *= self.momentum
             velocity += gradient
-            gradient = velocity
-        parameter -= self.learning_rate * gradient
+            parameter -= self.learning_rate * velocity
+            return
+        gradient *= self.learning_rate
+        parameter -= gradient
 
     def effective_steps(self, steps: Int64s) -> Array:
         """Return the weights that an update of so many steps gives its gradients, summed: float64 [n].

@@ -1,0 +1,56 @@
+# One virtual environment, .venv: `make demo` fills it with the light package, `make test` adds the rest.
+# PYTHON=/path/to/python chooses the interpreter; by default the first of 3.11 or newer that is found.
+
+VENV := .venv
+BIN := $(VENV)/bin
+LIGHT := $(VENV)/.hansa-light
+DEVELOPMENT := $(VENV)/.hansa-development
+TESTS ?= -n 2
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-slow lint format docs images clean
+
+help:  ## list these targets
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
+
+setup: $(DEVELOPMENT)  ## everything that developers need, in .venv
+
+$(LIGHT): pyproject.toml scripts/setup.sh
+	@scripts/setup.sh light $(VENV)
+	@touch $@
+
+$(DEVELOPMENT): pyproject.toml scripts/setup.sh
+	@scripts/setup.sh development $(VENV)
+	@touch $(LIGHT) $@
+
+demo: $(LIGHT)  ## train across four hospitals whose records never leave them
+	@$(BIN)/hansa run examples/heart.toml
+
+test: $(DEVELOPMENT)  ## all default tests
+	@scripts/browser.sh
+	@$(BIN)/python -m pytest $(TESTS)
+
+test-slow: $(DEVELOPMENT)  ## the tests marked slow, within 30 minutes
+	@scripts/browser.sh
+	@timeout 1800 $(BIN)/python -m pytest $(TESTS) -m "slow and not soak"
+
+lint: $(DEVELOPMENT)  ## style, format, types, layers
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: $(DEVELOPMENT)  ## rewrite the code in the one format
+	@$(BIN)/ruff check --fix
+	@$(BIN)/ruff format
+
+docs: $(DEVELOPMENT)  ## the documentation, in docs/_build/html
+	@$(BIN)/python -m sphinx -W -n -q --keep-going -b html docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
+images: $(DEVELOPMENT)  ## take the README's picture anew from a real run
+	@scripts/browser.sh
+	@$(BIN)/python scripts/report_picture.py docs/images/report.png
+
+clean:  ## remove what was built, but no run
+	@rm -rf $(VENV) docs/_build docs/reference/generated .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -1,0 +1,4 @@
+"""x."""
+NAME = "check"
+def command() -> None:
+    """X."""

@@ -1,0 +1,4 @@
+"""x."""
+NAME = "compare"
+def command() -> None:
+    """X."""

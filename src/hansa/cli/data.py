@@ -1,0 +1,4 @@
+"""x."""
+NAME = "data"
+def command() -> None:
+    """X."""

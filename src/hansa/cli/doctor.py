@@ -1,0 +1,4 @@
+"""x."""
+NAME = "doctor"
+def command() -> None:
+    """X."""

@@ -1,0 +1,4 @@
+"""x."""
+NAME = "explain"
+def command() -> None:
+    """X."""

@@ -1,0 +1,4 @@
+"""x."""
+NAME = "init"
+def command() -> None:
+    """X."""

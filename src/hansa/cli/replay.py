@@ -1,0 +1,4 @@
+"""x."""
+NAME = "replay"
+def command() -> None:
+    """X."""

@@ -1,0 +1,69 @@
+"""``hansa run``: a plan in simulation, with its progress and its result."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+from rich.console import Console
+
+from hansa.cli.console import command_line, print_json, screen, shown
+from hansa.cli.failures import running
+from hansa.cli.outcome import show_outcome
+from hansa.cli.progress import Watch, watch
+from hansa.reporting.run_folder import PLAN, REPORT, RunFolder
+from hansa.simulation.executors import EXECUTORS
+from hansa.simulation.run import RunResult, resume, run
+from hansa.wire.plans import read_plan
+
+NAME: Final = "run"
+
+
+def command(  # noqa: PLR0913 - a command's options
+    plan: Annotated[Path | None, typer.Argument(metavar="PLAN.toml", help="The plan.", show_default=False)] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the plan: cohort.size=10. May be repeated."),
+    ] = None,
+    executor: Annotated[str, typer.Option(help=f"How updates are computed: {', '.join(EXECUTORS)}.")] = "serial",
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The run folder; it must not exist.  [default: runs/RUN_ID]")
+    ] = None,
+    resume_from: Annotated[
+        Path | None, typer.Option("--resume", metavar="DIR", help="Go on with an interrupted run, in its folder.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="End standard output with the result as one object.")] = False,  # noqa: FBT002 - an option
+) -> None:
+    """Run a plan in simulation: train, compare, and write a run folder with a report."""
+    console = screen()
+    if resume_from is not None:
+        if plan is not None or settings or out is not None:
+            raise typer.BadParameter("it goes on with the plan and folder that it has; give nothing beside it.", param_hint="--resume")
+        with watch(console) as seen, running(lambda: seen.folder or resume_from):
+            result = resume(resume_from, callbacks=[seen])
+    else:
+        if plan is None:
+            raise typer.BadParameter("name a plan, or a run folder with --resume.", param_hint="PLAN.toml")
+        result = _start(console, plan, settings or [], executor, out)
+    _show(console, result)
+    if as_json:
+        print_json({**result.summary, "folder": str(result.path), "report": str(result.report)})
+
+
+def _start(console: Console, plan: Path, settings: list[str], executor: str, out: Path | None) -> RunResult:
+    """Read the plan and run it."""
+    read = read_plan(plan, settings)
+    seen: Watch
+    with watch(console) as seen, running(lambda: seen.folder):
+        return run(read, out=out, executor=executor, callbacks=[seen])
+
+
+def _show(console: Console, result: RunResult) -> None:
+    """Print the result, and where it lies."""
+    folder = RunFolder.open(result.path)
+    events = [event for event in folder.events() if event["event"] != "summary"]
+    show_outcome(console, result.summary, events, folder.read(PLAN))
+    console.print()
+    command_line(console, "report", str(result.path / REPORT))
+    command_line(console, "replay", f"hansa replay {shown(result.path)}")

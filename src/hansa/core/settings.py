@@ -1,0 +1,37 @@
+"""Settings from the environment: one table that feeds the code, the command line's help and the reference."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One environment variable: its name, what holds without it (in words), and what it does."""
+
+    name: str
+    default: str
+    help: str
+
+
+TRACEBACK: Final = Setting("HANSA_TRACEBACK", "0", "1 prints the full traceback of an unexpected error")
+CACHE: Final = Setting(
+    "HANSA_CACHE", "the user's cache folder", "the folder for unpacked copies of large compressed arrays"
+)
+
+SETTINGS: Final = (CACHE, TRACEBACK)
+"""Every setting, by name."""
+
+_OFF: Final = frozenset({"", "0", "false", "no", "off"})
+
+
+def value_of(setting: Setting) -> str | None:
+    """Return what the environment says of a setting, or None where it is not set or empty."""
+    return os.environ.get(setting.name) or None
+
+
+def is_on(setting: Setting) -> bool:
+    """Return True for a switch that the environment turns on."""
+    return os.environ.get(setting.name, setting.default).strip().lower() not in _OFF
