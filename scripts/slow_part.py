@@ -1,3 +1,4 @@
+# ruff: noqa: INP001 - a script, not a package
 """Run a part of the slow tests: from a place that moves on every day, until a time is used up.
 
 The tests that were not reached have their turn on another day. A test that fails, or a single one that takes

@@ -62,3 +62,15 @@ def table(write):
         "b,50,yes,ill\nb,,no,well\nb,54,no,ill\nb,52,?,well\n"
         "a,30,no,well\na,34,yes,ill\na,NA,no,well\na,32,yes,ill\n",
     )
+
+
+@pytest.fixture
+def everything():
+    """Return a function that returns all examples of each client of a part: a list of (x, y)."""
+
+    def read(part):
+        sizes = part.sizes(np.arange(len(part.names)))
+        batches = [part.gather(np.array([client]), np.arange(size)[None]) for client, size in enumerate(sizes)]
+        return [(x[0], y[0]) for x, y in batches]
+
+    return read

@@ -23,16 +23,7 @@ def load(path, features=None, seed=0, **settings):
     return room.load(Data(source="npz", path=path, **settings), features, seed)
 
 
-def everything(part):
-    """Return all examples of every client: a list of (x, y)."""
-    ordinals = np.arange(len(part.names))
-    return [
-        tuple(a[0] for a in part.gather(np.array([o]), np.arange(size)[None]))
-        for o, size in zip(ordinals, part.sizes(ordinals), strict=True)
-    ]
-
-
-def test_arrays_are_dealt_to_the_clients_they_name(save):
+def test_arrays_are_dealt_to_the_clients_they_name(save, everything):
     data = load(save(X=X, y=Y, client=CLIENT))
     assert list(data.train.names) == ["2", "3", "10"]
     assert data.signature.shape == (3,)
@@ -110,7 +101,7 @@ def test_a_partition_overrules_the_natural_clients(save):
     assert data.train.sizes(np.arange(2)).tolist() == [4, 4]
 
 
-def test_features_make_a_table_of_arrays(save):
+def test_features_make_a_table_of_arrays(save, everything):
     x = X.astype(np.float64)
     x[0, 1] = np.nan
     features = Features(label="target", columns=(Column(name="x1", low=0, high=10), Column(name="x0")))

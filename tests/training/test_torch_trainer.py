@@ -22,7 +22,7 @@ from hansa.core.registry import resolve
 from hansa.core.sections import Model
 from hansa.core.streams import Stream, Streams
 from hansa.training.linear import LinearTrainer
-from hansa.training.local import schedule
+from hansa.training.local import local_batches
 from hansa.training.optimizers import Adam, AdamW, Sgd
 from hansa.training.torch_trainer import TorchTrainer
 
@@ -211,7 +211,7 @@ def test_optimizers_equal_those_of_torch(ours: Any, theirs: Any) -> None:
     module = nn.Sequential(nn.Flatten(), nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3))
     module.load_state_dict(parameters_of(initial))
     optimizer = theirs(module.parameters())
-    plan = schedule(trainer, np.array([0]), np.array([11]), Streams(11).of("order", 3))
+    plan = local_batches(trainer, np.array([0]), np.array([11]), Streams(11).of("order", 3))
     x, y = torch.tensor(clients.x[0]), torch.tensor(clients.y[0])
     for positions in plan.positions[0]:
         chosen = torch.tensor(positions[positions >= 0])

@@ -46,10 +46,11 @@ def _causes(plan: Plan, report: RoundReport) -> list[str]:
     causes = []
     if 0 < report.non_finite < report.count / 2:
         causes.append("extreme values in the data of the few clients concerned: scale features, declare low and high")
-    causes.append(
-        f"a step size that is too large (trainer.optimizer.learning_rate = {plan.trainer.optimizer.learning_rate:g}; "
-        "try a tenth)"
-    )
+    local = plan.trainer.optimizer
+    if local is not None:
+        causes.append(
+            f"a step size that is too large (trainer.optimizer.learning_rate = {local.learning_rate:g}; try a tenth)"
+        )
     rate = getattr(plan.server_optimizer, "learning_rate", None)
     if (isinstance(rate, float) and rate > 1) or kind_of("server_optimizer", plan.server_optimizer) != "sgd":
         causes.append(f"the server optimizer (server_optimizer.learning_rate = {rate}; try a tenth)")

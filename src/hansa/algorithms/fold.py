@@ -63,12 +63,13 @@ class Fold:
         self.lanes = np.zeros(len(self.layout.lanes), dtype=np.int64)
 
     def add(self, batch: Batch, position: int) -> None:
-        """Add decoded updates; the rows of one block come in order."""
+        """Add decoded updates; the rows of one block come in order. Raises ValueError for any other position."""
         for offset, row in enumerate(batch.values):
             number, place = divmod(position + offset, BLOCK)
+            taken = BLOCK if number < self.merged else self.waiting[number].rows if number in self.waiting else 0
+            if taken != place:
+                raise ValueError(f"position {position + offset} of the cohort came twice or out of order")
             block = self.waiting.setdefault(number, _Block(np.zeros(self.layout.size)))
-            if block.rows != place:
-                raise ValueError(f"position {position + offset} of the cohort came out of order")
             block.values += row
             block.rows += 1
         self.lanes += batch.lanes.sum(axis=0, dtype=np.int64)
@@ -76,9 +77,11 @@ class Fold:
         self._merge(complete=True)
 
     def merge(self, other: Fold) -> None:
-        """Add the blocks of another fold, which has merged none itself (its positions follow on these)."""
+        """Take over the blocks of another fold. Raises ValueError if both have one, which would count it twice."""
+        if self._numbers(other.merged) & other._numbers(self.merged):
+            raise ValueError("two folds that have the same block of the cohort cannot be merged")
         if other.merged:
-            raise ValueError("only blocks that wait can be merged into another fold")
+            self.values, self.merged = other.values, other.merged
         self.waiting |= other.waiting
         self.lanes += other.lanes
         self.count += other.count
@@ -94,8 +97,17 @@ class Fold:
         finished: Aggregate = aggregator.finish(total)
         return finished
 
+    def _numbers(self, others: int) -> set[int]:
+        """Return the blocks that are here; of merged ones those that another fold could have merged too."""
+        return {*range(min(self.merged, max(others, 1))), *self.waiting}
+
     def _merge(self, *, complete: bool) -> None:
-        while self.merged in self.waiting and (self.waiting[self.merged].rows == BLOCK or not complete):
+        while self.merged in self.waiting:
+            rows = self.waiting[self.merged].rows
+            if rows < BLOCK and complete:
+                return
+            if rows < BLOCK and len(self.waiting) > 1:
+                raise ValueError(f"position {self.merged * BLOCK + rows} of the cohort is missing")
             self.values += self.waiting.pop(self.merged).values
             self.merged += 1
 

@@ -80,11 +80,14 @@ def recipe(kind: str, /, **sections: Any) -> Plan:
     """Return the plan of a published method (:mod:`hansa.algorithms.recipes`) with the given sections.
 
     The method's own settings are given beside the sections: ``recipe("fedprox", mu=0.1, name=..., ...)``.
+    Of a section given as an object, what is as its default leaves the method's own setting in place.
     """
     declared = schema.fields_of(Plan)
     own = {name: value for name, value in sections.items() if name not in declared}
     tables = {
-        name: schema.to_plain(value, declared[name].family) for name, value in sections.items() if name in declared
+        name: schema.given_only(value, declared[name].family)
+        for name, value in sections.items()
+        if name in declared and value is not None
     }
     return plan_from_mapping({"recipe": {"kind": kind, **own}, **tables})
 

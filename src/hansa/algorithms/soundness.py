@@ -35,7 +35,7 @@ def transform_order(transforms: tuple[Any, ...]) -> Found:
     for position, transform in enumerate(transforms):
         if not transform.linear:
             inner = transform
-        elif inner is not None:
+        elif inner is not None and transform.noise_unit is None:
             yield Problem(
                 f"transforms.{position}",
                 f"{_kind(transform)} is undone on the sum, but {_kind(inner)} inside it is undone row by row; "
@@ -64,9 +64,9 @@ def one_of_each(transforms: tuple[Any, ...]) -> Found:
             yield Problem(f"transforms.{position}", f"{kind} is listed twice; keep one.")
 
 
-def noise_is_sized(transforms: tuple[Any, ...], trainer: Any) -> Found:
+def noise_is_sized(transforms: tuple[Any, ...], trainer: Any, model: Model) -> Found:
     """Noise needs a bound that still holds where it is added, in the unit in which it is added."""
-    names = ["params", *(branch for hook in trainer.hooks for branch in hook.branches)]
+    names = _branches(trainer, model)
     layout = Layout(tuple(Branch(name, (Parameter(name, (1,)),)) for name in names))
     bounds: Mapping[str, float | None] = dict.fromkeys(names)
     unit, lost = "value", "there is no clip"
@@ -74,9 +74,12 @@ def noise_is_sized(transforms: tuple[Any, ...], trainer: Any) -> Found:
         if transform.noise_unit is not None:
             yield from _noise_problems(transform, f"transforms.{position}", bounds, unit, lost)
             continue
-        following = transform.bound(bounds, layout)
+        claimed = transform.bound(bounds, layout)
+        following = {name: claimed.get(name) for name in names}
         if any(bounds[name] is not None and following[name] is None for name in names):
             lost = f"{_kind(transform)} loses the bound of what comes before it"
+        elif any(bound is not None for bound in following.values()):
+            lost = f"{_kind(transform)} names other branches"
         bounds, unit = following, transform.emits or unit
 
 
@@ -96,10 +99,22 @@ def _noise_problems(noise: Any, path: str, bounds: Mapping[str, float | None], u
         )
 
 
+def noise_beside_rows(transforms: tuple[Any, ...]) -> Found:
+    """Noise is added to what is summed, so nothing beside it may be undone row by row, in any order."""
+    noisy = next((transform for transform in transforms if transform.noise_unit is not None), None)
+    for position, transform in enumerate(transforms):
+        if noisy is not None and not transform.linear:
+            yield Problem(
+                f"transforms.{position}",
+                f"{_kind(transform)} is undone row by row, and {_kind(noisy)} protects a sum; "
+                f"remove {_kind(transform)} or the noise.",
+            )
+
+
 def noise_comes_last(transforms: tuple[Any, ...]) -> Found:
     """Nothing may distort the noise that protects people."""
     for position, (noise, after) in enumerate(pairwise(transforms)):
-        if noise.noise_unit is not None:
+        if noise.noise_unit is not None and after.linear:
             yield Problem(
                 f"transforms.{position + 1}",
                 f"{_kind(after)} after {_kind(noise)} would distort the noise that protects people; "
@@ -171,7 +186,7 @@ def hooks(trainer: Any) -> Found:
     seen: set[str] = set()
     for position, hook in enumerate(trainer.hooks):
         name, path, owned = kind_of("hook", hook), f"trainer.hooks.{position}", {*hook.branches, *hook.state}
-        if hook.needs_plain_sgd and not trainer.optimizer.plain_sgd:
+        if trainer.bends_gradients and hook.needs_plain_sgd and not trainer.optimizer.plain_sgd:
             yield Problem(
                 path, f"{name} is derived for SGD without momentum; set trainer.optimizer to sgd, momentum 0."
             )
@@ -205,9 +220,9 @@ def branch_optimizers(trainer: Any, server_optimizer: Any) -> Found:
         yield Problem(f"server_optimizer.branches.{name}", f"no piece of the plan has a branch {name!r}; remove it.")
 
 
-def clipped_branches(trainer: Any, transforms: tuple[Any, ...]) -> Found:
+def clipped_branches(trainer: Any, transforms: tuple[Any, ...], model: Model) -> Found:
     """Clips name branches that exist."""
-    known = {"params", "buffers", *(branch for hook in trainer.hooks for branch in hook.branches)}
+    known = set(_branches(trainer, model))
     for position, transform in enumerate(transforms):
         for name in sorted(set(getattr(transform, "branches", ())) - known):
             yield Problem(f"transforms.{position}.branches", f"no branch {name!r}; {nearest(name, known)}")
@@ -260,6 +275,7 @@ CHECKS: Final[tuple[Callable[..., Found], ...]] = (
     weighted_lanes_before_weights,
     one_of_each,
     noise_is_sized,
+    noise_beside_rows,
     noise_comes_last,
     noise_over_a_fixed_divisor,
     rules_over_rows,
@@ -274,6 +290,12 @@ CHECKS: Final[tuple[Callable[..., Found], ...]] = (
     metrics,
     watched_metric,
 )
+
+
+def _branches(trainer: Any, model: Model) -> tuple[str, ...]:
+    """Return the branches that travel under a plan."""
+    buffers = ("buffers",) if model.buffers == "average" else ()
+    return ("params", *buffers, *(branch for hook in trainer.hooks for branch in hook.branches))
 
 
 def _kind(transform: Any) -> str:

@@ -15,7 +15,7 @@ from annotated_types import Ge, Gt
 from hansa.core.layout import Array, Lane, Layout, require_room, weight_lane
 from hansa.core.nouns import Aggregate, Assignment, Batch, ClientContext, ServerState
 from hansa.core.pieces import Bounds
-from hansa.core.schema import Doc
+from hansa.core.schema import Doc, Unsound
 from hansa.core.streams import Streams
 
 _TAU = Lane("tau", low=0.0, high=2.0**40, resolution=2.0**-8, purpose="statistic", weighted=True)
@@ -92,6 +92,7 @@ class WeighBySize(Identity):
 class NormaliseBySteps(Identity):
     """Divides each update by its effective local steps, and multiplies the mean by their weighted mean.
 
+    Averaged buffers are no sum of steps and stay as they are.
     Source: Wang, Liu, Liang, Joshi, Poor 2020, "Tackling the objective inconsistency problem in
     heterogeneous federated optimization" (FedNova), equation 10, https://arxiv.org/abs/2007.07481.
     """
@@ -105,14 +106,17 @@ class NormaliseBySteps(Identity):
     def encode(self, batch: Batch, context: ClientContext, states: dict[str, Array]) -> Batch:  # noqa: ARG002 - the transform protocol
         """Return values over tau, and tau in its lane (0 for an update that weighs nothing)."""
         tau = np.maximum(batch.side["steps"], 1e-12)
-        normalised = (batch.values / tau[:, None]).astype(np.float32)
-        return replace(batch, values=normalised).with_lanes({_TAU.name: tau * batch.lane(weight_lane("params"))})
+        values, params = batch.values.copy(), batch.layout.slices["params"]
+        values[:, params] /= tau[:, None]
+        return replace(batch, values=values).with_lanes({_TAU.name: tau * batch.lane(weight_lane("params"))})
 
     def decode_sum(self, aggregate: Aggregate, state: ServerState) -> Aggregate:  # noqa: ARG002 - the transform protocol
         """Return the sum times the weighted mean of tau."""
         weight = aggregate.lane(weight_lane("params"))
         tau = aggregate.lane(_TAU.name) / weight if weight > 0 else 1.0
-        return replace(aggregate, values=aggregate.values * tau)
+        values, params = aggregate.values.copy(), aggregate.layout.slices["params"]
+        values[params] *= tau
+        return replace(aggregate, values=values)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,11 +124,16 @@ class Clip(Identity):
     """Scales an update down to an L2 norm, jointly over the branches it names (all, unless named).
 
     Formal guarantee: the joint norm of those branches is at most ``norm`` after encoding, in float32
-    arithmetic too (a clipped update is scaled to norm (1 - 1e-6)).
+    arithmetic too: a clipped update is scaled to norm (1 - 1e-6), in double precision, and rounding stays within
+    the rest, also after weighing. (True for norms above 1e-30.) An update that is not finite is emptied.
     """
 
     norm: Annotated[float, Gt(0), Doc("largest L2 norm of a client's update")]
     branches: Annotated[tuple[str, ...], Doc("branches that are clipped together; absent: all")] = ()
+
+    def __post_init__(self) -> None:
+        if len(set(self.branches)) != len(self.branches):
+            raise Unsound("branches names a branch twice.")
 
     def lanes(self) -> tuple[Lane, ...]:
         """Return the lane that counts updates which were not clipped."""
@@ -132,13 +141,18 @@ class Clip(Identity):
 
     def encode(self, batch: Batch, context: ClientContext, states: dict[str, Array]) -> Batch:  # noqa: ARG002 - the transform protocol
         """Return the clipped batch."""
-        named = [batch.layout.slices[name] for name in self.branches or batch.layout.slices]
-        squares = sum(np.square(batch.values[:, part], dtype=np.float64).sum(axis=1) for part in named)
-        norms = np.sqrt(squares)
-        factors = np.where(norms > self.norm, self.norm * (1 - 1e-6) / np.maximum(norms, 1e-300), 1.0)
-        values = batch.values.copy()
+        slices = batch.layout.slices
+        named = [slices[name] for name in self.branches or slices if name in slices]
+        squares = np.zeros(len(batch))
         for part in named:
-            values[:, part] *= factors[:, None].astype(np.float32)
+            squares += np.square(batch.values[:, part], dtype=np.float64).sum(axis=1)
+        norms = np.sqrt(squares)
+        limit = self.norm * (1 - 1e-6)
+        factors = np.where(norms > limit, limit / np.maximum(norms, 1e-300), 1.0)
+        values = batch.values.copy()
+        values[~np.isfinite(norms)] = 0
+        for part in named:
+            np.multiply(values[:, part], factors[:, None], out=values[:, part], casting="same_kind")
         return replace(batch, values=values).with_lanes({_BELOW_CLIP.name: (norms <= self.norm).astype(np.float64)})
 
     def bound(self, incoming: Bounds, layout: Layout) -> Bounds:  # noqa: ARG002 - the transform protocol

@@ -1,4 +1,67 @@
-"""x."""
-NAME = "check"
-def command() -> None:
-    """X."""
+"""``hansa check``: what a plan promises and costs, or why it does not build."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from hansa.cli.console import facts, heading, print_json, screen
+from hansa.cli.options import AsJson, Overrides
+from hansa.cli.promises import IN_THE_CLEAR, NO_EPSILON, NO_UNIT, Costs, costs, held_out, pieces, promises
+from hansa.core.schema import to_mapping
+from hansa.simulation.preparation import Prepared, prepare
+from hansa.wire.plans import read_plan
+
+NAME: Final = "check"
+
+
+def command(
+    plan: Annotated[Path, typer.Argument(metavar="PLAN.toml", help="The plan.")],
+    *,
+    settings: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a plan promises and what it costs, or list every problem with its key path.
+
+    The data are read and a round is tried out; nothing is kept.
+    """
+    console = screen()
+    prepared = prepare(read_plan(plan, settings or []))
+    cost = costs(prepared)
+    _show(console, prepared, cost)
+    if as_json:
+        print_json(_answer(prepared, cost))
+
+
+def _show(console: Console, prepared: Prepared, cost: Costs) -> None:
+    """Print the answer for people."""
+    console.print(Text(f"{prepared.plan.name}: ", style="bold").append("the plan is valid and sound", style="green"))
+    for note in prepared.notes:
+        console.print(Text("note: ", style="yellow").append(note, style="none"))
+    for title, pairs in (
+        ("It promises", promises(prepared.plan)),
+        ("It costs", cost.rows()),
+        ("It is made of", [*pieces(prepared.plan), ("judged by", held_out(prepared))]),
+        ("Digests", [("plan_sha256", prepared.plan_sha256), ("data_sha256", prepared.data.sha256)]),
+    ):
+        heading(console, title)
+        facts(console, pairs)
+
+
+def _answer(prepared: Prepared, cost: Costs) -> dict[str, Any]:
+    """Return the answer for programs."""
+    return {
+        "name": prepared.plan.name,
+        "sound": True,
+        "plan_sha256": prepared.plan_sha256,
+        "data_sha256": prepared.data.sha256,
+        "promises": {"privacy_unit": NO_UNIT, "epsilon": NO_EPSILON, "server_sees": IN_THE_CLEAR},
+        "costs": cost.as_mapping(),
+        "metrics": [metric.name for metric in prepared.metrics],
+        "plan": to_mapping(prepared.plan),
+        "notes": list(prepared.notes),
+    }

@@ -14,7 +14,20 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["NOT_DEFINED_STYLE", "command_line", "facts", "heading", "new_table", "print_json", "screen", "sentence", "shown"]
+from hansa.core.errors import RunError
+
+__all__ = [
+    "NOT_DEFINED_STYLE",
+    "command_line",
+    "facts",
+    "heading",
+    "new_table",
+    "print_json",
+    "screen",
+    "sentence",
+    "shown",
+    "write_new",
+]
 
 NOT_DEFINED_STYLE = "dim italic"
 
@@ -78,3 +91,17 @@ def shown(path: Path | str) -> str:
     import shlex  # noqa: PLC0415 - only where a command is shown
 
     return shlex.quote(str(path))
+
+
+def write_new(path: Path, content: str, option: str) -> None:
+    """Write a new text file. Raises RunError if it exists or cannot be written."""
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(content)
+    except FileExistsError:
+        found, action = f"{path} exists.", f"Choose another {option}, or remove it."
+    except OSError as error:
+        found, action = f"{path} cannot be written: {error.strerror or error}.", f"Choose another {option}."
+    else:
+        return
+    raise RunError("HANSA-RUN-FOLDER", rule="A file that exists is never overwritten.", found=found, action=action)

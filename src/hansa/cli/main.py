@@ -38,7 +38,8 @@ def _version(wanted: bool) -> None:  # noqa: FBT001 - an option's callback
 
 @app.callback()
 def hansa(
-    version: Annotated[  # noqa: ARG001 - its callback answers
+    *,
+    version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and end.")
     ] = False,
 ) -> None:

@@ -127,7 +127,7 @@ def _few_clients(run: Figures, metric: str) -> Table:
         cells = [_cell(values[client]) if client in values else Text("") for values in found.values()]
         table.add_row(Text(client), count_text(sizes.get(client)), *cells)
     table.add_section()
-    for label, summary in (("mean of clients", mean), ("worst client", lambda values: worst(metric, values))):
+    for label, summary in (("mean", mean), ("worst", lambda values: worst(metric, values))):
         table.add_row(Text(label), "", *(_cell(summary(values.values())) for values in found.values()), style="italic")
     return table
 

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.text import Text
 
 from hansa.cli.console import sentence
+from hansa.core.layout import TRAIN_LOSS
 from hansa.reporting.figures import count_text, metric_name, metric_text, number, seconds_text
 
 _LINES: Final = 20
@@ -89,49 +90,44 @@ class Watch:
             return ""
         each = (time.monotonic() - self._began) / (self.round - self._first + 1)
         seconds = each * (self.rounds - self.round)
-        return "1 s left" if seconds < 1 else f"{seconds_text(float(f'{seconds:.2g}'))} left"
+        return "under 1 s left" if seconds < 1 else f"{seconds_text(float(f'{seconds:.2g}'))} left"
 
     def words(self) -> list[str]:
         """Return loss, metric, speed and time left; what is not known yet is left out."""
         loss = "" if self.loss is None else f"loss {metric_text(self.loss)}"
+        if self.loss is not None and self.loss >= TRAIN_LOSS.high:
+            loss = f"loss over {count_text(TRAIN_LOSS.high)}"
         return [part for part in (loss, self.metric, self.rate, self.remaining) if part]
 
 
 class Lines(Watch):
-    """Plain lines: about twenty of them, and one at least every quarter of a minute."""
+    """Plain lines: at evaluations, about twenty of them, and one at least every quarter of a minute."""
 
     def __init__(self, console: Console) -> None:
         super().__init__(console)
-        self._due = False
-        self._next = 0
+        self._next = 1
         self._last = time.monotonic()
 
     def on_round(self, event: Mapping[str, Any]) -> None:
-        """Print the last round's line if no evaluation came to complete it; then take in this one."""
-        self._print()
+        """Print a line if there was none for long."""
         super().on_round(event)
-        late = time.monotonic() - self._last > _SILENCE
-        self._due = self.round >= self._next or self.round == self.rounds or late
+        if time.monotonic() - self._last > _SILENCE:
+            self._print()
 
     def on_evaluation(self, event: Mapping[str, Any]) -> None:
-        """Complete the round's line."""
+        """Print a line with the new value, if it is time for one."""
         super().on_evaluation(event)
-        if self.round:
+        if self._next <= self.round or self.round == self.rounds:
             self._print()
 
     def on_baselines(self, event: Mapping[str, Any]) -> None:
         """Say what is trained for comparison."""
-        self._print()
         if event["baselines"]:
             sentence(self.console, f"for comparison: {baseline_names(event)}")
 
     def _print(self) -> None:
-        if not self._due:
-            return
-        self._due = False
         self._last = time.monotonic()
-        step = max(1, self.rounds // _LINES)
-        self._next = (self.round // step + 1) * step
+        self._next = self.round + max(1, self.rounds // _LINES)
         line = ", ".join([f"round {self.round}/{self.rounds}", *self.words()])
         self.console.print(line, markup=False, soft_wrap=True)
 

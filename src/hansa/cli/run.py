@@ -10,6 +10,7 @@ from rich.console import Console
 
 from hansa.cli.console import command_line, print_json, screen, shown
 from hansa.cli.failures import running
+from hansa.cli.options import AsJson, Overrides
 from hansa.cli.outcome import show_outcome
 from hansa.cli.progress import Watch, watch
 from hansa.reporting.run_folder import PLAN, REPORT, RunFolder
@@ -22,24 +23,24 @@ NAME: Final = "run"
 
 def command(  # noqa: PLR0913 - a command's options
     plan: Annotated[Path | None, typer.Argument(metavar="PLAN.toml", help="The plan.", show_default=False)] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the plan: cohort.size=10. May be repeated."),
-    ] = None,
+    *,
+    settings: Overrides = None,
     executor: Annotated[str, typer.Option(help=f"How updates are computed: {', '.join(EXECUTORS)}.")] = "serial",
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="The run folder; it must not exist.  [default: runs/RUN_ID]")
+        Path | None, typer.Option(metavar="DIR", help="The run folder; it must not exist. Default: runs/RUN_ID.")
     ] = None,
     resume_from: Annotated[
         Path | None, typer.Option("--resume", metavar="DIR", help="Go on with an interrupted run, in its folder.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="End standard output with the result as one object.")] = False,  # noqa: FBT002 - an option
+    as_json: AsJson = False,
 ) -> None:
     """Run a plan in simulation: train, compare, and write a run folder with a report."""
     console = screen()
     if resume_from is not None:
         if plan is not None or settings or out is not None:
-            raise typer.BadParameter("it goes on with the plan and folder that it has; give nothing beside it.", param_hint="--resume")
+            raise typer.BadParameter(
+                "it goes on with the plan and folder that it has; give nothing beside it.", param_hint="--resume"
+            )
         with watch(console) as seen, running(lambda: seen.folder or resume_from):
             result = resume(resume_from, callbacks=[seen])
     else:

@@ -67,7 +67,9 @@ class PlanError(HansaError):
         super().__init__(
             "HANSA-PLAN-INVALID",
             rule="A plan builds only when all of it is valid and sound.",
-            found=f"{count} problem{'s' if count != 1 else ''}: " + "; ".join(map(str, self.problems)) + ".",
+            found=f"{count} problem{'s' if count != 1 else ''}: "
+            + "; ".join(str(problem).rstrip(".") for problem in self.problems)
+            + ".",
             action="Mend each at its key path.",
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Final, Literal, Protocol
 
 from hansa.core.layout import Array, Floats, Int64s, Lane, Layout
 from hansa.core.nouns import (
@@ -96,8 +96,8 @@ class Trainer(Protocol):
     """Local training and prediction, batched over clients. ``model`` is the plan's model section."""
 
     @property
-    def optimizer(self) -> ClientOptimizer:
-        """The local optimizer."""
+    def optimizer(self) -> ClientOptimizer | None:
+        """The local optimizer; None where nothing descends a gradient."""
 
     @property
     def hooks(self) -> tuple[Hook, ...]:
@@ -138,6 +138,10 @@ class Transform(Protocol):
     """True if decoding the sum is the sum of the decoded; else rows are decoded before they are folded."""
     changes_values: ClassVar[bool]
     """True if the sum must be decoded before it means anything, so that no rule over rows can follow."""
+    emits: ClassVar[Literal["value", "ring"] | None]
+    """The unit of what it emits, where it changes the unit."""
+    noise_unit: ClassVar[Literal["value", "ring"] | None]
+    """The unit of the noise that it adds, where it adds some."""
 
     def lanes(self) -> tuple[Lane, ...]:
         """Return the lanes that it adds."""
@@ -211,3 +215,23 @@ class Partition(Protocol):
 
     def deal(self, labels: Array, stream: Stream) -> Int64s:
         """Return the client number of each example: int64 [N], every number from 0 to the largest in use."""
+
+
+PROTOCOLS: Final[Mapping[str, type]] = {
+    "sampler": CohortSampler,
+    "hook": Hook,
+    "client_optimizer": ClientOptimizer,
+    "trainer": Trainer,
+    "transform": Transform,
+    "aggregator": Aggregator,
+    "server_optimizer": ServerOptimizer,
+    "partition": Partition,
+}
+"""What a piece of each family must have."""
+
+
+def lacking(family: str, piece: object) -> tuple[str, ...]:
+    """Return the names of what a piece lacks of its family's protocol."""
+    protocol = PROTOCOLS[family]
+    wanted = {name for name in (*vars(protocol), *protocol.__annotations__) if not name.startswith("_")}
+    return tuple(sorted(name for name in wanted if not hasattr(piece, name)))

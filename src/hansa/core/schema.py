@@ -16,6 +16,7 @@ from functools import cache
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from hansa.core.errors import HansaError, PlanError, Problem
+from hansa.core.pieces import lacking
 from hansa.core.registry import kind_of, nearest, resolve
 
 
@@ -128,7 +129,11 @@ def build_piece(family: str, mapping: Any, path: str) -> tuple[Any, list[Problem
         return None, [
             Problem(_join(path, "kind"), f"{mapping['kind']!r} is not a piece: a frozen dataclass is needed.")
         ]
-    return build(cls, {key: value for key, value in mapping.items() if key != "kind"}, path)
+    piece, problems = build(cls, {key: value for key, value in mapping.items() if key != "kind"}, path)
+    lacks = () if problems else lacking(family, piece)
+    if lacks:
+        return None, [Problem(_join(path, "kind"), f"{mapping['kind']!r} is no {family}: it lacks {', '.join(lacks)}.")]
+    return piece, problems
 
 
 def to_mapping(section: Any) -> dict[str, Any]:
@@ -137,6 +142,20 @@ def to_mapping(section: Any) -> dict[str, Any]:
         name: to_plain(getattr(section, name), field.family)
         for name, field in fields_of(section.__class__).items()
         if getattr(section, name) is not None
+    }
+
+
+def given_only(value: Any, family: str | None = None) -> Any:
+    """Return a section or piece as plain tables without what is as its default, to lie over other tables."""
+    if isinstance(value, tuple | list):
+        return [given_only(item, family) for item in value]
+    if isinstance(value, type) or not dataclasses.is_dataclass(value):
+        return to_plain(value, family)
+    kind = {"kind": kind_of(family, value)} if family else {}
+    return kind | {
+        name: given_only(getattr(value, name), field.family)
+        for name, field in fields_of(value.__class__).items()
+        if getattr(value, name) is not None and (field.required or getattr(value, name) != field.default)
     }
 
 

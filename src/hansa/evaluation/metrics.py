@@ -40,7 +40,7 @@ def choose(names: tuple[str, ...], signature: Signature) -> tuple[Metric, ...]:
     """Return the named metrics, or those that fit the label. Raises PlanError for one that does not fit."""
     if not names:
         names = ("rmse", "mae") if signature.classes == 0 else ("accuracy", "loss")
-        names += ("auc",) if signature.classes == 2 else ()
+        names = ("auc", *names) if signature.classes == 2 else names
     chosen = tuple(resolve("metric", name) for name in names)
     found = f"the data have {signature.classes or 'no'} classes"
     problems = [

@@ -142,7 +142,8 @@ class Engine:
             self.watched = [*self.watched, measured.value(plan.stopping.metric)]
             stopped = stopped or stopping_reason(plan.stopping, self.watched, self._higher_is_better())
             self.folder.append_events([measured.event])
-            stopped = stopped or self.tell(measured.event)
+            told = self.tell(measured.event)
+            stopped = stopped or told
             if number == 0 or stopped is not None:
                 rows = measured.clients
                 self.folder.append_events([{"event": "clients", "round": number, "part": "test", "clients": rows}])

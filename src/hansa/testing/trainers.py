@@ -13,7 +13,7 @@ from hansa.core.pieces import Hook
 from hansa.core.schema import Doc, Family
 from hansa.core.sections import Model
 from hansa.core.streams import Stream
-from hansa.training.local import LocalWork, Outcome, bend, hand_back, hook_states, schedule
+from hansa.training.local import LocalWork, Outcome, bend, hand_back, hook_states, local_batches
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,7 @@ class QuadraticTrainer(LocalWork):
         """Train every client at once; one whose steps are done stays where it is."""
         clients, layout = context.clients, context.layout
         order = context.streams.of("order", context.assignment.round)
-        steps = schedule(self, clients.ordinals, clients.sizes, order).steps
+        steps = local_batches(self, clients.ordinals, clients.sizes, order).steps
         params = context.assignment.model[..., layout.slices["params"]]
         start = np.ascontiguousarray(np.broadcast_to(params, (len(clients), params.shape[-1])))
         examples = clients.gather(np.zeros((len(clients), 1), dtype=np.int64))[0][:, 0]

@@ -14,7 +14,7 @@ from hansa.core.nouns import Batch, ClientContext, ClientStates, InitialModel, S
 from hansa.core.registry import import_named
 from hansa.core.sections import Model
 from hansa.core.streams import Stream
-from hansa.training.local import LocalWork, Outcome, Schedule, bend, hand_back, hook_states, schedule
+from hansa.training.local import LocalBatches, LocalWork, Outcome, bend, hand_back, hook_states, local_batches
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,31 +72,33 @@ class LinearTrainer(LocalWork):
     def train(self, model: Model, context: ClientContext, states: ClientStates) -> tuple[Batch, dict[str, Array]]:
         """Train every client at once; clients with fewer steps stop earlier."""
         linear, clients, layout = _linear_model(model), context.clients, context.layout
-        plan = schedule(self, clients.ordinals, clients.sizes, context.streams.of("order", context.assignment.round))
+        batches = local_batches(
+            self, clients.ordinals, clients.sizes, context.streams.of("order", context.assignment.round)
+        )
         params = context.assignment.model[..., layout.slices["params"]]
         start = np.broadcast_to(params, (len(clients), params.shape[-1]))
-        order = np.argsort(-plan.steps, kind="stable")
+        order = np.argsort(-batches.steps, kind="stable")
         back = np.argsort(order, kind="stable")
-        sorted_plan = Schedule(plan.positions[order], plan.steps[order])
+        longest_first = LocalBatches(batches.positions[order], batches.steps[order])
         vectors = {name: vector[order] for name, vector in hook_states(self.hooks, context, states).items()}
         x, y = clients.everything()
         with np.errstate(over="ignore", invalid="ignore"):  # the round counts updates that are not finite
             end, loss = self._descend(
                 linear,
                 layout.branch("params"),
-                sorted_plan,
+                longest_first,
                 start=start[order],
                 examples=(x[order], y[order]),
                 vectors=vectors,
             )
-        outcome = Outcome(start, end[back], plan.steps, loss[back])
+        outcome = Outcome(start, end[back], batches.steps, loss[back])
         return hand_back(self, context, states, outcome)
 
     def _descend(  # noqa: PLR0913 - one loop needs them all
         self,
         linear: LinearModel,
         branch: Branch,
-        plan: Schedule,
+        batches: LocalBatches,
         *,
         start: Floats,
         examples: tuple[Array, Array],
@@ -108,9 +110,9 @@ class LinearTrainer(LocalWork):
         state = {name: views_of(branch, vector) for name, vector in vectors.items()}
         buffers = {name: self.optimizer.start(parameter) for name, parameter in parameters.items()}
         total = np.zeros(len(start))
-        for step in range(plan.positions.shape[1]):
-            active = int(np.searchsorted(-plan.steps, -step, side="left"))
-            x, y, mask = _take(examples, plan.positions[:active, step])
+        for step in range(batches.positions.shape[1]):
+            active = int(np.searchsorted(-batches.steps, -step, side="left"))
+            x, y, mask = _take(examples, batches.positions[:active, step])
             here = {name: parameter[:active] for name, parameter in parameters.items()}
             gradients, loss = _gradients(linear, here, x, y, mask)
             total[:active] += loss
@@ -124,7 +126,7 @@ class LinearTrainer(LocalWork):
                 )
                 kept = {key: buffer[:active] for key, buffer in buffers[name].items()}
                 self.optimizer.step(parameter, bent, kept, step + 1)
-        return end, total / np.maximum(plan.steps, 1)
+        return end, total / np.maximum(batches.steps, 1)
 
     def predict(self, model: Model, signature: Signature, values: Floats, x: Array, states: ClientStates) -> Array:  # noqa: ARG002 - the trainer protocol
         """Return x W + b: float32 [b, outputs]."""

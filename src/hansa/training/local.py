@@ -33,7 +33,7 @@ class LocalWork:
 
 
 @dataclass(frozen=True)
-class Schedule:
+class LocalBatches:
     """The examples of every local step: ``positions`` int64 [n, steps, batch], -1 is padding.
 
     Client i takes ``steps[i]`` steps; its later rows are padding.
@@ -43,7 +43,7 @@ class Schedule:
     steps: Int64s
 
 
-def schedule(work: LocalWork, ordinals: Int64s, sizes: Int64s, stream: Stream) -> Schedule:
+def local_batches(work: LocalWork, ordinals: Int64s, sizes: Int64s, stream: Stream) -> LocalBatches:
     """Return which examples each client uses at each step: a fresh shuffle every epoch, a last partial batch."""
     width = max(1, int(sizes.max(initial=0)))
     batch = width if work.batch_size == "all" else min(int(work.batch_size), width)
@@ -56,7 +56,7 @@ def schedule(work: LocalWork, ordinals: Int64s, sizes: Int64s, stream: Stream) -
         numbers = epoch * per_epoch[busy, None] + np.arange(batches.shape[1])[None, :]
         rows, places = np.nonzero((numbers < (epoch + 1) * per_epoch[busy, None]) & (numbers < steps[busy, None]))
         positions[busy[rows], numbers[rows, places]] = batches[rows, places]
-    return Schedule(positions, steps)
+    return LocalBatches(positions, steps)
 
 
 def _batches(shuffles: Int64s, batch: int) -> Int64s:

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from hansa.core.layout import Array, Floats, Int64s
 from hansa.core.nouns import ClientBatch, ClientContext, ClientStates, Signature
-from hansa.training.local import LocalWork, Outcome, Schedule, bend, hook_states, schedule
+from hansa.training.local import LocalWork, Outcome, LocalBatches, bend, hook_states, local_batches
 from hansa.training.torch_factory import own_randomness, reseed, unsuitable, user_code
 from hansa.training.torch_model import Network
 
@@ -89,7 +89,7 @@ def train_clients(
     """
     clients, number = context.clients, context.assignment.round
     count = len(clients)
-    plan = schedule(work, clients.ordinals, clients.sizes, context.streams.of("order", number))
+    batches = local_batches(work, clients.ordinals, clients.sizes, context.streams.of("order", number))
     seeds = context.streams.of("dropout", number).bits(clients.ordinals, 1)[:, 0] >> np.uint64(1)
     start = _rows(network.held(context.assignment.model[..., context.layout.slices["params"]]), count)
     buffers = _rows(_buffers_before(network, context, states), count)
@@ -101,10 +101,10 @@ def train_clients(
             network.load(_tensor(start[i]), _tensor(buffers[i]))
             reseed(int(seeds[i]))
             state = {name: _tensor(vector[i]) for name, vector in vectors.items()}
-            losses[i] = _train_client(work, network, loss, Local(x, y, _steps(plan, i), state))
+            losses[i] = _train_client(work, network, loss, Local(x, y, _steps(batches, i), state))
             network.read(end[i])
             network.read_buffers(after[i])
-    return Outcome(start, end.numpy(), plan.steps, losses), after.numpy()
+    return Outcome(start, end.numpy(), batches.steps, losses), after.numpy()
 
 
 def _train_client(work: LocalWork, network: Network, loss: Loss, local: Local) -> float:
@@ -200,9 +200,9 @@ def _part(clients: ClientBatch, block: slice) -> ClientBatch:
     return replace(clients, ordinals=clients.ordinals[block], scaling=scaling)
 
 
-def _steps(plan: Schedule, client: int) -> list[Tensor]:
+def _steps(batches: LocalBatches, client: int) -> list[Tensor]:
     """Return the positions of the real examples of each step of one client."""
-    positions = plan.positions[client, : plan.steps[client]]
+    positions = batches.positions[client, : batches.steps[client]]
     table = torch.tensor(positions)
     return [row[:size] for row, size in zip(table.unbind(), (positions >= 0).sum(axis=1).tolist(), strict=True)]
 

@@ -1,0 +1,188 @@
+"""What a plan promises and what it costs, in words and numbers, before it is run."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from hansa.algorithms.plan import Plan
+from hansa.core.registry import kind_of
+from hansa.core.schema import to_plain
+from hansa.reporting.figures import bytes_text, count_text, plural, seconds_text
+from hansa.simulation.client_store import ClientStore
+from hansa.simulation.engine import simulate_round
+from hansa.simulation.executors import executor_named
+from hansa.simulation.measuring import measure
+from hansa.simulation.preparation import Prepared, federated_scaling
+
+NO_UNIT: Final = "none"
+NO_EPSILON: Final = "none: this plan makes no differential privacy claim"
+IN_THE_CLEAR: Final = "every update in the clear"
+
+
+def promises(plan: Plan) -> list[tuple[str, str]]:
+    """Return what the plan promises, as names and sentences. A plan that claims privacy does not build yet."""
+    kept = "examples" + (", and what a client keeps between rounds" if plan.trainer.hooks else "")
+    found = [
+        ("privacy unit", NO_UNIT),
+        ("epsilon", NO_EPSILON),
+        ("the server sees", f"{IN_THE_CLEAR}, with its weight, counts and training statistics"),
+        ("", "who took part, when, from where and with which attributes"),
+    ]
+    if plan.features is not None and plan.features.scaling == "federated":
+        found.append(
+            ("", "before round 1, in the clear: each client's count, sum and sum of squares of every numeric column")
+        )
+    if any(kind_of("transform", transform) == "clip" for transform in plan.transforms):
+        found.append(("clip", "bounds the size of an update; without noise it protects no one"))
+    return [*found, ("stays with clients", kept), ("this simulation", _simulated(plan))]
+
+
+def _simulated(plan: Plan) -> str:
+    """Return who sees what in a simulation, exactly."""
+    text = "all clients' data are on this machine; nothing is pooled to train the model"
+    if plan.evaluation.baselines:
+        names = " and ".join(plan.evaluation.baselines)
+        text += f", but the baselines for comparison ({names}) need the data in one place"
+    if (
+        plan.data is not None
+        and plan.data.partition is not None
+        and kind_of("partition", plan.data.partition) != "natural"
+    ):
+        text += "; the clients are made up: their examples are dealt from one pool"
+    return text + "."
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a round and a run cost; times are of this machine, from one round and one evaluation."""
+
+    parameters: dict[str, int]
+    population: int
+    cohort: float
+    rounds: int
+    bytes_up: float
+    bytes_down: float
+    seconds_per_round: float
+    seconds_per_evaluation: float
+    evaluations: int
+    baselines: tuple[str, ...]
+
+    @property
+    def seconds(self) -> float:
+        """Return how long rounds and evaluations are expected to take; baselines come on top."""
+        return self.rounds * self.seconds_per_round + self.evaluations * self.seconds_per_evaluation
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Return names and values, as text."""
+        total = self.cohort * self.rounds
+        shares = ", ".join(f"{name} {count_text(size)}" for name, size in self.parameters.items())
+        several = f" ({shares})" if len(self.parameters) > 1 else ""
+        extra = "; the baselines come on top" if self.baselines else ""
+        expected = "" if float(self.cohort).is_integer() else " expected"
+        time_here = (
+            f"about {seconds_text(float(f'{self.seconds:.2g}'))}: {seconds_text(self.seconds_per_round)} a round, "
+            f"{seconds_text(self.seconds_per_evaluation)} an evaluation, one of each measured"
+        )
+        return [
+            ("parameters", count_text(sum(self.parameters.values())) + several),
+            ("clients", f"{count_text(self.population)}, of which {self.cohort:g}{expected} take part in a round"),
+            ("rounds x cohort", f"{count_text(self.rounds)} x {self.cohort:g} = {count_text(total)} client updates"),
+            ("up", f"{bytes_text(self.bytes_up)} per client and round, {bytes_text(self.bytes_up * total)} in all"),
+            (
+                "down",
+                f"{bytes_text(self.bytes_down)} per client and round, {bytes_text(self.bytes_down * total)} in all",
+            ),
+            ("time here", time_here + extra),
+        ]
+
+    def as_mapping(self) -> dict[str, Any]:
+        """Return the costs for programs."""
+        total = self.cohort * self.rounds
+        return {
+            "parameters": sum(self.parameters.values()),
+            "branches": self.parameters,
+            "population": self.population,
+            "cohort": self.cohort,
+            "rounds": self.rounds,
+            "client_updates": total,
+            "bytes_up_per_client": self.bytes_up,
+            "bytes_down_per_client": self.bytes_down,
+            "bytes_up_total": self.bytes_up * total,
+            "bytes_down_total": self.bytes_down * total,
+            "seconds_per_round": self.seconds_per_round,
+            "seconds_per_evaluation": self.seconds_per_evaluation,
+            "seconds_without_baselines": self.seconds,
+        }
+
+
+def costs(prepared: Prepared, executor: str = "serial") -> Costs:
+    """Return what a prepared plan costs. Two rounds and one evaluation are done, in a folder that is thrown away."""
+    plan = prepared.plan
+    with tempfile.TemporaryDirectory(prefix="hansa-check-") as temporary:
+        store = ClientStore(Path(temporary), prepared.data.train.names, prepared.first_rows)
+        scaling = federated_scaling(prepared, prepared.data.train, np.arange(prepared.population))
+        state = replace(prepared.first, features=scaling)
+        closed = simulate_round(prepared, state, store, executor_named(executor))
+        if closed.seconds < 1:
+            closed = simulate_round(prepared, state, store, executor_named(executor))
+        began = time.perf_counter()
+        measure(prepared, closed.state, store, everyone=plan.evaluation.federated_clients is None)
+        evaluating = time.perf_counter() - began
+    return Costs(
+        parameters={branch.name: branch.size for branch in prepared.first.layout.branches},
+        population=prepared.population,
+        cohort=plan.cohort.expected_size(prepared.population),
+        rounds=plan.rounds,
+        bytes_up=closed.bytes_up,
+        bytes_down=float(prepared.first.model.nbytes),
+        seconds_per_round=closed.seconds,
+        seconds_per_evaluation=evaluating,
+        evaluations=plan.rounds // plan.evaluation.every + 2,
+        baselines=plan.evaluation.baselines,
+    )
+
+
+def pieces(plan: Plan) -> list[tuple[str, str]]:
+    """Return the resolved pieces of a plan, as names and values."""
+    tables = {
+        "model": plan.model.factory,
+        "trainer": to_plain(plan.trainer, "trainer"),
+        "cohort": to_plain(plan.cohort, "sampler"),
+        "transforms": to_plain(plan.transforms, "transform"),
+        "aggregator": to_plain(plan.aggregator, "aggregator"),
+        "server optimizer": to_plain(plan.server_optimizer, "server_optimizer"),
+    }
+    return [(name, _text(table)) for name, table in tables.items()]
+
+
+def _text(value: Any) -> str:
+    """Return a table as ``kind (key value, ...)``."""
+    if isinstance(value, dict):
+        kind = str(value.get("kind", ""))
+        rest = ", ".join(
+            f"{key} {_text(inner)}" for key, inner in value.items() if key != "kind" and inner not in ({}, [])
+        )
+        if not kind:
+            return f"{{{rest}}}"
+        return f"{kind} ({rest})" if rest else kind
+    if isinstance(value, list):
+        return " > ".join(map(_text, value)) or "none"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def held_out(prepared: Prepared) -> str:
+    """Return what the plan is judged on."""
+    data = prepared.data
+    parts = [
+        "held-out examples of the clients" if data.test is not None else "",
+        plural(len(data.held_out.names), "client") + " that never train" if data.held_out is not None else "",
+        plural(len(data.central.y), "example") + " of the server's own" if data.central is not None else "",
+    ]
+    named = ", ".join(metric.name for metric in prepared.metrics)
+    return f"{named} on " + (", ".join(part for part in parts if part) or "nothing: set data.test_fraction")
