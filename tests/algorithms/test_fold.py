@@ -175,7 +175,11 @@ def stored(values, aggregator, *, capacity=None, chunk=7):
 
 
 @settings(max_examples=60, deadline=None)
-@given(arrays(np.float32, st.tuples(st.integers(1, 30), st.integers(1, 9)), elements=st.floats(-1e30, 1e30, width=32)))
+@given(
+    arrays(
+        np.float32, st.tuples(st.integers(1, 30), st.integers(1, 9)), elements=st.floats(-(2.0**99), 2.0**99, width=32)
+    )
+)
 def test_the_median_is_numpys(values):
     total = stored(values, Median())
     np.testing.assert_allclose(total.values, np.median(values.astype(np.float64), axis=0), rtol=1e-12)
@@ -193,6 +197,39 @@ def test_the_trimmed_mean_is_the_mean_without_the_ends(values, fraction):
     cut = int(fraction * len(values) + 1e-9)
     kept = np.sort(values.astype(np.float64), axis=0)[cut : len(values) - cut]
     np.testing.assert_allclose(total.values, kept.mean(axis=0), rtol=1e-6, atol=1e-6)
+
+
+def row_store(capacity):
+    return RowStore(LAYOUT, capacity)
+
+
+def test_rows_come_in_any_order():
+    batch, store = rows_of(5), row_store(5)
+    for position in (3, 0, 4, 1, 2):
+        store.add(part(batch, position, position + 1), position)
+    np.testing.assert_allclose(store.finish(Median(), 5).values, np.median(batch.values.astype(float), axis=0))
+
+
+def test_a_missing_row_is_refused():
+    batch, store = rows_of(3), row_store(3)
+    store.add(part(batch, 0, 1), 0)
+    store.add(part(batch, 2, 3), 2)
+    with pytest.raises(ValueError, match="position 1 of the cohort is missing"):
+        store.finish(Median(), 3)
+
+
+def test_a_row_that_comes_twice_is_refused():
+    batch, store = rows_of(3), row_store(3)
+    store.add(batch, 0)
+    with pytest.raises(ValueError, match="position 1 of the cohort came twice"):
+        store.add(part(batch, 1, 2), 1)
+    store.finish(Median(), 3)
+
+
+def test_fewer_rows_than_the_store_could_hold_are_fine():
+    batch, store = rows_of(3), row_store(10)
+    store.add(batch, 0)
+    np.testing.assert_allclose(store.finish(Median(), 3).values, np.median(batch.values.astype(float), axis=0))
 
 
 @pytest.mark.parametrize("size", [COLUMNS - 1, COLUMNS, 2 * COLUMNS + 17])
@@ -229,7 +266,7 @@ def test_the_trimmed_mean_of_large_updates_keeps_double_precision():
     assert stored(values, TrimmedMean(fraction=0.0)).values[0] == pytest.approx((999 * 1e8 + 1) / 1000, rel=1e-12)
 
 
-@pytest.mark.parametrize("cohort", range(3, 30))
+@pytest.mark.parametrize("cohort", [*range(3, 30), 100, 2.1, 33.3, 12345.6])
 def test_the_advice_for_a_fraction_that_cuts_nobody_cuts_somebody(cohort):
     ((key, text),) = TrimmedMean(fraction=1e-6).problems(cohort)
     assert key == "fraction"

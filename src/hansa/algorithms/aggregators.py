@@ -91,18 +91,20 @@ class TrimmedMean:
 
     def problems(self, cohort_size: float) -> list[tuple[str, str]]:
         """Refuse a fraction that cuts nobody from the expected cohort."""
-        if self.fraction == 0 or math.floor(self.fraction * cohort_size) > 0:
+        if self.fraction == 0 or self._cut(cohort_size) > 0:
             return []
-        least = 1 / max(cohort_size, 1)
-        sentence = (
-            f"{self.fraction:g} of a cohort of {cohort_size:g} cuts no update; use at least {least:.3g}, or mean."
-        )
-        return [("fraction", sentence)]
+        least = math.ceil(1e6 / max(cohort_size, 1)) / 1e6
+        advice = f"use at least {least:g}, or the mean" if least < 0.5 else "use the mean"
+        return [("fraction", f"{self.fraction:g} of a cohort of {cohort_size:g} cuts no update; {advice}.")]
 
     def combine(self, rows: Floats) -> Array:
         """Return the trimmed mean of each column [n, block]: float64 [block]."""
-        cut = math.floor(self.fraction * len(rows))
+        cut = self._cut(len(rows))
         return np.asarray(_sorted_columns(rows)[:, cut : len(rows) - cut].mean(axis=1, dtype=np.float64))
+
+    def _cut(self, count: float) -> int:
+        """Return how many are cut at each end; 0.29 of 100 is 29, though their product is a little less."""
+        return math.floor(self.fraction * count * (1 + 1e-12))
 
 
 def _sorted_columns(rows: Floats) -> Floats:

@@ -7,7 +7,9 @@ whole blocks; the sum is the same.
 
 from __future__ import annotations
 
+import shutil
 import tempfile
+import weakref
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -78,7 +80,8 @@ class Fold:
 
     def merge(self, other: Fold) -> None:
         """Take over the blocks of another fold. Raises ValueError if both have one, which would count it twice."""
-        if self._numbers(other.merged) & other._numbers(self.merged):
+        mine = [*self.waiting, *([0] if self.merged else [])]
+        if any(map(other._has, mine)) or any(map(self._has, other.waiting)):
             raise ValueError("two folds that have the same block of the cohort cannot be merged")
         if other.merged:
             self.values, self.merged = other.values, other.merged
@@ -97,9 +100,8 @@ class Fold:
         finished: Aggregate = aggregator.finish(total)
         return finished
 
-    def _numbers(self, others: int) -> set[int]:
-        """Return the blocks that are here; of merged ones those that another fold could have merged too."""
-        return {*range(min(self.merged, max(others, 1))), *self.waiting}
+    def _has(self, number: int) -> bool:
+        return number < self.merged or number in self.waiting
 
     def _merge(self, *, complete: bool) -> None:
         while self.merged in self.waiting:
@@ -119,25 +121,33 @@ class RowStore:
         self.layout = layout
         self.lanes = np.zeros(len(layout.lanes), dtype=np.int64)
         self.count = 0
-        self._folder = tempfile.TemporaryDirectory(prefix="hansa-rows-")
+        folder = tempfile.mkdtemp(prefix="hansa-rows-")
+        self._remove = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        self._taken = np.zeros(capacity, dtype=np.bool_)
         shape = (max(1, capacity), max(1, layout.size))
         self._rows = np.lib.format.open_memmap(
-            Path(self._folder.name) / "rows.npy", mode="w+", dtype=np.float32, shape=shape
+            Path(folder) / "rows.npy", mode="w+", dtype=np.float32, shape=shape
         )
 
     def add(self, batch: Batch, position: int) -> None:
-        """Write updates to their positions."""
+        """Write updates to their positions. Raises ValueError for a position that is taken."""
+        taken = self._taken[position : position + len(batch)]
+        if taken.any():
+            raise ValueError(f"position {position + int(taken.argmax())} of the cohort came twice or out of order")
+        taken[:] = True
         self._rows[position : position + len(batch)] = batch.values
         self.lanes += batch.lanes.sum(axis=0, dtype=np.int64)
         self.count += len(batch)
 
     def finish(self, aggregator: Any, population: int) -> Aggregate:
         """Return the aggregator's combination, block of columns by block; nobody's, if nobody came."""
+        if not self._taken[: self.count].all():
+            raise ValueError(f"position {int(self._taken.argmin())} of the cohort is missing")
         size = self.layout.size
         values = np.zeros(size)
         for start in range(0, size if self.count else 0, COLUMNS):
             stop = min(start + COLUMNS, size)
             values[start:stop] = aggregator.combine(np.asarray(self._rows[: self.count, start:stop]))
         weights = {branch.name: float(self.count > 0) for branch in self.layout.branches}
-        self._folder.cleanup()
+        self._remove()
         return Aggregate(values, weights, self.lanes, self.count, population, self.layout)

@@ -71,7 +71,8 @@ class Poisson:
         last = -1
         block = 16 + int(1.2 * self.rate * eligible.size)
         while last < eligible.size:
-            gaps = np.floor(np.log1p(-coins.uniform(block)) / np.log1p(-self.rate))
+            with np.errstate(over="ignore"):  # a gap beyond all numbers is beyond the population
+                gaps = np.floor(np.log1p(-coins.uniform(block)) / np.log1p(-self.rate))
             ordinals = last + np.cumsum(np.minimum(gaps, eligible.size) + 1).astype(np.int64)
             picked.append(ordinals[ordinals < eligible.size])
             last = int(ordinals[-1])
@@ -105,7 +106,7 @@ class MinSeparation:
         pass over the population takes the place of endless draws.
         """
         chosen: dict[int, None] = {}
-        for _ in range(_FRUITLESS_DRAWS):
+        for _ in range(_FRUITLESS_DRAWS if eligible.size else 0):
             candidates = coins.integers(eligible.size, 2 * self.size)
             for ordinal in candidates[self._rested(eligible, candidates, round_number)].tolist():
                 chosen.setdefault(ordinal)

@@ -21,6 +21,9 @@ from hansa.simulation.preparation import prepare
 
 NAME: Final = "init"
 
+_ENOUGH: Final = 4
+"""Rows of the largest client, at least."""
+
 
 def command(
     data: Annotated[Path, typer.Argument(metavar="DATA.csv", help="Your table, .csv or .parquet: a row an example.")],
@@ -64,7 +67,15 @@ def _look(data: Path, client: str, label: str) -> Found:
     table = read_table_at(data)
     _check_columns(table, client, label)
     inferred = infer(table, label, (client,))
-    return Found.of(data, table, client, inferred.features, inferred.notes)
+    found = Found.of(data, table, client, inferred.features, inferred.notes)
+    if found.sizes.max() < _ENOUGH:
+        raise DataError(
+            "HANSA-DATA-INVALID",
+            rule=f"To train and to test, a client needs {_ENOUGH} rows at least.",
+            found=f"In {table.origin}, column {client!r} names {found.clients} clients for {found.rows} rows.",
+            action=f"Is {client!r} the column that says whose a row is? The columns are: {', '.join(table.columns)}.",
+        )
+    return found
 
 
 def _check_columns(table: Table, client: str, label: str) -> None:

@@ -42,8 +42,6 @@ class Found:
         missing = {column.name: int(missing_in(table.column(column.name)).sum()) for column in features.columns}
         if len(sizes) == 1:
             notes = (*notes, f"column {client!r} has one value, so there is one client and nothing to federate")
-        elif len(table) < 2 * len(sizes):
-            notes = (*notes, f"most clients have a single row: is {client!r} the column that says whose a row is?")
         return cls(path, len(table), client, sizes, features, missing, notes)
 
     @property

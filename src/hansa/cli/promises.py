@@ -38,6 +38,8 @@ def promises(plan: Plan) -> list[tuple[str, str]]:
         found.append(
             ("", "before round 1, in the clear: each client's count, sum and sum of squares of every numeric column")
         )
+    if plan.evaluation.federated:
+        found.append(("", "for evaluation, in the clear: each client's counts, sums and score histograms"))
     if any(kind_of("transform", transform) == "clip" for transform in plan.transforms):
         found.append(("clip", "bounds the size of an update; without noise it protects no one"))
     return [*found, ("stays with clients", kept), ("this simulation", _simulated(plan))]

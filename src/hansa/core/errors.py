@@ -64,12 +64,11 @@ class PlanError(HansaError):
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = tuple(dict.fromkeys(problems))
         count = len(self.problems)
+        listed = "; ".join(str(problem).rstrip(".") for problem in self.problems)
         super().__init__(
             "HANSA-PLAN-INVALID",
             rule="A plan builds only when all of it is valid and sound.",
-            found=f"{count} problem{'s' if count != 1 else ''}: "
-            + "; ".join(str(problem).rstrip(".") for problem in self.problems)
-            + ".",
+            found=f"{count} problem{'s' if count != 1 else ''}: {listed}.",
             action="Mend each at its key path.",
         )
 

@@ -22,11 +22,20 @@ _TURN: Final = threading.RLock()
 
 
 @contextmanager
-def own_randomness(seed: int) -> Iterator[None]:
-    """Seed torch's generators for the block alone: what the process drew before goes on after it."""
+def isolated_torch(seed: int) -> Iterator[None]:
+    """Use torch with seeded generators and one CPU thread, for the block alone.
+
+    What the process drew before goes on after it. Small matrix products gain nothing from threads, and lose a
+    great deal where processors are busy; with one thread, the order of sums does not depend on the processors.
+    """
     with _TURN, torch.random.fork_rng():
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
         reseed(seed)
-        yield
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
 
 
 def reseed(seed: int) -> None:
@@ -62,7 +71,7 @@ def build_module(factory: Callable[..., Any], name: str, arguments: Mapping[str,
     Raises ModelError if the arguments do not fit, the factory fails, or its result is no module.
     """
     _check_arguments(factory, name, arguments)
-    with own_randomness(seed), user_code(f"The factory {name!r}"):
+    with isolated_torch(seed), user_code(f"The factory {name!r}"):
         module = factory(**arguments)
     if not isinstance(module, nn.Module):
         raise unsuitable(
@@ -115,7 +124,7 @@ def try_forward(module: nn.Module, name: str, signature: Signature) -> Tensor:
     shape = f"[{', '.join(map(str, ('b', *signature.shape)))}]"
     kind = f"int64 tokens below {signature.vocabulary}" if signature.integer_inputs else str(dtype)
     module.eval()
-    with own_randomness(0), torch.enable_grad(), user_code(f"{name!r}, given a batch {shape} of {kind} (b = 2),"):
+    with isolated_torch(0), torch.enable_grad(), user_code(f"{name!r}, given a batch {shape} of {kind} (b = 2),"):
         outputs = module(dummy_batch(signature, dtype, device))
     if not isinstance(outputs, Tensor) or outputs.shape[:1] != (2,) or outputs.ndim not in (1, 2):
         what = f"a tensor {list(outputs.shape)}" if isinstance(outputs, Tensor) else f"a {type(outputs).__name__}"
@@ -138,7 +147,7 @@ def materialise(module: nn.Module, name: str, signature: Signature, seed: int) -
     if not any(map(is_lazy, (*module.parameters(), *module.buffers()))):
         return
     module.eval()
-    with own_randomness(seed), torch.no_grad(), user_code(f"{name!r}, given a first batch,"):
+    with isolated_torch(seed), torch.no_grad(), user_code(f"{name!r}, given a first batch,"):
         module(dummy_batch(signature, torch.float32, torch.device("cpu")))
 
 

@@ -14,8 +14,8 @@ from torch.nn import functional
 
 from hansa.core.layout import Array, Floats, Int64s
 from hansa.core.nouns import ClientBatch, ClientContext, ClientStates, Signature
-from hansa.training.local import LocalWork, Outcome, LocalBatches, bend, hook_states, local_batches
-from hansa.training.torch_factory import own_randomness, reseed, unsuitable, user_code
+from hansa.training.local import LocalBatches, LocalWork, Outcome, bend, hook_states, local_batches
+from hansa.training.torch_factory import isolated_torch, reseed, unsuitable, user_code
 from hansa.training.torch_model import Network
 
 GATHER_BYTES: Final = 2**26
@@ -138,7 +138,7 @@ def _backward(network: Network, loss: Loss, x: Tensor, y: Tensor) -> float:
 @contextmanager
 def _training(network: Network) -> Iterator[None]:
     """Set what training a module needs; on leaving, torch's random numbers go on as if nothing had been."""
-    with own_randomness(0), torch.enable_grad():
+    with isolated_torch(0), torch.enable_grad():
         network.module.train()
         yield
 
@@ -228,7 +228,7 @@ def predict(network: Network, signature: Signature, x: Array, *, values: Floats,
     kind = torch.int64 if signature.integer_inputs else dtype
     rows = min(PREDICT_ROWS, max(1, PREDICT_ENTRIES // max(1, int(np.prod(signature.shape)))))
     outputs = np.empty((len(x), network.outputs), dtype=np.float32)
-    with own_randomness(0), torch.no_grad(), user_code(f"Predicting with {network.name!r}"):
+    with isolated_torch(0), torch.no_grad(), user_code(f"Predicting with {network.name!r}"):
         network.load(_tensor(values), None if buffers is None else _tensor(buffers))
         network.module.eval()
         for start in range(0, len(x), rows):

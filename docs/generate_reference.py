@@ -1,0 +1,321 @@
+"""Write the reference from the code: plan sections, pieces, recipes, errors, commands, data sources, metrics.
+
+``conf.py`` calls :func:`generate` at every build; what it writes is not kept under version control.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import re
+import shutil
+import types
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
+
+import annotated_types
+import tomli_w
+import typer
+
+from hansa.algorithms.plan import Plan
+from hansa.cli.main import app
+from hansa.core.errors import CATALOGUE
+from hansa.core.registry import PIECES, resolve
+from hansa.core.schema import Field, fields_of
+from hansa.core.settings import SETTINGS
+from hansa.data import listing
+
+GENERATED: Final = Path(__file__).parent / "reference" / "generated"
+FAMILIES: Final = {
+    "trainer": ("Trainers", "`[trainer]`: what a client does with its examples."),
+    "client_optimizer": ("Client optimizers", "`trainer.optimizer`: the local optimizer; it starts afresh every time."),
+    "hook": ("Hooks", "`trainer.hooks`: what bends a client's gradients."),
+    "sampler": ("Cohort samplers", "`[cohort]`: who takes part in a round."),
+    "transform": ("Transforms", "`[[transforms]]`: layers around the wire, outermost last."),
+    "aggregator": ("Aggregators", "`[aggregator]`: combines the updates of a round."),
+    "server_optimizer": ("Server optimizers", "`[server_optimizer]`: turns the combined update into the next model."),
+    "partition": ("Partitions", "`data.partition`: how examples without clients of their own are dealt."),
+}
+"""Family of pieces -> title and first sentence of its page, in the order of the reference."""
+
+_PLAN: Final = (
+    "A plan is a TOML file or a `hansa.Plan`. Keys are written as here; `--set` reaches every one by its path, as in "
+    "`--set cohort.size=10`. A section or piece that is absent has its defaults.\n"
+)
+_RECIPES: Final = (
+    "A recipe is a part of a plan under a name: what a published method fixes. The plan gives the rest, and may change "
+    "what the recipe says.\n"
+)
+_SOURCES: Final = (
+    '`data.source`. A source may also be a function of your own, `"package.module:function"`, of the plan\'s `[data]` '
+    "and `[features]`.\n"
+)
+_BOUNDS: Final = {
+    annotated_types.Ge: ("≥", "ge"),
+    annotated_types.Gt: (">", "gt"),
+    annotated_types.Le: ("≤", "le"),
+    annotated_types.Lt: ("<", "lt"),
+}
+_PLAIN: Final = {int: "integer", float: "number", str: "text", bool: "true or false"}
+
+
+def generate(folder: Path = GENERATED) -> None:
+    """Write every page anew."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    pages = {"plan": plan_page(), **{f"{family}s": piece_page(family) for family in FAMILIES}}
+    pages |= {
+        "recipes": recipes_page(),
+        "metrics": metrics_page(),
+        "sources": sources_page(),
+        "commands": commands_page(),
+        "errors": errors_page(),
+    }
+    for name, text in pages.items():
+        (folder / f"{name}.md").write_text(text, encoding="utf-8")
+
+
+def sections() -> dict[str, type]:
+    """Return every section of a plan by its table's name: "" (the top), "data", "features.columns" ..."""
+    return {"": Plan, **dict(_subsections("", Plan))}
+
+
+def _subsections(prefix: str, section: type) -> Iterator[tuple[str, type]]:
+    for name, field in fields_of(section).items():
+        inner = _section_of(field)
+        if inner is not None:
+            path = f"{prefix}.{name}".strip(".")
+            yield path, inner
+            yield from _subsections(path, inner)
+
+
+def _section_of(field: Field) -> type | None:
+    """Return the section that a field holds, alone or in a list; None for pieces and plain values."""
+    if field.family:
+        return None
+    candidates = [field.inner, *get_args(field.inner)]
+    return next((each for each in candidates if isinstance(each, type) and dataclasses.is_dataclass(each)), None)
+
+
+def plan_page() -> str:
+    """Return the page of a plan's sections."""
+    parts = [
+        "(reference-plan)=\n# The plan\n",
+        _PLAN,
+    ]
+    for path, section in sections().items():
+        many = path and get_origin(_without_none(_field_at(path).inner)) is tuple
+        title = "Top level" if not path else f"`[[{path}]]`" if many else f"`[{path}]`"
+        parts += [f"({_label(path or 'top')})=\n## {title}\n", _docstring(section), settings_table(section, path)]
+        if not path:
+            parts.append(
+                'A plan may name a [recipe](recipes.md) at the top, `recipe = "fedavg"` or '
+                "`recipe = { kind = \"fedprox\", mu = 0.1 }`: the plan's own tables are laid over the recipe's.\n"
+            )
+    return "\n".join(parts)
+
+
+def _field_at(path: str) -> Field:
+    section: type = Plan
+    *above, last = path.split(".")
+    for name in above:
+        section = _section_of(fields_of(section)[name]) or section
+    return fields_of(section)[last]
+
+
+def piece_page(family: str) -> str:
+    """Return the page of a family's pieces."""
+    title, sentence = FAMILIES[family]
+    parts = [f"({_label(family)})=\n# {title}\n", f"{sentence}\n"]
+    if family != "partition":
+        parts.append('A `kind` with a colon, `"package.module:Class"`, names a piece of your own.\n')
+    for kind in PIECES[family]:
+        piece = resolve(family, kind)
+        parts += [f"## `{kind}`\n", _docstring(piece), settings_table(piece, "") or "It has no settings.\n"]
+    return "\n".join(parts)
+
+
+def settings_table(section: type, path: str) -> str:
+    """Return the table of a section's fields: name, type with bounds, default, help."""
+    rows = [
+        (f"`{name}`", _type_of(field, f"{path}.{name}".strip(".")), _default_of(field), _escaped(field.help))
+        for name, field in fields_of(section).items()
+    ]
+    return _table(("setting", "type", "default", "meaning"), rows) if rows else ""
+
+
+def _type_of(field: Field, path: str) -> str:
+    if field.family:
+        page = f"[{FAMILIES[field.family][0].removesuffix('s').lower()}](#{_label(field.family)})"
+        origin = get_origin(_without_none(field.inner))
+        return f"list of {page}s" if origin is tuple else f"table of {page}s" if origin is not None else page
+    if _section_of(field) is not None:
+        link = f"[section](#{_label(path)})"
+        return f"list of {link}s" if get_origin(_without_none(field.inner)) is tuple else link
+    return described(field.annotation)
+
+
+def described(hint: Any) -> str:  # noqa: PLR0911 - one return for each kind of hint
+    """Return a type hint in words, with its bounds."""
+    if get_origin(hint) is Annotated:
+        inner, *marks = get_args(hint)
+        known = [(mark, *_BOUNDS[type(mark)]) for mark in marks if type(mark) in _BOUNDS]
+        bounds = [f"{sign} {getattr(mark, name)}" for mark, sign, name in known]
+        bounds += ["not empty" for mark in marks if isinstance(mark, annotated_types.MinLen)]
+        return ", ".join([described(inner), *bounds])
+    if hint in _PLAIN:
+        return _PLAIN[hint]
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return " or ".join(f"`{json.dumps(value)}`" for value in arguments)
+    if origin in (Union, types.UnionType):
+        return " or ".join(described(each) for each in arguments if each is not type(None))
+    if origin is tuple:
+        return f"list of {described(arguments[0])}"
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return "table"
+    return "any value"
+
+
+def _default_of(field: Field) -> str:
+    if field.required:
+        return "**required**"
+    value = field.default
+    if value is None or value == ():
+        return "-"
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        if not field.family:
+            return "its defaults"
+        target = f"{type(value).__module__}:{type(value).__qualname__}"
+        return f"`{next(kind for kind, name in PIECES[field.family].items() if name == target)}`"
+    return f"`{json.dumps(value)}`"
+
+
+def recipes_page() -> str:
+    """Return the page of the recipes, with what each fixes."""
+    parts = [
+        "(recipe)=\n# Recipes\n",
+        _RECIPES,
+    ]
+    for kind in PIECES["recipe"]:
+        recipe = resolve("recipe", kind)
+        settings = inspect.signature(recipe).parameters.values()
+        rows = [(f"`{each.name}`", described(_plain_hint(each.annotation)), f"`{each.default}`") for each in settings]
+        parts += [f"## `{kind}`\n", _docstring(recipe), _table(("setting", "type", "default"), rows) if rows else ""]
+        parts.append(f"It stands for:\n\n```toml\n{_toml(recipe())}```\n")
+    return "\n".join(parts)
+
+
+def _plain_hint(hint: Any) -> Any:
+    return {"float": float, "int": int, "str": str, "bool": bool}.get(hint, hint)
+
+
+def _toml(tables: Mapping[str, Any]) -> str:
+    return tomli_w.dumps(dict(tables))
+
+
+def metrics_page() -> str:
+    """Return the page of the metrics."""
+    rows = [
+        (f"`{name}`", "higher" if metric.higher_is_better else "lower", metric.needs)
+        for name in PIECES["metric"]
+        for metric in [resolve("metric", name)]
+    ]
+    return (
+        "(reference-metrics)=\n# Metrics\n\n`evaluation.metrics`. Every metric is computed from sums over clients, so "
+        "that simulation and federation tell the same number. Where it is not defined (an AUC of one class), that is "
+        "said in place of a number. An AUC is that of scores in 1,000 bins; its largest error is given beside it.\n\n"
+        + _table(("metric", "better is", "needs"), rows)
+    )
+
+
+def sources_page() -> str:
+    """Return the page of the data sources."""
+    parts = [
+        "(reference-sources)=\n# Data sources\n",
+        _SOURCES,
+    ]
+    for each in listing():
+        rows = [
+            ("its clients", each.clients or "none: dealt by `data.partition`"),
+            ("settings it takes", ", ".join(f"`{name}`" for name in sorted(each.takes)) or "none"),
+            ("settings it needs", ", ".join(f"`{name}`" for name in sorted(each.needs)) or "none"),
+            ("origin", each.origin),
+            ("licence", each.licence),
+        ]
+        parts += [f"## `{each.name}`\n", f"{each.summary[0].upper()}{each.summary[1:]}.\n", _table(("", ""), rows)]
+    return "\n".join(parts)
+
+
+def commands_page() -> str:
+    """Return the page of the command line."""
+    command: Any = typer.main.get_command(app)
+    parts = ["(reference-commands)=\n# The command `hansa`\n", f"{_prose(command.help)}\n"]
+    for name, verb in command.commands.items():
+        named = [_flags(each) for each in verb.params if each.param_type_name == "argument"]
+        usage = " ".join(["hansa", name, "[OPTIONS]", *named])
+        parts += [f"({_label('hansa-' + name)})=\n## `hansa {name}`\n", f"{_prose(verb.help)}\n", f"    {usage}\n"]
+        rows = [
+            (f"`{_flags(each)}`", _escaped(getattr(each, "help", "") or ""), "required" if each.required else "")
+            for each in verb.params
+            if not getattr(each, "hidden", False)
+        ]
+        parts.append(_table(("argument or option", "meaning", ""), rows) if rows else "")
+    rows = [(f"`{each.name}`", _escaped(each.help), each.default) for each in SETTINGS]
+    parts += ["## Environment\n", _table(("variable", "meaning", "default"), rows)]
+    return "\n".join(parts)
+
+
+def _flags(parameter: Any) -> str:
+    if parameter.param_type_name == "argument":
+        return parameter.metavar or parameter.name.upper()
+    value = "" if parameter.is_flag else f" {parameter.metavar or parameter.name.upper()}"
+    return ", ".join(parameter.opts) + value
+
+
+def errors_page() -> str:
+    """Return the page of the error codes."""
+    rows = [(f"`{code}`", str(status), _escaped(meaning)) for code, (status, meaning) in CATALOGUE.items()]
+    return (
+        "(reference-errors)=\n# Errors\n\nEvery error that a user may see has a stable code and a sentence of three "
+        "parts: the rule, what was found, what to do. The command ends with the exit status; in Python, "
+        "`HansaError` has `code`, `rule`, `found` and `action`, and a `PlanError` lists all its `problems`.\n\n"
+        + _table(("code", "exit status", "meaning"), rows)
+    )
+
+
+def _docstring(thing: type | Callable[..., Any]) -> str:
+    return f"{_prose(inspect.getdoc(thing) or '')}\n"
+
+
+def _prose(text: str | None) -> str:
+    """Return a docstring as Markdown: roles as code, links as links."""
+    text = re.sub(r":\w+:`~?([^`]+)`", r"`\1`", inspect.cleandoc(text or "")).replace("\b", "")
+    text = re.sub(r"(https?://[^\s,)]+[^\s,).])", r"<\1>", text)
+    return re.sub(r"(?<!`)\|", r"\\|", text)
+
+
+def _escaped(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines = [head, tuple("---" for _ in head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def _label(name: str) -> str:
+    return "reference-" + name.replace(".", "-").replace("_", "-")
+
+
+def _without_none(hint: Any) -> Any:
+    if get_origin(hint) in (Union, types.UnionType):
+        rest = [each for each in get_args(hint) if each is not type(None)]
+        return rest[0] if len(rest) == 1 else hint
+    return hint
+
+
+if __name__ == "__main__":
+    generate()
