@@ -14,7 +14,7 @@ from hansa.core.schema import Doc
 from hansa.core.streams import Coins
 
 _FRUITLESS_DRAWS: Final = 64
-"""Draws of twice the cohort without a newcomer before the whole population is looked through once."""
+"""Draws of twice the cohort before the whole population is looked through once."""
 
 
 @dataclass(frozen=True, kw_only=True)
