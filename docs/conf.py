@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -26,17 +28,38 @@ nitpick_ignore_regex = [
     (r"py:.*", r"(numpy|np|np\.random|collections|pathlib|typing|types|torch|NDArray|np\.ndarray)(\..*)?"),
     # our short names of array types and of mappings
     (r"py:.*", r"(hansa\.core\.\w+\.)?(Array|Floats|Int64s|UInt64s|Bounds|ClientStates|Tallies|Rate|Callback)"),
+    # the marks of a field
+    (r"py:.*", r"(hansa\.core\.schema\.)?(Doc|Family|Ge|Gt|Le|Lt|MinLen)"),
 ]
 
 myst_enable_extensions = ["colon_fence", "deflist", "attrs_inline"]
 myst_heading_anchors = 3
 
+autodoc_class_signature = "separated"  # a section's fields are in the generated reference, with their help
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
+autodoc_type_aliases = {
+    name: name for name in ("Array", "Floats", "Int64s", "UInt64s", "Bounds", "ClientStates", "Callback")
+}
 
 html_theme = "furo"
 html_title = "Hansa"
-html_static_path: list[str] = []
+html_copy_source = False
 html_show_sphinx = False
 html_show_copyright = False
+
+
+def setup(app: Any) -> None:
+    """Let docstrings be plain sentences: an asterisk or a bar in them is what it is."""
+    app.connect("autodoc-process-docstring", _plain)
+    app.connect("autodoc-skip-member", _skip)
+
+
+def _plain(*event: Any) -> None:
+    lines: list[str] = event[-1]
+    lines[:] = [re.sub(r"(?<![`\\*\w|])([*|])(?=\w)", r"\\\1", line) for line in lines]
+
+
+def _skip(*event: Any) -> bool | None:
+    return True if event[2] == "__init__" else None

@@ -59,3 +59,10 @@ def test_a_claim_that_nothing_keeps_is_refused(hansa, plan, table):
     found = hansa("check", plan, "--set", f"{table}.x=1", "--json")
     assert found.status == 2
     assert [problem["path"] for problem in found.json["error"]["problems"]] == [table]
+
+
+def test_the_clients_of_a_source_without_its_own_are_made_up_too(hansa, plan):
+    found = hansa("check", plan, "--set", "data={source='fashion-mnist-small'}", "--set", "evaluation={}",
+                  "--set", "model.factory=hansa.training.linear:softmax", "--set", "rounds=1")  # fmt: skip
+    assert found.status == 0, found.err
+    assert "the clients are made up: their examples are dealt from one pool" in found.said

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 from hansa.cli import doctor
+from hansa.cli.main import VERBS
 from hansa.core.errors import CATALOGUE
 from hansa.core.settings import SETTINGS, TRACEBACK, is_on
 
@@ -142,3 +144,9 @@ def test_doctor_fails_where_something_essential_is_missing(hansa, monkeypatch):
 def test_a_switch_is_on_or_off(monkeypatch, value, on):
     monkeypatch.setenv("HANSA_TRACEBACK", value)
     assert is_on(TRACEBACK) is on
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_list_of_verbs_says_what_each_verb_says_of_itself(verb):
+    told = import_module(f"hansa.cli.{verb}").command.__doc__.split("\n\n")[0]
+    assert VERBS[verb] == " ".join(told.split())

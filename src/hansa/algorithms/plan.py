@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Final
@@ -14,7 +15,7 @@ from hansa.algorithms.aggregators import Mean
 from hansa.algorithms.samplers import Full
 from hansa.algorithms.server_optimizers import Sgd
 from hansa.core import pieces, schema
-from hansa.core.errors import PlanError, Problem
+from hansa.core.errors import HansaError, PlanError, Problem
 from hansa.core.registry import nearest, resolve
 from hansa.core.schema import Doc, Family
 from hansa.core.sections import Data, Evaluation, Features, Model, Stopping
@@ -67,9 +68,9 @@ class Plan:
 
 def plan_from_mapping(mapping: Mapping[str, Any]) -> Plan:
     """Return the plan that tables describe, ``recipe`` included. Raises PlanError with every problem found."""
-    if "recipe" in mapping:
-        mapping = _expand(mapping)
-    sections, found = schema.from_mapping(Plan, mapping)
+    mapping, found = _expand(mapping)
+    sections, more = schema.from_mapping(Plan, mapping)
+    found += more
     found += soundness.problems(_with_defaults(sections, found))
     if found:
         raise PlanError(found)
@@ -120,20 +121,36 @@ def _with_defaults(sections: Mapping[str, Any], found: list[Problem]) -> dict[st
     return {**defaults, **sections}
 
 
-def _expand(mapping: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the tables of a recipe with the plan's own tables laid over them."""
-    recipe = mapping["recipe"]
-    arguments = {"kind": recipe} if isinstance(recipe, str) else dict(recipe)
-    kind = arguments.pop("kind", None)
+def _expand(mapping: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[Problem]]:
+    """Return a plan's tables laid over those of its recipe, if it names one, and what is wrong with that."""
+    if "recipe" not in mapping:
+        return mapping, []
+    own = {key: value for key, value in mapping.items() if key != "recipe"}
+    under, found = _recipe_tables(mapping["recipe"])
+    return overlay(under, own), found
+
+
+def _recipe_tables(named: Any) -> tuple[Mapping[str, Any], list[Problem]]:
+    """Return the tables of ``"kind"`` or ``{kind = ..., ...}``, and every problem met."""
+    arguments = {"kind": named} if isinstance(named, str) else named
+    if not isinstance(arguments, Mapping) or not isinstance(arguments.get("kind"), str):
+        return {}, [Problem("recipe", "must be a name, or a table with a key 'kind' that holds it.")]
+    kind = arguments["kind"]
     try:
-        tables = resolve("recipe", str(kind))
+        method = resolve("recipe", kind)
     except LookupError as error:
-        raise PlanError([Problem("recipe", str(error.args[0]))]) from None
-    known = {name for name in tables.__annotations__ if name != "return"}
-    unknown = [Problem(f"recipe.{key}", f"unknown key; {nearest(key, known)}") for key in arguments if key not in known]
+        return {}, [Problem("recipe", str(error.args[0]))]
+    except HansaError as error:
+        return {}, [Problem("recipe", f"{error} [{error.code}]")]
+    given = {key: value for key, value in arguments.items() if key != "kind"}
+    known = inspect.signature(method).parameters if callable(method) else {}
+    unknown = [Problem(f"recipe.{key}", f"unknown key; {nearest(key, known)}") for key in given if key not in known]
     if unknown:
-        raise PlanError(unknown)
-    return overlay(tables(**arguments), {key: value for key, value in mapping.items() if key != "recipe"})
+        return {}, unknown
+    tables = method(**given) if callable(method) else method
+    if not isinstance(tables, Mapping):
+        return {}, [Problem("recipe", f"{kind!r} is no recipe: it returns no tables.")]
+    return tables, []
 
 
 def overlay(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -43,7 +43,7 @@ def _show(console: Console, prepared: Prepared, cost: Costs) -> None:
     for note in prepared.notes:
         console.print(Text("note: ", style="yellow").append(note, style="none"))
     for title, pairs in (
-        ("It promises", promises(prepared.plan)),
+        ("It promises", promises(prepared)),
         ("It costs", cost.rows()),
         ("It is made of", [*pieces(prepared.plan), ("judged by", held_out(prepared))]),
         ("Digests", [("plan_sha256", prepared.plan_sha256), ("data_sha256", prepared.data.sha256)]),

@@ -84,14 +84,18 @@ _PARTS: Final = {"train": "training", "test": "testing", "held_out": "held-out c
 
 
 def _legend(console: Console, found: Description) -> None:
-    """Print which block stands for which label."""
+    """Print which block stands for which label; a name is never cut from its block."""
     console.print()
-    if len(found.label_names) <= _DRAWN:
-        text = Text("labels  ", style="dim")
-        for position, name in enumerate(found.label_names):
-            text.append(_GLYPHS[position] * 2, style=_COLOURS[position])
-            text.append(f"\N{NO-BREAK SPACE}{name}   ", style="not dim")
-        console.print(text)
+    if len(found.label_names) > _DRAWN:
+        return
+    line = Text("labels", style="dim")
+    for position, name in enumerate(found.label_names):
+        if len(line) + len(name) + 5 > console.width:
+            console.print(line)
+            line = Text("      ")
+        line.append("  ").append(_GLYPHS[position] * 2, style=f"not dim {_COLOURS[position]}")
+        line.append(f" {name}", style="not dim")
+    console.print(line)
 
 
 def _clients(console: Console, found: Description, some: range) -> Table:

@@ -1,15 +1,17 @@
-"""The command ``hansa``: one module per verb, and one place where failures become sentences."""
+"""The command ``hansa``: one module per verb, and one place where failures become sentences.
+
+Only the verb that is asked for is imported, so that help comes at once.
+"""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from importlib import metadata
-from typing import Annotated
+from importlib import import_module, metadata
+from typing import Annotated, Final
 
 import typer
 
-from hansa.cli import check, compare, data, doctor, explain, init, replay, run
 from hansa.cli.console import screen
 from hansa.cli.failures import UnexpectedError, tell, tell_unexpected
 from hansa.core.errors import HansaError
@@ -17,17 +19,38 @@ from hansa.core.settings import SETTINGS
 
 _SETTINGS = "\n\n".join(f"{setting.name}: {setting.help} (default: {setting.default})." for setting in SETTINGS)
 
-app = typer.Typer(
-    name="hansa",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
-    epilog=f"Environment: {_SETTINGS}",
-)
-for verb in (run, check, replay, compare, data, init, doctor, explain):
-    app.command(name=verb.NAME)(verb.command)
+VERBS: Final = {
+    "run": "Run a plan in simulation: train, compare, and write a run folder with a report.",
+    "check": "Say what a plan promises and what it costs, or list every problem with its key path.",
+    "replay": "Run a finished run again and compare it, bit for bit.",
+    "compare": "Show finished runs side by side: results, rounds to a target, costs, and where their plans differ.",
+    "data": "List the sources of examples; or show the clients, sizes and label skew of one source or plan.",
+    "init": "Write a commented plan for your own table, ready to run.",
+    "doctor": "Say what is installed, what is missing for what, and what this machine has.",
+    "explain": "Say what an error code means and with which exit status a command ends; without one, list all.",
+}
+"""Every verb with the first line of its help; a module of that name holds its command."""
+
+
+def build(words: Sequence[str]) -> typer.Typer:
+    """Return the command line with the one verb that ``words`` ask for, and the names of the others."""
+    app = typer.Typer(
+        name="hansa",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="rich",
+        context_settings={"help_option_names": ["-h", "--help"]},
+        epilog=f"Environment: {_SETTINGS}",
+        callback=hansa,
+    )
+    wanted = next((word for word in words if not word.startswith("-")), None)
+    for verb, text in VERBS.items():
+        if verb == wanted:
+            app.command(name=verb)(import_module(f"hansa.cli.{verb}").command)
+        else:
+            app.command(name=verb, help=text)(lambda: None)
+    return app
 
 
 def _version(wanted: bool) -> None:  # noqa: FBT001 - an option's callback
@@ -36,7 +59,6 @@ def _version(wanted: bool) -> None:  # noqa: FBT001 - an option's callback
         raise typer.Exit
 
 
-@app.callback()
 def hansa(
     *,
     version: Annotated[
@@ -51,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     as_json = "--json" in words
     try:
-        app(words, prog_name="hansa")
+        build(words)(words, prog_name="hansa")
     except HansaError as error:
         sys.exit(tell(screen(), error, as_json=as_json))
     except UnexpectedError as error:

@@ -138,10 +138,11 @@ class Bar(Watch):
     def __init__(self, console: Console) -> None:
         super().__init__(console)
         wide = console.width >= 90
+        bar = [BarColumn(bar_width=24 if wide else 8)] if console.width >= 70 else []
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
-            BarColumn(bar_width=24 if wide else 10),
+            *bar,
             TextColumn("{task.fields[words]}", style="cyan"),
             console=console,
             transient=True,

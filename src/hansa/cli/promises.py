@@ -13,6 +13,8 @@ import numpy as np
 from hansa.algorithms.plan import Plan
 from hansa.core.registry import kind_of
 from hansa.core.schema import to_plain
+from hansa.core.sections import Data
+from hansa.data.sources import Source, find
 from hansa.reporting.figures import bytes_text, count_text, plural, seconds_text
 from hansa.simulation.client_store import ClientStore
 from hansa.simulation.engine import simulate_round
@@ -25,9 +27,10 @@ NO_EPSILON: Final = "none: this plan makes no differential privacy claim"
 IN_THE_CLEAR: Final = "every update in the clear"
 
 
-def promises(plan: Plan) -> list[tuple[str, str]]:
+def promises(prepared: Prepared) -> list[tuple[str, str]]:
     """Return what the plan promises, as names and sentences. A plan that claims privacy does not build yet."""
-    kept = "examples" + (", and what a client keeps between rounds" if plan.trainer.hooks else "")
+    plan = prepared.plan
+    kept = "examples" + (", and what a client keeps between rounds" if prepared.first_rows else "")
     found = [
         ("privacy unit", NO_UNIT),
         ("epsilon", NO_EPSILON),
@@ -51,13 +54,17 @@ def _simulated(plan: Plan) -> str:
     if plan.evaluation.baselines:
         names = " and ".join(plan.evaluation.baselines)
         text += f", but the baselines for comparison ({names}) need the data in one place"
-    if (
-        plan.data is not None
-        and plan.data.partition is not None
-        and kind_of("partition", plan.data.partition) != "natural"
-    ):
+    if plan.data is not None and _dealt(plan.data):
         text += "; the clients are made up: their examples are dealt from one pool"
     return text + "."
+
+
+def _dealt(data: Data) -> bool:
+    """Say whether examples are dealt to clients, instead of being theirs in the source."""
+    if data.partition is not None:
+        return kind_of("partition", data.partition) != "natural"
+    source = find(data.source)
+    return isinstance(source, Source) and source.partition is not None
 
 
 @dataclass(frozen=True)

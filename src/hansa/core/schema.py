@@ -201,8 +201,9 @@ def _value(annotation: Any, value: Any, path: str) -> tuple[Any, list[Problem]]:
     """Check a plain value against its type and bounds; strings are never taken for numbers."""
     import pydantic  # noqa: PLC0415 - imported when a plan is built, not when a device imports core
 
-    if _has_non_finite(value):
-        return None, [Problem(path, "must be finite.")]
+    unfit = _unfit(value)
+    if unfit is not None:
+        return None, [Problem(path, unfit)]
     try:
         text = json.dumps(value)
     except TypeError:
@@ -229,12 +230,18 @@ def _sentence(found: Mapping[str, Any]) -> str:
     return f"{message[0].lower()}{message[1:]}, but {found['input']!r} was given."
 
 
-def _has_non_finite(value: Any) -> bool:
-    if isinstance(value, float):
-        return not math.isfinite(value)
-    if isinstance(value, Mapping):
-        return any(map(_has_non_finite, value.values()))
-    return isinstance(value, list | tuple) and any(map(_has_non_finite, value))
+def _unfit(value: Any) -> str | None:
+    """Return why a value, or one inside it, has no place in a plan file and its hash."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return "must be finite."
+    if isinstance(value, int) and abs(value) >= 2**53:
+        return "must be smaller than 2^53, beyond which JSON readers round; write it as a string."
+    if not isinstance(value, Mapping | list | tuple):
+        return None
+    items = value.values() if isinstance(value, Mapping) else value
+    if any(item is None for item in items):
+        return "holds None, which a plan file cannot say; leave it out."
+    return next((unfit for unfit in map(_unfit, items) if unfit is not None), None)
 
 
 def _without_none(hint: Any) -> Any:

@@ -49,6 +49,7 @@ class Pooled:
         return x.reshape(*shape, *x.shape[2:]), y.reshape(*shape, *y.shape[2:])
 
 
+@np.errstate(over="ignore", invalid="ignore")  # a baseline may diverge; its metrics show it
 def run_baselines(prepared: Prepared, rounds: int) -> dict[str, Any]:
     """Return the results of the baselines that the plan asks for, by name."""
     wanted = prepared.plan.evaluation.baselines

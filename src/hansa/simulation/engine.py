@@ -83,6 +83,7 @@ class Engine:
     norms: list[float] = field(default_factory=list)
     watched: list[float | None] = field(default_factory=list)
 
+    @np.errstate(over="ignore", invalid="ignore")  # what overflows is found, and explained, by divergence.check
     def run(self) -> tuple[ServerState, str]:
         """Run, or go on, until the last round or a stopping rule; return the last state and why it is the last."""
         self._begin()

@@ -75,20 +75,28 @@ def _copy(value: Any) -> Any:
 
 def _put(tables: Any, keys: list[str], value: Any) -> None:
     for key in keys[:-1]:
-        if isinstance(tables, list):
-            tables = tables[int(key)]
-            continue
-        if isinstance(tables.get(key), str):
-            tables[key] = {"kind": tables[key]}
-        tables = tables.setdefault(key, {})
-    if isinstance(tables, list):
-        tables[int(keys[-1])] = value
-    else:
-        tables[keys[-1]] = value
+        place = _place(tables, key)
+        below = tables.setdefault(place, {}) if isinstance(tables, dict) else tables[place]
+        if isinstance(below, str):
+            below = tables[place] = {"kind": below}
+        tables = below
+    tables[_place(tables, keys[-1])] = value
+
+
+def _place(tables: Any, key: str) -> Any:
+    """Return the key of a table, or the number of an element that an array has."""
+    if isinstance(tables, dict):
+        return key
+    if not isinstance(tables, list):
+        raise TypeError("neither a table nor an array")
+    if not key.isdecimal():
+        raise KeyError(key)
+    return range(len(tables))[int(key)]
 
 
 def _value(text: str) -> Any:
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        read = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError:
         return text
+    return read["value"] if len(read) == 1 else text

@@ -1,0 +1,61 @@
+"""What an import costs, and what is public."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import hansa
+import hansa.testing
+
+HEAVY = ("torch", "pyarrow", "sklearn", "scipy", "pandas", "matplotlib", "ray")
+LATE = ("pydantic", "typer", "rich", "jinja2", "rfc8785", "safetensors", "tomli_w")
+
+
+def loaded_by(module, names):
+    code = f"import sys, {module}; print(*sorted(set({names!r}) & set(sys.modules)))"
+    finished = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    return finished.stdout.split()
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["hansa", "hansa.core.schema", "hansa.algorithms.rounds", "hansa.training.linear", "hansa.evaluation.federated",
+     "hansa.wire.plans", "hansa.simulation.engine", "hansa.testing"],
+)  # fmt: skip
+def test_importing_a_room_imports_no_heavy_library(module):
+    assert loaded_by(module, HEAVY) == []
+
+
+@pytest.mark.parametrize("module", ["hansa.core.pieces", "hansa.core.streams", "hansa.core.layout", "hansa.core.nouns"])
+def test_importing_core_alone_would_cost_numpy_only(module):
+    """The package's own __init__ imports the run; without it core stands on numpy alone."""
+    code = (
+        "import sys, types, importlib.util as u; spec = u.find_spec('hansa');"
+        "package = types.ModuleType('hansa'); package.__path__ = spec.submodule_search_locations;"
+        f"sys.modules['hansa'] = package; import {module}; print(*sorted(set({LATE + HEAVY!r}) & set(sys.modules)))"
+    )
+    finished = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert finished.stdout.split() == []
+
+
+def test_the_public_exports_are_these():
+    assert hansa.__all__ == ["HansaError", "Plan", "RunResult", "read_plan", "recipe", "replay", "resume", "run"]
+    assert hansa.testing.__all__ == [
+        "FixedPoint",
+        "MemoryClients",
+        "MemoryView",
+        "QuadraticTrainer",
+        "Rehearsal",
+        "RingNoise",
+        "StumpTrainer",
+        "TopK",
+        "ValueNoise",
+        "quadratic_clients",
+        "quadratic_signature",
+    ]
+    for module in (hansa, hansa.testing):
+        for name in module.__all__:
+            assert getattr(module, name).__doc__

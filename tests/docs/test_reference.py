@@ -1,0 +1,79 @@
+"""The reference is complete: every section, piece, setting, recipe, command, error and source."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import generate_reference
+import pytest
+import typer
+
+from hansa.cli.main import app
+from hansa.core.errors import CATALOGUE
+from hansa.core.registry import PIECES, resolve
+from hansa.core.schema import fields_of
+from hansa.core.settings import SETTINGS
+
+OTHER_PAGES = {"recipe", "source", "metric"}
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("reference") / "generated"
+    generate_reference.generate(folder)
+    return folder
+
+
+def settings() -> Iterator[tuple[str, str, type]]:
+    """Yield (page, heading, dataclass) for everything that has settings."""
+    for path, section in generate_reference.sections().items():
+        yield "plan", path, section
+    for family in generate_reference.FAMILIES:
+        for kind in PIECES[family]:
+            yield f"{family}s", kind, resolve(family, kind)
+
+
+def test_every_family_of_pieces_has_a_page() -> None:
+    assert set(PIECES) == set(generate_reference.FAMILIES) | OTHER_PAGES
+
+
+@pytest.mark.parametrize(("page", "heading", "section"), list(settings()), ids=lambda value: str(value)[:40])
+def test_every_setting_has_a_help_and_a_row(reference: Path, page: str, heading: str, section: type) -> None:
+    text = (reference / f"{page}.md").read_text()
+    title = rf"`\[+{re.escape(heading)}\]+`|Top level" if page == "plan" else f"`{re.escape(heading)}`"
+    found = [part for part in re.split(r"^## ", text, flags=re.MULTILINE) if re.match(title, part)]
+    assert found, f"{heading} has no heading on {page}"
+    for name, field in fields_of(section).items():
+        assert field.help, f"{section.__name__}.{name} has no Doc"
+        assert any(f"| `{name}` |" in part for part in found), f"{section.__name__}.{name} has no row on {page}"
+
+
+@pytest.mark.parametrize("section", [section for _, _, section in settings()], ids=lambda section: section.__name__)
+def test_every_section_and_piece_says_what_it_is(section: type) -> None:
+    assert not (inspect.getdoc(section) or "").startswith(f"{section.__name__}("), "a dataclass without a docstring"
+
+
+def test_recipes_sources_and_metrics_are_listed(reference: Path) -> None:
+    for family in OTHER_PAGES:
+        text = (reference / f"{family}s.md").read_text()
+        assert [kind for kind in PIECES[family] if f"`{kind}`" not in text] == []
+
+
+def test_commands_and_their_options_are_listed(reference: Path) -> None:
+    text = (reference / "commands.md").read_text()
+    for name, verb in typer.main.get_command(app).commands.items():
+        assert f"## `hansa {name}`" in text
+        assert verb.help
+        for parameter in verb.params:
+            if parameter.param_type_name == "option":
+                assert f"`{', '.join(parameter.opts)}" in text
+                assert parameter.help, f"hansa {name} {parameter.opts} has no help"
+
+
+def test_errors_and_environment_variables_are_listed(reference: Path) -> None:
+    assert [code for code in CATALOGUE if code not in (reference / "errors.md").read_text()] == []
+    commands = (reference / "commands.md").read_text()
+    assert [setting.name for setting in SETTINGS if setting.name not in commands] == []
