@@ -53,6 +53,7 @@ html_show_copyright = False
 def setup(app: Any) -> None:
     """Let docstrings be plain sentences: an asterisk or a bar in them is what it is."""
     app.connect("autodoc-process-docstring", _plain)
+    app.connect("autodoc-process-signature", _short)
     app.connect("autodoc-skip-member", _skip)
 
 
@@ -63,3 +64,9 @@ def _plain(*event: Any) -> None:
 
 def _skip(*event: Any) -> bool | None:
     return True if event[2] == "__init__" else None
+
+
+def _short(*event: Any) -> tuple[str | None, str | None]:
+    """Return a signature and its result with our short names of array types, as they are in the code."""
+    signature, result = (each and re.sub(r"TypeAliasForwardRef\('(\w+)'\)", r"\1", each) for each in event[-2:])
+    return signature, result

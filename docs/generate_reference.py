@@ -20,7 +20,7 @@ import tomli_w
 import typer
 
 from hansa.algorithms.plan import Plan
-from hansa.cli.main import app
+from hansa.cli.main import VERBS, build
 from hansa.core.errors import CATALOGUE
 from hansa.core.registry import PIECES, resolve
 from hansa.core.schema import Field, fields_of
@@ -249,19 +249,27 @@ def sources_page() -> str:
     return "\n".join(parts)
 
 
+def commands() -> dict[str, Any]:
+    """Return the commands by name, "" for the whole command line."""
+    whole: Any = typer.main.get_command(build([]))
+    verbs: dict[str, Any] = {verb: typer.main.get_command(build([verb])) for verb in VERBS}
+    return {"": whole, **{verb: group.commands[verb] for verb, group in verbs.items()}}
+
+
 def commands_page() -> str:
     """Return the page of the command line."""
-    command: Any = typer.main.get_command(app)
-    parts = ["(reference-commands)=\n# The command `hansa`\n", f"{_prose(command.help)}\n"]
-    for name, verb in command.commands.items():
-        named = [_flags(each) for each in verb.params if each.param_type_name == "argument"]
-        usage = " ".join(["hansa", name, "[OPTIONS]", *named])
-        parts += [f"({_label('hansa-' + name)})=\n## `hansa {name}`\n", f"{_prose(verb.help)}\n", f"    {usage}\n"]
+    parts = ["(reference-commands)=\n# The command `hansa`\n"]
+    for name, command in commands().items():
+        if name:
+            parts.append(f"({_label('hansa-' + name)})=\n## `hansa {name}`\n")
+        named = [_flags(each) for each in command.params if each.param_type_name == "argument"]
+        usage = " ".join(["hansa", name or "COMMAND", "[OPTIONS]", *named])
         rows = [
             (f"`{_flags(each)}`", _escaped(getattr(each, "help", "") or ""), "required" if each.required else "")
-            for each in verb.params
+            for each in command.params
             if not getattr(each, "hidden", False)
         ]
+        parts += [f"{_prose(command.help)}\n", f"    {usage}\n"]
         parts.append(_table(("argument or option", "meaning", ""), rows) if rows else "")
     rows = [(f"`{each.name}`", _escaped(each.help), each.default) for each in SETTINGS]
     parts += ["## Environment\n", _table(("variable", "meaning", "default"), rows)]

@@ -57,7 +57,7 @@ def test_the_python_example_runs(tmp_path: Path) -> None:
 
 
 def test_every_shipped_source_and_every_recipe_has_an_example() -> None:
-    from hansa.core.registry import PIECES  # noqa: PLC0415 - needed here only
+    from hansa.core.registry import PIECES
 
     texts = [plan.read_text() for plan in PLANS]
     own = {"npz", "csv", "parquet", "folder"}

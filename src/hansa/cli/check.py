@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -15,8 +15,6 @@ from hansa.cli.promises import IN_THE_CLEAR, NO_EPSILON, NO_UNIT, Costs, costs, 
 from hansa.core.schema import to_mapping
 from hansa.simulation.preparation import Prepared, prepare
 from hansa.wire.plans import read_plan
-
-NAME: Final = "check"
 
 
 def command(

@@ -13,8 +13,6 @@ from hansa.cli.options import AsJson
 from hansa.reporting.comparison import comparison_rows, render_comparison
 from hansa.reporting.run_folder import PLAN, RunFolder
 
-NAME: Final = "compare"
-
 _ABSENT: Final = frozenset({"not defined", "not measured", "not reached", "not recorded", "absent"})
 
 

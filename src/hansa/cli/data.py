@@ -23,8 +23,6 @@ from hansa.core.sections import Data, Features
 from hansa.data import Description, describe, listing, load
 from hansa.wire.plans import read_tables, with_overrides
 
-NAME: Final = "data"
-
 _SUFFIXES: Final = {".npz": "npz", ".csv": "csv", ".tsv": "csv", ".txt": "csv", ".parquet": "parquet"}
 
 

@@ -23,8 +23,6 @@ from hansa.cli.options import AsJson
 from hansa.core.settings import SETTINGS, value_of
 from hansa.data.archives import cache_folder
 
-NAME: Final = "doctor"
-
 OK: Final = "ok"
 MISSING: Final = "missing"
 BROKEN: Final = "broken"

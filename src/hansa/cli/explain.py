@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Annotated
 
 import typer
 from rich.table import Table
@@ -12,8 +12,6 @@ from hansa.cli.console import print_json, screen
 from hansa.cli.options import AsJson
 from hansa.core.errors import CATALOGUE
 from hansa.core.registry import nearest
-
-NAME: Final = "explain"
 
 
 def command(

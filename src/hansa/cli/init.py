@@ -19,8 +19,6 @@ from hansa.data.inference import infer, read_table_at
 from hansa.data.table import Table
 from hansa.simulation.preparation import prepare
 
-NAME: Final = "init"
-
 _ENOUGH: Final = 4
 """Rows of the largest client, at least."""
 

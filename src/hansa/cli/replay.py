@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated
 
 import typer
 from rich.text import Text
@@ -14,8 +14,6 @@ from hansa.cli.options import AsJson
 from hansa.cli.progress import watch
 from hansa.core.errors import RunError
 from hansa.simulation.run import Replayed, replay
-
-NAME: Final = "replay"
 
 
 def command(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -17,8 +17,6 @@ from hansa.reporting.run_folder import PLAN, REPORT, RunFolder
 from hansa.simulation.executors import EXECUTORS
 from hansa.simulation.run import RunResult, resume, run
 from hansa.wire.plans import read_plan
-
-NAME: Final = "run"
 
 
 def command(  # noqa: PLR0913 - a command's options
