@@ -48,9 +48,9 @@ docs: $(DEVELOPMENT)  ## the documentation, in docs/_build/html
 	@$(BIN)/python -m sphinx -W -n -q --keep-going -b html docs docs/_build/html
 	@echo "docs/_build/html/index.html"
 
-images: $(DEVELOPMENT)  ## take the README's picture anew from a real run
+images: $(DEVELOPMENT)  ## take the pictures of the README anew from a real run
 	@scripts/browser.sh
-	@$(BIN)/python scripts/report_picture.py docs/images/report.png
+	@$(BIN)/python scripts/report_picture.py docs/images
 
 clean:  ## remove what was built, but no run
 	@rm -rf $(VENV) docs/_build docs/reference/generated .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -265,12 +265,12 @@ def commands_page() -> str:
         named = [_flags(each) for each in command.params if each.param_type_name == "argument"]
         usage = " ".join(["hansa", name or "COMMAND", "[OPTIONS]", *named])
         rows = [
-            (f"`{_flags(each)}`", _escaped(getattr(each, "help", "") or ""), "required" if each.required else "")
+            (f"`{_flags(each)}`", _escaped(getattr(each, "help", "") or "") + (" Required." if each.required else ""))
             for each in command.params
             if not getattr(each, "hidden", False)
         ]
         parts += [f"{_prose(command.help)}\n", f"    {usage}\n"]
-        parts.append(_table(("argument or option", "meaning", ""), rows) if rows else "")
+        parts.append(_table(("argument or option", "meaning"), rows) if rows else "")
     rows = [(f"`{each.name}`", _escaped(each.help), each.default) for each in SETTINGS]
     parts += ["## Environment\n", _table(("variable", "meaning", "default"), rows)]
     return "\n".join(parts)

@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import arrays
 
 from hansa.algorithms.aggregators import FixedMean, Mean, Median, TrimmedMean
 from hansa.algorithms.fold import BLOCK, COLUMNS, Fold, RowStore, collector
-from hansa.core.layout import COUNT, Branch, Lane, Layout, Parameter, weight_lane
+from hansa.core.layout import COUNT, NON_FINITE, Branch, Lane, Layout, Parameter, weight_lane
 from hansa.core.nouns import Batch
 
 SIZE = 5
@@ -251,6 +251,19 @@ def test_rules_over_nobody_move_nothing(rule):
     total = stored(np.zeros((0, 4), dtype=np.float32), rule)
     assert total.weights == {"params": 0.0}
     assert not total.values.any()
+
+
+def test_updates_that_were_emptied_take_no_part_in_a_rule_over_rows():
+    layout = Layout((Branch("params", (Parameter("w", (1,)),)),), (COUNT, NON_FINITE))
+    values = np.array([[5.0], [0.0], [7.0], [0.0], [0.0]], dtype=np.float32)
+    for emptied, expected, weight in (([0, 1, 0, 1, 1], 6.0, 1.0), ([1, 1, 1, 1, 1], 0.0, 0.0)):
+        store = RowStore(layout, 5)
+        store.add(Batch(values, np.array([[1, flag] for flag in emptied]), layout), 0)
+        total = store.finish(Median(), 5)
+        assert total.values[0] == expected
+        assert total.weights == {"params": weight}
+        assert total.count == 5
+        assert total.lanes.tolist() == [5, sum(emptied)]
 
 
 @pytest.mark.parametrize(("fraction", "count", "cut"), [(0.1, 10, 1), (0.29, 100, 29), (0.3, 10, 3), (0.07, 100, 7)])

@@ -41,6 +41,15 @@ def test_importing_core_alone_would_cost_numpy_only(module):
     assert finished.stdout.split() == []
 
 
+def test_using_every_public_name_imports_no_heavy_library():
+    assert loaded_by("hansa; [getattr(hansa, name) for name in hansa.__all__]", HEAVY) == []
+
+
+def test_a_name_that_is_not_public_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="'plan_sha265'"):
+        _ = hansa.plan_sha265
+
+
 def test_the_public_exports_are_these():
     assert hansa.__all__ == ["HansaError", "Plan", "RunResult", "read_plan", "recipe", "replay", "resume", "run"]
     assert hansa.testing.__all__ == [

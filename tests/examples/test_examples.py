@@ -1,4 +1,4 @@
-"""Every example runs for a few rounds; the heart example keeps what the README says of it."""
+"""Every example builds and runs for a few rounds, and the demo needs the light package only."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from statistics import mean
 
 import pytest
 
@@ -65,18 +64,6 @@ def test_every_shipped_source_and_every_recipe_has_an_example() -> None:
         kind for kind in PIECES["source"] if kind not in own and not any(f'"{kind}"' in text for text in texts)
     ] == []
     assert [kind for kind in PIECES["recipe"] if not any(f'"{kind}"' in text for text in texts)] == []
-
-
-def test_heart_is_as_good_as_pooled_training_and_better_than_alone(tmp_path: Path) -> None:
-    federated, pooled, alone = [], [], []
-    for seed in range(5):
-        plan = hansa.read_plan(EXAMPLES / "heart.toml", [f"seed={seed}", "evaluation.every=40"])
-        summary = hansa.run(plan, out=tmp_path / str(seed)).summary
-        federated.append(summary["metrics"]["federated"]["auc"]["overall"])
-        pooled.append(summary["baselines"]["centralised"]["overall"]["auc"])
-        alone.append(summary["baselines"]["local_only"]["overall"]["auc"]["mean"])
-    assert mean(federated) > mean(pooled) - 0.01
-    assert mean(federated) > mean(alone) + 0.03
 
 
 def test_the_demo_needs_no_optional_package(tmp_path: Path) -> None:

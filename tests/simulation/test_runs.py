@@ -77,8 +77,8 @@ def test_a_run_killed_anywhere_goes_on_to_the_same_model(method, round_number, p
 
     def kill_in_apply(self, number, cohort, times):
         if number == round_number and place == "while rows are applied":
-            for stored in self._states.values():
-                stored[cohort[:1]] = 123.0
+            for name, stored in self._states.items():
+                stored.write(cohort[:1], np.full((len(cohort[:1]), *self.first_rows[name].shape), 123.0))
             raise Killed
         apply(self, number, cohort, times)
 

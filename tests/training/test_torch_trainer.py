@@ -86,9 +86,7 @@ def context_of(
             assert control is not None
             model = np.concatenate([model, control])
     cohort = np.arange(len(clients.x)) if ordinals is None else np.array(ordinals)
-    assignment = Assignment(
-        round=round_number, layout=layout, model=model, cohort=cohort, population=len(clients.x)
-    )
+    assignment = Assignment(round=round_number, layout=layout, model=model, cohort=cohort, population=len(clients.x))
     return ClientContext(assignment, ClientBatch(cohort, clients, signature, scaling), Streams(11))
 
 
@@ -374,9 +372,7 @@ def dropped(share: float = 0.5) -> nn.Module:
 
 def everything() -> nn.Module:
     """Return a module with dropout and BatchNorm."""
-    return nn.Sequential(
-        nn.Linear(FEATURES, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, CLASSES)
-    )
+    return nn.Sequential(nn.Linear(FEATURES, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, CLASSES))
 
 
 class Trapped(nn.Linear):
@@ -389,5 +385,3 @@ class Trapped(nn.Linear):
         if self.training:
             raise ValueError("no mask")
         return super().forward(x)
-
-

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 
 import numpy as np
@@ -163,10 +164,8 @@ def test_every_wrong_override_is_told_at_once():
 
 @given(st.text(max_size=12), st.text(max_size=12))
 def test_no_override_crashes(path, value):
-    try:
+    with contextlib.suppress(PlanError):
         overridden(f"{path}={value}")
-    except PlanError as error:
-        assert error.problems
 
 
 def test_overrides_are_checked_as_part_of_the_plan(file):

@@ -11,26 +11,30 @@ from hansa.core.errors import DivergenceError
 from hansa.core.nouns import RoundReport
 from hansa.core.registry import kind_of
 
-_REMEMBERED: Final = 10
-_ENOUGH: Final = 3
+_EARLY: Final = 3
 
 
-def check(plan: Plan, report: RoundReport, norms: Sequence[float]) -> list[float]:
-    """Return the norms to remember after this round. Raises DivergenceError with a diagnosis.
+def check(plan: Plan, report: RoundReport, early_norms: Sequence[float]) -> list[float]:
+    """Return the early norms to remember after this round. Raises DivergenceError with a diagnosis.
 
     A round diverged when an update or the model is not finite, or when the combined update is larger than
-    ``stopping.explosion_factor`` times the largest of the last ten.
+    ``stopping.explosion_factor`` times the largest of the first three that were not zero.
     """
     if report.non_finite:
         share = f"{report.non_finite} of {report.count} clients ({report.non_finite / report.count:.0%})"
         raise _error(plan, report, f"{share} returned an update that is not finite")
     if not (math.isfinite(report.model_norm) and math.isfinite(report.update_norm)):
         raise _error(plan, report, "the combined model is not finite, though every client's update was")
-    limit = plan.stopping.explosion_factor * max(norms, default=0.0)
-    if len(norms) >= _ENOUGH and limit > 0 and report.update_norm > limit:
-        times = report.update_norm / max(norms)
-        raise _error(plan, report, f"the combined update is {times:.3g} times the largest of the last {len(norms)}")
-    return [*norms, report.update_norm][-_REMEMBERED:]
+    if len(early_norms) < _EARLY:
+        return [*early_norms, report.update_norm] if report.update_norm > 0 else list(early_norms)
+    times = report.update_norm / max(early_norms)
+    if times > plan.stopping.explosion_factor:
+        raise _error(
+            plan,
+            report,
+            f"the combined update of {report.count} clients is {times:.3g} times the largest of the first {_EARLY}",
+        )
+    return list(early_norms)
 
 
 def _error(plan: Plan, report: RoundReport, what: str) -> DivergenceError:

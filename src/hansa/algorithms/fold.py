@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from hansa.core.layout import Array, Int64s, Layout
+from hansa.core.layout import NON_FINITE, Array, Int64s, Layout
 from hansa.core.nouns import Aggregate, Batch
 
 BLOCK = 32
@@ -115,7 +115,10 @@ class Fold:
 
 
 class RowStore:
-    """Every update as a row of a file: disk of cohort x d, memory of cohort x block."""
+    """Every update as a row of a file: disk of cohort x d, memory of cohort x block.
+
+    Updates that were emptied because they were not finite are counted and take no part in the combination.
+    """
 
     def __init__(self, layout: Layout, capacity: int) -> None:
         self.layout = layout
@@ -124,10 +127,9 @@ class RowStore:
         folder = tempfile.mkdtemp(prefix="hansa-rows-")
         self._remove = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         self._taken = np.zeros(capacity, dtype=np.bool_)
+        self._finite = np.ones(capacity, dtype=np.bool_)
         shape = (max(1, capacity), max(1, layout.size))
-        self._rows = np.lib.format.open_memmap(
-            Path(folder) / "rows.npy", mode="w+", dtype=np.float32, shape=shape
-        )
+        self._rows = np.lib.format.open_memmap(Path(folder) / "rows.npy", mode="w+", dtype=np.float32, shape=shape)
 
     def add(self, batch: Batch, position: int) -> None:
         """Write updates to their positions. Raises ValueError for a position that is taken."""
@@ -136,6 +138,8 @@ class RowStore:
             raise ValueError(f"position {position + int(taken.argmax())} of the cohort came twice or out of order")
         taken[:] = True
         self._rows[position : position + len(batch)] = batch.values
+        if NON_FINITE.name in self.layout.lane_index:
+            self._finite[position : position + len(batch)] = batch.lane(NON_FINITE.name) == 0
         self.lanes += batch.lanes.sum(axis=0, dtype=np.int64)
         self.count += len(batch)
 
@@ -143,11 +147,11 @@ class RowStore:
         """Return the aggregator's combination, block of columns by block; nobody's, if nobody came."""
         if not self._taken[: self.count].all():
             raise ValueError(f"position {int(self._taken.argmin())} of the cohort is missing")
-        size = self.layout.size
+        size, finite = self.layout.size, np.flatnonzero(self._finite[: self.count])
         values = np.zeros(size)
-        for start in range(0, size if self.count else 0, COLUMNS):
+        for start in range(0, size if len(finite) else 0, COLUMNS):
             stop = min(start + COLUMNS, size)
-            values[start:stop] = aggregator.combine(np.asarray(self._rows[: self.count, start:stop]))
-        weights = {branch.name: float(self.count > 0) for branch in self.layout.branches}
+            values[start:stop] = aggregator.combine(self._rows[: self.count, start:stop][finite])
+        weights = {branch.name: float(len(finite) > 0) for branch in self.layout.branches}
         self._remove()
         return Aggregate(values, weights, self.lanes, self.count, population, self.layout)

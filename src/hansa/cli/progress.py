@@ -75,6 +75,10 @@ class Watch:
         """Take in an evaluation."""
         self.metric = latest_metric(event)
 
+    def on_interrupted(self, event: Mapping[str, Any]) -> None:  # noqa: ARG002 - events have one form
+        """Say at once that the interrupt was heard."""
+        self.console.print("interrupted: the run ends when this round has closed; press Ctrl-C again to end it now")
+
     def on_baselines(self, event: Mapping[str, Any]) -> None:
         """Take in that the baselines begin."""
 
@@ -119,6 +123,10 @@ class Lines(Watch):
         super().on_evaluation(event)
         if self._next <= self.round or self.round == self.rounds:
             self._print()
+
+    def on_interrupted(self, event: Mapping[str, Any]) -> None:  # noqa: ARG002 - events have one form
+        """Say at once that the interrupt was heard."""
+        self.console.print("interrupted: the run ends when this round has closed; press Ctrl-C again to end it now")
 
     def on_baselines(self, event: Mapping[str, Any]) -> None:
         """Say what is trained for comparison."""
@@ -175,6 +183,10 @@ class Bar(Watch):
         """Show the new value."""
         super().on_evaluation(event)
         self._show()
+
+    def on_interrupted(self, event: Mapping[str, Any]) -> None:  # noqa: ARG002 - events have one form
+        """Say at once that the interrupt was heard."""
+        self.console.print("interrupted: the run ends when this round has closed; press Ctrl-C again to end it now")
 
     def on_baselines(self, event: Mapping[str, Any]) -> None:
         """Say what is trained for comparison; how long it takes is not known."""

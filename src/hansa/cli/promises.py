@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -133,8 +134,10 @@ class Costs:
 def costs(prepared: Prepared, executor: str = "serial") -> Costs:
     """Return what a prepared plan costs. Two rounds and one evaluation are done, in a folder that is thrown away."""
     plan = prepared.plan
-    with tempfile.TemporaryDirectory(prefix="hansa-check-") as temporary:
-        store = ClientStore(Path(temporary), prepared.data.train.names, prepared.first_rows)
+    with (
+        tempfile.TemporaryDirectory(prefix="hansa-check-") as temporary,
+        closing(ClientStore(Path(temporary), prepared.data.train.names, prepared.first_rows)) as store,
+    ):
         scaling = federated_scaling(prepared, prepared.data.train, np.arange(prepared.population))
         state = replace(prepared.first, features=scaling)
         closed = simulate_round(prepared, state, store, executor_named(executor))

@@ -129,7 +129,7 @@ COUNT: Final = Lane("count", low=0.0, high=1.0, purpose="count")
 """1 for each update."""
 NON_FINITE: Final = Lane("non_finite", low=0.0, high=1.0, purpose="count")
 """1 for an update that was not finite and was emptied."""
-TRAIN_LOSS: Final = Lane("train_loss", low=0.0, high=2.0**12, resolution=2.0**-24)
+TRAIN_LOSS: Final = Lane("train_loss", low=0.0, high=2.0**30, resolution=2.0**-16)
 """A client's mean loss over its local steps, as it trained; clamped to the lane."""
 
 

@@ -169,7 +169,7 @@ class Stopping:
     target: Annotated[float | None, Doc("stop once the metric reaches it")] = None
     patience: Annotated[int | None, Ge(1), Doc("stop after so many evaluations without a better value")] = None
     explosion_factor: Annotated[
-        float, Gt(1), Le(1e12), Doc("an update larger than so many times the largest of the last ten is divergence")
+        float, Gt(1), Le(1e12), Doc("an update larger than so many times the largest of the first three is divergence")
     ] = 1000.0
 
     def __post_init__(self) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 
 from hansa.core.errors import DataError
 from hansa.core.layout import Array
+from hansa.core.settings import CACHE, value_of
 from hansa.data.refusals import reading, unreadable
 
 MemoryMap = Literal["auto", "always", "never"]
@@ -157,7 +158,7 @@ def _start(file: IO[bytes], member: zipfile.ZipInfo) -> int:
 
 def cache_folder() -> Path:
     """Return the user's cache of unpacked arrays: HANSA_CACHE, or where the system keeps caches."""
-    if named := os.environ.get("HANSA_CACHE"):
+    if named := value_of(CACHE):
         return Path(named)
     import platformdirs  # noqa: PLC0415 - needed only where large compressed arrays are unpacked
 

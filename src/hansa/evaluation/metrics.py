@@ -105,7 +105,7 @@ def _hits(outputs: Array, y: Array) -> Array:
 
 def _score_histograms(outputs: Array, y: Array, owners: Array, clients: int) -> Array:
     bins = np.minimum((probabilities(outputs)[:, 1] * BINS).astype(np.int64), BINS - 1)
-    places = (owners * 2 + y) * BINS + bins
+    places = (owners * 2 + y.astype(np.int64)) * BINS + bins
     return np.bincount(places, minlength=clients * 2 * BINS).reshape(clients, 2 * BINS).astype(np.float64)
 
 

@@ -24,7 +24,7 @@ _NAME: Final = "checkpoint.safetensors"
 class Checkpoint:
     """What a run needs to go on: the server's state, the journal to apply, and what the engine remembers.
 
-    ``notes`` is JSON: the offset in metrics.jsonl, norms for the divergence rule, the stopping rule's best.
+    ``notes`` is JSON: the offset in metrics.jsonl, norms for the divergence rule, what the stopping rule saw.
     """
 
     state: ServerState

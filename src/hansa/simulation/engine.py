@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -23,6 +24,8 @@ from hansa.simulation.interruption import Interruption
 from hansa.simulation.measuring import Measured, measure
 from hansa.simulation.preparation import Prepared, federated_scaling
 
+CHECKPOINT: Final = "checkpoint"
+"""The folder in a run folder that holds what a run in progress needs; it goes when the run is done."""
 Callback = Callable[[Mapping[str, Any]], bool | None]
 """Watches a run's events. It may stop the run by returning True; it cannot change its state."""
 
@@ -80,14 +83,14 @@ class Engine:
     callbacks: tuple[Callback, ...] = ()
     state: ServerState = field(init=False)
     store: ClientStore = field(init=False)
-    norms: list[float] = field(default_factory=list)
+    early_norms: list[float] = field(default_factory=list)
     watched: list[float | None] = field(default_factory=list)
 
     @np.errstate(over="ignore", invalid="ignore")  # what overflows is found, and explained, by divergence.check
     def run(self) -> tuple[ServerState, str]:
         """Run, or go on, until the last round or a stopping rule; return the last state and why it is the last."""
         self._begin()
-        with Interruption(self.folder.path) as interruption:
+        with closing(self.store), Interruption(self.folder.path, self.tell) as interruption:
             stopped = self._look(None)
             while stopped is None:
                 stopped = self._look(self._round())
@@ -97,13 +100,13 @@ class Engine:
 
     def _begin(self) -> None:
         """Take up the last checkpoint, or make the first."""
-        working = self.folder.path / "checkpoint"
+        working = self.folder.path / CHECKPOINT
         working.mkdir(exist_ok=True)
         self.store = ClientStore(working, self.prepared.data.train.names, self.prepared.first_rows)
         checkpoint = read_checkpoint(working, self.prepared.first)
         if checkpoint is not None:
             self.state = checkpoint.state
-            self.norms, self.watched = checkpoint.notes["norms"], checkpoint.notes["watched"]
+            self.early_norms, self.watched = checkpoint.notes["early_norms"], checkpoint.notes["watched"]
             self.folder.cut_events(checkpoint.notes["events"])
             self.store.apply(self.state.round, checkpoint.cohort, checkpoint.times)
             return
@@ -117,16 +120,16 @@ class Engine:
     def _round(self) -> str | None:
         """Simulate one round and close it for good; return why the run stops, if a callback asked for it."""
         closed = simulate_round(self.prepared, self.state, self.store, self.executor)
-        self.norms = divergence.check(self.prepared.plan, closed.report, self.norms)
+        self.early_norms = divergence.check(self.prepared.plan, closed.report, self.early_norms)
         self.state = closed.state
-        closed.journal.flush()
+        closed.journal.close()
         self._commit([closed.event()], closed.journal.cohort, closed.journal.times)
         return self.tell(closed.event())
 
     def _commit(self, events: list[dict[str, Any]], cohort: Array, times: Array) -> None:
         """Close a round: events to disk, then the checkpoint in one rename, then the clients' rows."""
         length = self.folder.append_events(events)
-        notes = {"events": length, "norms": self.norms, "watched": self.watched}
+        notes = {"events": length, "early_norms": self.early_norms, "watched": self.watched}
         write_checkpoint(self.store.folder, Checkpoint(self.state, cohort, times, notes))
         self.store.apply(self.state.round, cohort, times)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
@@ -12,13 +13,14 @@ from hansa.core.errors import RunError
 
 
 class Interruption:
-    """Holds back the first interrupt until the round has closed; a second one ends the run at once.
+    """Tells of the first interrupt, and holds it back until the round has closed; a second one ends the run at once.
 
     Either way nothing is lost: the checkpoint is that of the last closed round.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, tell: Callable[[Mapping[str, Any]], object]) -> None:
         self.folder = folder
+        self.tell = tell
         self.asked = False
         self._previous: Any = None
 
@@ -37,6 +39,7 @@ class Interruption:
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
+        self.tell({"event": "interrupted"})
 
     def after_round(self, round_number: int) -> None:
         """Raise RunError if an interrupt came during the round."""

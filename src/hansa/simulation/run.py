@@ -32,7 +32,7 @@ from hansa.reporting.run_folder import (
     new_run_id,
 )
 from hansa.simulation.baselines import run_baselines
-from hansa.simulation.engine import Callback, Engine
+from hansa.simulation.engine import CHECKPOINT, Callback, Engine
 from hansa.simulation.executors import executor_named
 from hansa.simulation.preparation import Prepared, prepare
 from hansa.wire.models import model_bytes, sha256
@@ -140,7 +140,7 @@ def _execute(engine: Engine) -> RunResult:
     )
     folder.write(REPORT, report)
     folder.write(REPLAY, _json({**identity, "files": folder.digests()}))
-    shutil.rmtree(folder.path / "checkpoint")
+    shutil.rmtree(folder.path / CHECKPOINT)
     return RunResult(folder.path, summary)
 
 
@@ -243,11 +243,13 @@ def _storage(folder: RunFolder) -> Iterator[None]:
         yield
     except OSError as error:
         reason = "the disk is full" if error.errno == errno.ENOSPC else str(error)
+        kept = (folder.path / CHECKPOINT / "checkpoint.safetensors").exists()
         raise RunError(
             "HANSA-RUN-STORAGE",
             rule="A run writes every round to its folder.",
-            found=f"{folder.path} could not be written: {reason}. The last closed round is kept.",
-            action=f"Make room, then: hansa run --resume {folder.path}",
+            found=f"{folder.path} could not be written: {reason}. "
+            + ("The last closed round is kept." if kept else "No round was closed yet."),
+            action="Make room, then " + (f"hansa run --resume {folder.path}" if kept else "run the plan again."),
         ) from error
 
 

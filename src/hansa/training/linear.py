@@ -136,7 +136,16 @@ class LinearTrainer(LocalWork):
 
 
 def _linear_model(model: Model) -> LinearModel:
-    built = import_named(model.factory)(**model.arguments)
+    factory = import_named(model.factory)
+    try:
+        built = factory(**model.arguments)
+    except Exception as error:
+        raise ModelError(
+            "HANSA-MODEL-UNSUITABLE",
+            rule="model.factory is called with model.arguments.",
+            found=f"{model.factory!r} raised {type(error).__name__}: {error}.",
+            action="Mend the factory's name or the arguments in [model].",
+        ) from error
     if not isinstance(built, LinearModel):
         raise ModelError(
             "HANSA-MODEL-UNSUITABLE",
