@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from pages import ROOT
 
+BASH, MAKE = (shutil.which(name) or name for name in ("bash", "make"))
 SCRIPTS = [*(ROOT / "scripts").glob("*.sh"), ROOT / ".ci" / "run"]
 LEFT_OUT = shutil.ignore_patterns(".venv*", ".git", ".*_cache", ".hypothesis", "runs", "_build", "__pycache__")
 
@@ -20,7 +21,7 @@ LEFT_OUT = shutil.ignore_patterns(".venv*", ".git", ".*_cache", ".hypothesis", "
 def test_a_script_is_executable_strict_and_parses(script: Path) -> None:
     assert os.access(script, os.X_OK)
     assert "set -euo pipefail" in script.read_text()
-    subprocess.run(["bash", "-n", str(script)], check=True)
+    subprocess.run([BASH, "-n", str(script)], check=True)
 
 
 def test_every_make_target_that_a_page_names_exists() -> None:
@@ -50,7 +51,7 @@ def test_the_demo_sets_itself_up_in_a_fresh_copy_within_two_minutes(tmp_path: Pa
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("VIRTUAL_ENV", "PYTHON"))}
     began = time.monotonic()
     done = subprocess.run(
-        ["make", "demo"],
+        [MAKE, "demo"],
         cwd=copy, env={**kept, "HOME": str(tmp_path)}, capture_output=True, text=True, check=False, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
