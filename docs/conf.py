@@ -63,7 +63,7 @@ def _plain(*event: Any) -> None:
 
 
 def _skip(*event: Any) -> bool | None:
-    return True if event[2] == "__init__" else None
+    return True if event[2] in ("__init__", "__new__") else None
 
 
 def _short(*event: Any) -> tuple[str | None, str | None]:

@@ -2,7 +2,7 @@
 """Run a part of the slow tests: from a place that moves on every day, until a time is used up.
 
 The tests that were not reached have their turn on another day. A test that fails, or a single one that takes
-longer than ten minutes, fails the whole.
+longer than eight minutes, fails the whole.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-LONGEST = 600
+LONGEST = 480
 GOLDEN = 0.6180339887498949
 """Multiples of it, modulo 1, are spread evenly however many there are."""
 
@@ -51,7 +51,7 @@ class Part:
 def main() -> int:
     """Run today's part; return an exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=180.0, help="start no further test after so long")
+    parser.add_argument("--seconds", type=float, default=120.0, help="start no further test after so long")
     parser.add_argument("--day", type=int, default=datetime.now(UTC).timetuple().tm_yday, help="day of the year")
     options = parser.parse_args()
     signal.signal(signal.SIGALRM, signal.SIG_DFL)

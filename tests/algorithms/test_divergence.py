@@ -82,7 +82,7 @@ def test_the_norms_that_are_given_are_left_alone():
 
 def test_a_clip_is_advised_where_there_is_none_and_the_server_optimizer_where_it_is_no_plain_mean():
     assert "clip" in said(report(non_finite=1))
-    assert "add {" not in said(report(non_finite=1), transforms=[{"kind": "clip", "norm": 1.0}])
+    assert "add {" not in said(report(non_finite=1), transforms=[{"kind": "clip", "clip_norm": 1.0}])
     assert "server_optimizer.learning_rate = 0.7" in said(
         report(non_finite=1), server_optimizer={"kind": "adam", "learning_rate": 0.7}
     )

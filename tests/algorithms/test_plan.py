@@ -74,7 +74,7 @@ max_participations = 30
 
 [[transforms]]
 kind = "clip"
-norm = 2.5
+clip_norm = 2.5
 branches = ["params", "control"]
 
 [[transforms]]
@@ -217,7 +217,7 @@ def test_wrong_values_are_refused_where_they_stand(sections, path, what):
     ("section", "path"),
     [
         (lambda v: {"server_optimizer": {"kind": "sgd", "learning_rate": v}}, "server_optimizer.learning_rate"),
-        (lambda v: {"transforms": [{"kind": "clip", "norm": v}]}, "transforms.0.norm"),
+        (lambda v: {"transforms": [{"kind": "clip", "clip_norm": v}]}, "transforms.0.clip_norm"),
         (lambda v: {"model": {"factory": "a:b", "arguments": {"x": [{"y": v}]}}}, "model.arguments"),
         (lambda v: {"stopping": {"metric": "central.loss", "target": v}}, "stopping.target"),
     ],
@@ -227,9 +227,9 @@ def test_numbers_that_are_not_finite_are_refused(section, path, value):
 
 
 def test_whole_numbers_are_taken_for_floats_and_never_the_other_way_round():
-    plan = plan_from_mapping(small(transforms=[{"kind": "clip", "norm": 2}]))
-    assert isinstance(plan.transforms[0].norm, float)
-    assert plan_sha256(plan) == plan_sha256(plan_from_mapping(small(transforms=[{"kind": "clip", "norm": 2.0}])))
+    plan = plan_from_mapping(small(transforms=[{"kind": "clip", "clip_norm": 2}]))
+    assert isinstance(plan.transforms[0].clip_norm, float)
+    assert plan_sha256(plan) == plan_sha256(plan_from_mapping(small(transforms=[{"kind": "clip", "clip_norm": 2.0}])))
     assert "cohort.size" in problems(small(cohort={"kind": "uniform", "size": 2.5}))
 
 
@@ -347,7 +347,7 @@ def test_every_kind_has_a_hash_of_its_own(family):
 
 
 def test_the_order_of_transforms_and_hooks_changes_the_hash():
-    transforms = [{"kind": "clip", "norm": 1.0}, {"kind": "weigh-by-size"}]
+    transforms = [{"kind": "clip", "clip_norm": 1.0}, {"kind": "weigh-by-size"}]
     assert plan_sha256(plan_from_mapping(small(transforms=transforms))) != plan_sha256(
         plan_from_mapping(small(transforms=transforms[::-1]))
     )
@@ -383,7 +383,7 @@ def test_a_plan_of_objects_is_the_plan_of_its_tables():
         model=Model(factory="a:b", arguments={"hidden": [200, 200]}),
         trainer=LinearTrainer(optimizer=Sgd(learning_rate=0.1), steps=3, batch_size="all"),
         cohort=samplers.Uniform(size=5),
-        transforms=(Clip(norm=1.0),),
+        transforms=(Clip(clip_norm=1.0),),
         aggregator=TrimmedMean(fraction=0.2),
         server_optimizer=server_optimizers.Adam(learning_rate=0.1),
         evaluation=Evaluation(every=2, metrics=("loss",)),
@@ -398,7 +398,7 @@ def test_a_plan_of_objects_is_the_plan_of_its_tables():
         model = { factory = "a:b", arguments = { hidden = [200, 200] } }
         trainer = { kind = "linear", optimizer = { kind = "sgd", learning_rate = 0.1 }, steps = 3, batch_size = "all" }
         cohort = { kind = "uniform", size = 5 }
-        transforms = [{ kind = "clip", norm = 1 }]
+        transforms = [{ kind = "clip", clip_norm = 1 }]
         aggregator = { kind = "trimmed-mean", fraction = 0.2 }
         server_optimizer = { kind = "adam", learning_rate = 0.1 }
         evaluation = { every = 2, metrics = ["loss"] }

@@ -34,7 +34,7 @@ def rehearsal(method=None, clients=5, **sections):
 
 
 def test_start_adds_a_branch_of_zeros_for_every_hook_and_a_lane_for_every_transform():
-    state = rehearsal("scaffold", transforms=[{"kind": "clip", "norm": 1.0}]).state
+    state = rehearsal("scaffold", transforms=[{"kind": "clip", "clip_norm": 1.0}]).state
     assert [branch.name for branch in state.layout.branches] == ["params", "control"]
     assert not state.model.any()
     assert state.round == 0

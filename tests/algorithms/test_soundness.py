@@ -18,7 +18,7 @@ from hansa.testing import FixedPoint, QuadraticTrainer, RingNoise, StumpTrainer,
 from hansa.training.optimizers import Adam, Sgd
 
 SGD = Sgd(learning_rate=0.1)
-CLIP, WEIGH, NOISE, INT8 = Clip(norm=1.0), WeighBySize(), ValueNoise(), Int8Rotation()
+CLIP, WEIGH, NOISE, INT8 = Clip(clip_norm=1.0), WeighBySize(), ValueNoise(), Int8Rotation()
 CONTROL = {"control": ServerSgd(learning_rate="included/population")}
 
 
@@ -123,12 +123,12 @@ def test_noise_over_a_data_dependent_divisor_is_refused_and_builds_over_a_fixed_
 def test_noise_with_scaffold_needs_one_joint_clip():
     scaffold = {"trainer": trainer(ControlVariate()), "server_optimizer": ServerSgd(branches=CONTROL)}
     assert noisy(CLIP, NOISE, **scaffold) == {}
-    assert noisy(Clip(norm=1.0, branches=("params", "control")), NOISE, **scaffold) == {}
+    assert noisy(Clip(clip_norm=1.0, branches=("params", "control")), NOISE, **scaffold) == {}
 
 
 def test_a_clip_that_leaves_a_branch_out_is_named_in_the_refusal():
     scaffold = {"trainer": trainer(ControlVariate()), "server_optimizer": ServerSgd(branches=CONTROL)}
-    found = noisy(Clip(norm=1.0, branches=("params",)), NOISE, **scaffold)
+    found = noisy(Clip(clip_norm=1.0, branches=("params",)), NOISE, **scaffold)
     assert list(found) == ["transforms.1"]
     assert "there is no clip" not in found["transforms.1"]
     assert "control is not bounded" in found["transforms.1"]
@@ -137,7 +137,7 @@ def test_a_clip_that_leaves_a_branch_out_is_named_in_the_refusal():
 
 def test_noise_covers_averaged_buffers_too():
     averaged = Model(factory="any:thing", buffers="average")
-    found = noisy(Clip(norm=1.0, branches=("params",)), NOISE, model=averaged)
+    found = noisy(Clip(clip_norm=1.0, branches=("params",)), NOISE, model=averaged)
     assert "buffers is not bounded" in found["transforms.1"]
     assert noisy(CLIP, NOISE, model=averaged) == {}
 
@@ -296,10 +296,10 @@ def test_other_server_optimizers_may_have_branches_too():
 
 
 def test_a_clip_names_branches_that_exist():
-    found = problems(transforms=(Clip(norm=1.0, branches=("params", "contrl")),))
+    found = problems(transforms=(Clip(clip_norm=1.0, branches=("params", "contrl")),))
     assert "no branch 'contrl'" in found["transforms.0.branches"]
     found = problems(
-        transforms=(Clip(norm=1.0, branches=("contrl",)),),
+        transforms=(Clip(clip_norm=1.0, branches=("contrl",)),),
         trainer=trainer(ControlVariate()),
         server_optimizer=ServerSgd(branches=CONTROL),
     )
@@ -307,13 +307,13 @@ def test_a_clip_names_branches_that_exist():
 
 
 def test_a_clip_names_buffers_only_where_they_travel():
-    clip = (Clip(norm=1.0, branches=("params", "buffers")),)
+    clip = (Clip(clip_norm=1.0, branches=("params", "buffers")),)
     assert "no branch 'buffers'" in problems(transforms=clip)["transforms.0.branches"]
     assert problems(transforms=clip, model=Model(factory="a:b", buffers="average")) == {}
 
 
 def test_a_clip_names_a_branch_once():
-    table = {"kind": "clip", "norm": 1.0, "branches": ["params", "params"]}
+    table = {"kind": "clip", "clip_norm": 1.0, "branches": ["params", "params"]}
     assert "twice" in problems(transforms=[table])["transforms.0"]
 
 
@@ -382,7 +382,7 @@ def test_every_check_is_run_and_every_problem_found_at_once():
 @pytest.mark.parametrize("kind", ["hansa.testing:ValueNoise", "hansa.testing.transforms:ValueNoise"])
 def test_pieces_of_the_users_own_are_checked_like_any_other(kind):
     assert "there is no clip" in noisy({"kind": kind})["transforms.0"]
-    assert noisy({"kind": "clip", "norm": 1.0}, {"kind": kind}) == {}
+    assert noisy({"kind": "clip", "clip_norm": 1.0}, {"kind": kind}) == {}
 
 
 def test_a_registered_piece_by_its_full_name_is_that_piece():

@@ -64,18 +64,18 @@ def norm(values):
 @settings(max_examples=300, deadline=None)
 @given(UPDATES, st.floats(1e-6, 1e6))
 def test_a_clipped_update_is_within_its_norm_whatever_came_in(values, limit):
-    layout = layout_of(("params", 6), lanes=Clip(norm=1.0).lanes())
-    clipped = Clip(norm=limit).encode(batch_of(values, layout), context_of(layout, [1] * len(values)), {})
+    layout = layout_of(("params", 6), lanes=Clip(clip_norm=1.0).lanes())
+    clipped = Clip(clip_norm=limit).encode(batch_of(values, layout), context_of(layout, [1] * len(values)), {})
     assert (norm(clipped.values) <= limit).all()
 
 
 def test_a_clip_of_a_huge_update_to_a_small_norm_does_not_lose_its_precision():
     """The factor is a denormal float32 here, and rounding it would break the bound."""
-    layout = layout_of(("params", 6), lanes=Clip(norm=1.0).lanes())
+    layout = layout_of(("params", 6), lanes=Clip(clip_norm=1.0).lanes())
     random = np.random.default_rng(0)
     values = random.uniform(1e38, 3e38, (500, 6)).astype(np.float32)
     for limit in (1e-3, 3e-4, 1e-6):
-        clipped = Clip(norm=limit).encode(batch_of(values, layout), context_of(layout, [1] * 500), {})
+        clipped = Clip(clip_norm=limit).encode(batch_of(values, layout), context_of(layout, [1] * 500), {})
         assert (norm(clipped.values) <= limit).all()
         np.testing.assert_allclose(norm(clipped.values), limit, rtol=1e-5)
 
@@ -83,13 +83,13 @@ def test_a_clip_of_a_huge_update_to_a_small_norm_does_not_lose_its_precision():
 @settings(max_examples=100, deadline=None)
 @given(UPDATES, st.integers(1, 2**24))
 def test_a_bound_times_the_largest_weight_holds_after_weighing(values, maximum):
-    layout = layout_of(("params", 6), lanes=Clip(norm=1.0).lanes())
+    layout = layout_of(("params", 6), lanes=Clip(clip_norm=1.0).lanes())
     context = context_of(layout, [1] * len(values))
     object.__setattr__(context, "clients", replace(context.clients, data=_Sizes(maximum + 5)))
-    batch = Clip(norm=0.2).encode(batch_of(values, layout), context, {})
+    batch = Clip(clip_norm=0.2).encode(batch_of(values, layout), context, {})
     weigh = WeighBySize(maximum=maximum)
     weighed = weigh.encode(batch, context, {})
-    bound = weigh.bound(Clip(norm=0.2).bound({"params": None}, layout), layout)["params"]
+    bound = weigh.bound(Clip(clip_norm=0.2).bound({"params": None}, layout), layout)["params"]
     assert (norm(weighed.values) <= bound).all()
 
 
@@ -103,18 +103,19 @@ class _Sizes:
 
 def test_an_update_on_the_edge_of_the_clip_keeps_the_bound_after_weighing():
     random = np.random.default_rng(1)
-    layout = layout_of(("params", 6), lanes=Clip(norm=1.0).lanes())
+    layout = layout_of(("params", 6), lanes=Clip(clip_norm=1.0).lanes())
     values = random.standard_normal((2000, 6))
     values = (0.2 * values / norm(values)[:, None]).astype(np.float32)
     context = context_of(layout, [3] * 2000)
-    weighed = WeighBySize(maximum=3).encode(Clip(norm=0.2).encode(batch_of(values, layout), context, {}), context, {})
+    clipped = Clip(clip_norm=0.2).encode(batch_of(values, layout), context, {})
+    weighed = WeighBySize(maximum=3).encode(clipped, context, {})
     assert (norm(weighed.values) <= 3 * 0.2).all()
 
 
 def test_an_update_within_the_norm_is_left_alone_and_counted():
-    layout = layout_of(("params", 2), lanes=Clip(norm=1.0).lanes())
+    layout = layout_of(("params", 2), lanes=Clip(clip_norm=1.0).lanes())
     values = np.array([[0.3, 0.4], [3.0, 4.0], [0.0, 0.0]], dtype=np.float32)
-    clipped = Clip(norm=1.0).encode(batch_of(values, layout), context_of(layout, [1] * 3), {})
+    clipped = Clip(clip_norm=1.0).encode(batch_of(values, layout), context_of(layout, [1] * 3), {})
     np.testing.assert_array_equal(clipped.values[[0, 2]], values[[0, 2]])
     np.testing.assert_allclose(clipped.values[1], [0.6, 0.8], rtol=2e-6)
     np.testing.assert_array_equal(clipped.lane("below_clip"), [1, 0, 1])
@@ -122,34 +123,34 @@ def test_an_update_within_the_norm_is_left_alone_and_counted():
 
 
 def test_an_update_that_is_not_finite_is_emptied_by_a_clip():
-    layout = layout_of(("params", 2), lanes=Clip(norm=1.0).lanes())
+    layout = layout_of(("params", 2), lanes=Clip(clip_norm=1.0).lanes())
     values = [[np.inf, 0.0], [np.nan, 1.0], [0.5, 0.5]]
-    clipped = Clip(norm=1.0).encode(batch_of(values, layout), context_of(layout, [1] * 3), {})
+    clipped = Clip(clip_norm=1.0).encode(batch_of(values, layout), context_of(layout, [1] * 3), {})
     np.testing.assert_array_equal(clipped.values, [[0, 0], [0, 0], [0.5, 0.5]])
 
 
 def test_a_joint_clip_scales_all_its_branches_by_one_factor():
-    layout = layout_of(("params", 2), ("control", 2), lanes=Clip(norm=1.0).lanes())
+    layout = layout_of(("params", 2), ("control", 2), lanes=Clip(clip_norm=1.0).lanes())
     values = [[3.0, 0.0, 0.0, 4.0]]
     for branches in ((), ("params", "control")):
-        clip = Clip(norm=1.0, branches=branches)
+        clip = Clip(clip_norm=1.0, branches=branches)
         clipped = clip.encode(batch_of(values, layout), context_of(layout, [1]), {}).values
         np.testing.assert_allclose(clipped, [[0.6, 0.0, 0.0, 0.8]], rtol=2e-6)
         assert clip.bound({"params": None, "control": None}, layout) == {"params": 1.0, "control": 1.0}
 
 
 def test_a_clip_leaves_branches_that_it_does_not_name():
-    layout = layout_of(("params", 2), ("control", 2), lanes=Clip(norm=1.0).lanes())
-    clip = Clip(norm=1.0, branches=("control",))
+    layout = layout_of(("params", 2), ("control", 2), lanes=Clip(clip_norm=1.0).lanes())
+    clip = Clip(clip_norm=1.0, branches=("control",))
     clipped = clip.encode(batch_of([[30.0, 40.0, 3.0, 4.0]], layout), context_of(layout, [1]), {}).values
     np.testing.assert_allclose(clipped, [[30.0, 40.0, 0.6, 0.8]], rtol=2e-6)
     assert clip.bound({"params": None, "control": None}, layout) == {"params": None, "control": 1.0}
 
 
 def test_a_clip_may_name_buffers_that_the_model_turns_out_not_to_have():
-    layout = layout_of(("params", 2), lanes=Clip(norm=1.0).lanes())
+    layout = layout_of(("params", 2), lanes=Clip(clip_norm=1.0).lanes())
     for branches, expected in ((("params", "buffers"), [[0.6, 0.8]]), (("buffers",), [[3.0, 4.0]])):
-        clip = Clip(norm=1.0, branches=branches)
+        clip = Clip(clip_norm=1.0, branches=branches)
         clipped = clip.encode(batch_of([[3.0, 4.0]], layout), context_of(layout, [1]), {}).values
         np.testing.assert_allclose(clipped, expected, rtol=2e-6)
 
@@ -326,7 +327,7 @@ def test_transforms_are_encoded_in_order_and_decoded_in_reverse():
             "batch_size": 1,
             "optimizer": {"kind": "sgd", "learning_rate": 0.1},
         },
-        transforms=["normalise-by-steps", {"kind": "clip", "norm": 0.1}, "weigh-by-size", FixedPoint(bits=20)],
+        transforms=["normalise-by-steps", {"kind": "clip", "clip_norm": 0.1}, "weigh-by-size", FixedPoint(bits=20)],
     )
     from hansa.testing import Rehearsal, quadratic_clients, quadratic_signature
 

@@ -45,7 +45,7 @@ def test_a_second_vector_is_counted(hansa, plan):
 
 
 def test_a_clip_alone_is_no_privacy(hansa, plan):
-    found = hansa("check", plan, "--set", 'transforms=[{kind="clip", norm=1.0}]')
+    found = hansa("check", plan, "--set", 'transforms=[{kind="clip", clip_norm=1.0}]')
     assert "without noise it protects no one" in found.said
 
 

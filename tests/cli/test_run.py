@@ -127,7 +127,7 @@ def test_an_existing_folder_is_refused_and_left_alone(hansa, plan, tmp_path):
         ("cohort.kind=uniform", ("cohort", "kind"), "uniform"),
         ("trainer.optimizer.learning_rate=0.01", ("trainer", "optimizer", "learning_rate"), 0.01),
         ("trainer.batch_size=all", ("trainer", "batch_size"), "all"),
-        ('transforms=[{kind="clip", norm=1.0}]', ("transforms", 0, "norm"), 1.0),
+        ('transforms=[{kind="clip", clip_norm=1.0}]', ("transforms", 0, "clip_norm"), 1.0),
         ('evaluation.metrics=["auc"]', ("evaluation", "metrics"), ["auc"]),
         ("evaluation.metrics.0=accuracy", ("evaluation", "metrics", 0), "accuracy"),
         ("evaluation.central=false", ("evaluation", "central"), False),

@@ -72,7 +72,7 @@ def test_problems_of_sections_within_arrays_and_tables_have_their_whole_path():
                 "maybe": {"size": 1, "names": ["a", 2, "b", 3]},
                 "many": [{"size": 1}, {"size": "x"}, {}, {"size": 1, "sise": 2}, 7],
                 "piece": {"kind": "fixed-mean", "divisor": -1},
-                "pieces": ["clip", {"kind": "clip", "norm": 1, "branches": ["a", 1]}, {"norm": 1}],
+                "pieces": ["clip", {"kind": "clip", "clip_norm": 1, "branches": ["a", 1]}, {"clip_norm": 1}],
                 "named": {"a.b": {"kind": "sgd", "learning_rate": -1}, "c": "nosuch", "d": {"kind": "sgd", "x": 1}},
                 "numbers": [[1, 2], [3, "x"]],
             },
@@ -86,7 +86,7 @@ def test_problems_of_sections_within_arrays_and_tables_have_their_whole_path():
         "many.3.sise",
         "many.4",
         "piece.divisor",
-        "pieces.0.norm",
+        "pieces.0.clip_norm",
         "pieces.1.branches.1",
         "pieces.2",
         "named.a.b",
@@ -125,7 +125,7 @@ def test_tables_and_sections_go_round():
         "one": {"size": 1},
         "many": [{"size": 2, "names": ["x"]}],
         "piece": "median",
-        "pieces": ["weigh-by-size", {"kind": "clip", "norm": 1}],
+        "pieces": ["weigh-by-size", {"kind": "clip", "clip_norm": 1}],
         "named": {"control": {"kind": "adam"}},
         "numbers": [[1, 2], []],
         "anything": {"a": [1, {"b": True}]},
@@ -217,7 +217,7 @@ def test_every_registered_piece_has_all_of_its_familys_protocol(family):
             continue
         cls = resolve(family, kind)
         needed = {
-            "size": 2, "rounds": 2, "rate": 0.5, "mu": 0.1, "norm": 1.0, "divisor": 2.0, "fraction": 0.1,
+            "size": 2, "rounds": 2, "rate": 0.5, "mu": 0.1, "clip_norm": 1.0, "divisor": 2.0, "fraction": 0.1,
             "learning_rate": 0.1, "epochs": 1, "clients": 3, "alpha": 0.5, "sigma": 1.0, "per_client": 2,
             "optimizer": {"kind": "sgd", "learning_rate": 0.1},
         }  # fmt: skip

@@ -194,7 +194,7 @@ def test_a_cohort_larger_than_the_population_is_refused(heart, tmp_path):
 
 @pytest.mark.parametrize("aggregator", [{"kind": "median"}, {"kind": "trimmed-mean", "fraction": 0.25}])
 def test_rules_over_rows_run_and_repeat(aggregator, heart, tmp_path):
-    plan = hansa.Plan(**heart, aggregator=aggregator, transforms=[{"kind": "clip", "norm": 1.0}])
+    plan = hansa.Plan(**heart, aggregator=aggregator, transforms=[{"kind": "clip", "clip_norm": 1.0}])
     first = hansa.run(plan, out=tmp_path / "first")
     second = hansa.run(plan, out=tmp_path / "second")
     assert first.summary["model_sha256"] == second.summary["model_sha256"]

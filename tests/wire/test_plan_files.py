@@ -23,7 +23,7 @@ from hansa.wire.plans import read_tables, with_overrides, write_plan
 TEXT = """
 name = "a plan"
 rounds = 3
-transforms = [{ kind = "clip", norm = 1.0 }, "weigh-by-size"]
+transforms = [{ kind = "clip", clip_norm = 1.0 }, "weigh-by-size"]
 
 [model]
 factory = "hansa.training.linear:logistic"
@@ -121,7 +121,7 @@ def overridden(*overrides, tables=None):
         ("new.deep.key=1", ["new", "deep", "key"], 1),
         ("l.0.x=2", ["l", 0, "x"], 2),
         ("l.2=4", ["l", 2], 4),
-        ("l.1.norm=2", ["l", 1], {"kind": "clip", "norm": 2}),
+        ("l.1.clip_norm=2", ["l", 1], {"kind": "clip", "clip_norm": 2}),
         ("s.size=2", ["s"], {"kind": "kind", "size": 2}),
         ("a.c=1\nb = 2", ["a", "c"], "1\nb = 2"),
     ],
@@ -229,3 +229,19 @@ def test_a_model_file_carries_the_scaling_that_its_features_need():
     object.__setattr__(state, "features", Scaling(np.ones(3, np.float32), np.full(3, 2.0, np.float32)))
     tensors = safetensors.numpy.load(model_bytes(plan, state))
     np.testing.assert_array_equal(tensors["features/scale"], [2, 2, 2])
+
+
+def test_an_override_reaches_what_only_the_recipe_gives(tmp_path):
+    path = tmp_path / "plan.toml"
+    path.write_text(
+        """
+        name = "n"
+        rounds = 1
+        recipe = "fedavg"
+        model = { factory = "hansa.training.linear:logistic" }
+        trainer = { kind = "linear", epochs = 1, optimizer = { kind = "sgd", learning_rate = 1.0 } }
+        """
+    )
+    plan = read_plan(path, ["transforms.0.maximum=5", "server_optimizer.momentum=0.5", "recipe=fedavgm"])
+    assert plan.transforms[0].maximum == 5
+    assert plan.server_optimizer.momentum == 0.5

@@ -60,5 +60,5 @@ def _causes(plan: Plan, report: RoundReport) -> list[str]:
         causes.append(f"the server optimizer (server_optimizer.learning_rate = {rate}; try a tenth)")
     causes.append("clients that differ much (skew): fewer local epochs or steps, or a prox hook")
     if not any(kind_of("transform", transform) == "clip" for transform in plan.transforms):
-        causes.append('no limit on updates: add { kind = "clip", norm = ... } to transforms')
+        causes.append('no limit on updates: add { kind = "clip", clip_norm = ... } to transforms')
     return causes

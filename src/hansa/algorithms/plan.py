@@ -68,7 +68,7 @@ class Plan:
 
 def plan_from_mapping(mapping: Mapping[str, Any]) -> Plan:
     """Return the plan that tables describe, ``recipe`` included. Raises PlanError with every problem found."""
-    mapping, found = _expand(mapping)
+    mapping, found = expand_recipe(mapping)
     sections, more = schema.from_mapping(Plan, mapping)
     found += more
     found += soundness.problems(_with_defaults(sections, found))
@@ -121,7 +121,7 @@ def _with_defaults(sections: Mapping[str, Any], found: list[Problem]) -> dict[st
     return {**defaults, **sections}
 
 
-def _expand(mapping: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[Problem]]:
+def expand_recipe(mapping: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[Problem]]:
     """Return a plan's tables laid over those of its recipe, if it names one, and what is wrong with that."""
     if "recipe" not in mapping:
         return mapping, []

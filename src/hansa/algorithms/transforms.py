@@ -123,12 +123,12 @@ class NormaliseBySteps(Identity):
 class Clip(Identity):
     """Scales an update down to an L2 norm, jointly over the branches it names (all, unless named).
 
-    Formal guarantee: the joint norm of those branches is at most ``norm`` after encoding, in float32
-    arithmetic too: a clipped update is scaled to norm (1 - 1e-6), in double precision, and rounding stays within
+    Formal guarantee: the joint norm of those branches is at most ``clip_norm`` after encoding, in float32
+    arithmetic too: a clipped update is scaled to clip_norm (1 - 1e-6), in double precision, and rounding stays within
     the rest, also after weighing. (True for norms above 1e-30.) An update that is not finite is emptied.
     """
 
-    norm: Annotated[float, Gt(0), Doc("largest L2 norm of a client's update")]
+    clip_norm: Annotated[float, Gt(0), Doc("largest L2 norm of a client's update")]
     branches: Annotated[tuple[str, ...], Doc("branches that are clipped together; absent: all")] = ()
 
     def __post_init__(self) -> None:
@@ -147,18 +147,21 @@ class Clip(Identity):
         for part in named:
             squares += np.square(batch.values[:, part], dtype=np.float64).sum(axis=1)
         norms = np.sqrt(squares)
-        limit = self.norm * (1 - 1e-6)
+        limit = self.clip_norm * (1 - 1e-6)
         factors = np.where(norms > limit, limit / np.maximum(norms, 1e-300), 1.0)
         values = batch.values.copy()
         values[~np.isfinite(norms)] = 0
         for part in named:
             np.multiply(values[:, part], factors[:, None], out=values[:, part], casting="same_kind")
-        return replace(batch, values=values).with_lanes({_BELOW_CLIP.name: (norms <= self.norm).astype(np.float64)})
+        return replace(batch, values=values).with_lanes(
+            {_BELOW_CLIP.name: (norms <= self.clip_norm).astype(np.float64)}
+        )
 
     def bound(self, incoming: Bounds, layout: Layout) -> Bounds:  # noqa: ARG002 - the transform protocol
         """Return the norm for every branch that is clipped."""
         return {
-            name: self.norm if name in self.branches or not self.branches else value for name, value in incoming.items()
+            name: self.clip_norm if name in self.branches or not self.branches else value
+            for name, value in incoming.items()
         }
 
     def slip(self, layout: Layout) -> float | None:  # noqa: ARG002 - the transform protocol

@@ -162,13 +162,6 @@ class Transform(Protocol):
         """Return the largest change of one entry by encoding and decoding, or None if unbounded."""
 
 
-class Rows(Protocol):
-    """A reader of stored, decoded updates by column block."""
-
-    def columns(self, start: int, stop: int) -> Floats:
-        """Return columns start..stop of every update: float32 [n, stop - start]."""
-
-
 class Aggregator(Protocol):
     """Combines updates: from their sum alone, or from all rows."""
 

@@ -107,10 +107,10 @@ def build(cls: type, mapping: Any, path: str = "") -> tuple[Any, list[Problem]]:
         return None, problems
     try:
         return cls(**values), []
-    except Unsound as error:
-        return None, [Problem(path or "plan", str(error))]
     except PlanError as error:
         return None, list(error.problems)
+    except ValueError as error:
+        return None, [Problem(path or "plan", str(error))]
 
 
 def build_piece(family: str, mapping: Any, path: str) -> tuple[Any, list[Problem]]:

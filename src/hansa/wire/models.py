@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import safetensors.numpy
@@ -15,7 +15,7 @@ from hansa.core.layout import Array
 from hansa.core.nouns import ServerState
 from hansa.core.schema import to_mapping
 
-_TRAVELS_ONLY = ("control",)
+_KEPT: Final = ("params", "buffers")
 
 
 def model_bytes(plan: Plan, state: ServerState) -> bytes:
@@ -26,7 +26,7 @@ def model_bytes(plan: Plan, state: ServerState) -> bytes:
     """
     tensors: dict[str, Array] = {}
     for branch in state.layout.branches:
-        if branch.name not in _TRAVELS_ONLY:
+        if branch.name in _KEPT:
             views = state.layout.views(state.model, branch.name)
             tensors |= {f"{branch.name}/{name}": np.ascontiguousarray(view) for name, view in views.items()}
     if state.features is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import tomli_w
 
-from hansa.algorithms.plan import Plan, plan_from_mapping
+from hansa.algorithms.plan import Plan, expand_recipe, plan_from_mapping
 from hansa.core.errors import HansaError, PlanError, Problem
 from hansa.core.schema import to_mapping
 
@@ -17,9 +18,17 @@ from hansa.core.schema import to_mapping
 def read_plan(path: Path, overrides: Iterable[str] = ()) -> Plan:
     """Return the plan in a file, with overrides such as "cohort.size=10" applied before it is checked.
 
+    Overrides reach what a recipe gives as well; those of the recipe itself come first.
+
     Raises HansaError for a file that is no TOML, and PlanError with every problem of the plan.
     """
-    return plan_from_mapping(with_overrides(read_tables(path), overrides))
+    overrides = tuple(overrides)
+    of_recipe = tuple(each for each in overrides if re.match(r"\s*recipe\s*[.=]", each))
+    tables = with_overrides(read_tables(path), of_recipe)
+    expanded, problems = expand_recipe(tables)
+    if problems:
+        return plan_from_mapping(tables)
+    return plan_from_mapping(with_overrides(expanded, (each for each in overrides if each not in of_recipe)))
 
 
 def read_tables(path: Path) -> dict[str, Any]:
