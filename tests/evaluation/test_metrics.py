@@ -11,7 +11,7 @@ from hansa.core.datasets import Examples
 from hansa.core.errors import PlanError
 from hansa.core.nouns import ClientBatch, Signature
 from hansa.evaluation import federated
-from hansa.evaluation.federated import evaluate_centrally, per_client, summarise, tally_clients
+from hansa.evaluation.federated import Tallied, evaluate_centrally, per_client, summarise, tally_clients
 from hansa.evaluation.metrics import (
     ACCURACY,
     AUC,
@@ -193,10 +193,12 @@ def test_clients_are_tallied_alike_in_chunks_and_one_by_one(monkeypatch, rows_at
     data = data_of([3, 1, 12, 5, 5])
     together, alone = tallied(data), tallied(data, one_by_one=True)
     for metric in CLASSIFICATION:
-        np.testing.assert_allclose(together[metric.name], alone[metric.name])
-        for i in range(5):
-            expected = one_tally(metric, predict(data.x[i], None), data.y[i])
-            np.testing.assert_allclose(together[metric.name][i], expected, rtol=1e-6)
+        np.testing.assert_allclose(together.values[metric.name], alone.values[metric.name])
+        np.testing.assert_allclose(together.totals[metric.name], alone.totals[metric.name])
+        each = [one_tally(metric, predict(data.x[i], None), data.y[i]) for i in range(5)]
+        np.testing.assert_allclose(together.totals[metric.name], sum(each), rtol=1e-6)
+        expected = np.array([metric.value(tally) for tally in each], dtype=float)
+        np.testing.assert_allclose(together.values[metric.name], expected, rtol=1e-6)
 
 
 def test_one_by_one_each_client_is_predicted_with_its_own_ordinal():
@@ -235,7 +237,8 @@ def test_the_overall_row_is_that_of_all_examples_in_one_place():
 def test_the_worst_tenth_is_of_the_clients_that_fare_worst(clients, tenth, metric):
     values = np.random.default_rng(0).permutation(clients).astype(float)
     tally = np.stack([values * 4, np.full(clients, 4.0)], axis=1)
-    summary = summarise((metric,), {metric.name: tally})[metric.name]
+    tallied = Tallied({metric.name: values}, {metric.name: tally.sum(axis=0)})
+    summary = summarise((metric,), tallied)[metric.name]
     worst = sorted(values, reverse=not metric.higher_is_better)
     assert summary["worst_client"] == worst[0]
     assert summary["worst_10_percent"] == pytest.approx(np.mean(worst[:tenth]))
@@ -268,3 +271,15 @@ def test_a_metric_that_nobody_defines_is_none_everywhere():
         "undefined": 1,
         "auc_error": None,
     }
+
+
+def test_a_model_that_diverged_has_no_metric_rather_than_an_infinite_one():
+    outputs = np.array([[np.inf], [1.0]], np.float32)
+    assert RMSE.value(RMSE.tally(outputs, np.zeros(2), np.zeros(2, dtype=int), 1)[0]) is None
+
+
+def test_many_clients_are_measured_without_keeping_their_score_histograms():
+    data = MemoryClients([np.ones((1, 2), np.float32)] * 1500, [np.array([i % 2]) for i in range(1500)])
+    found = tallied(data, (AUC,))
+    assert found.values["auc"].shape == (1500,)
+    assert found.totals["auc"].shape == (2000,)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -14,20 +15,29 @@ from hansa.evaluation.metrics import Metric, auc_error
 
 Predict = Callable[[Array, int | None], Array]
 """(x [b, ...], client ordinal or None) -> outputs [b, o]. With an ordinal, the client's own buffers are used."""
-Tallies = Mapping[str, Array]
-"""Metric -> one row a client, float64 [clients, k]."""
-
 _ROWS_AT_ONCE: Final = 8192
+_CLIENTS_AT_ONCE: Final = 512
 
 
-def tally_clients(
-    metrics: tuple[Metric, ...], predict: Predict, clients: ClientBatch, *, one_by_one: bool
-) -> dict[str, Array]:
-    """Return each client's tallies over all its examples.
+@dataclass(frozen=True)
+class Tallied:
+    """What was found on clients.
+
+    ``values`` holds every client's value of each metric, float64 [n], NaN where it is not defined; ``totals`` the
+    sum of all tallies, float64 [k]. Single tallies are not kept: an AUC's is large.
+    """
+
+    values: Mapping[str, Array]
+    totals: Mapping[str, Array]
+
+
+def tally_clients(metrics: tuple[Metric, ...], predict: Predict, clients: ClientBatch, *, one_by_one: bool) -> Tallied:
+    """Measure every client on all its examples.
 
     Clients are predicted together in chunks, or one by one where each has buffers of its own.
     """
-    parts: dict[str, list[Array]] = {metric.name: [] for metric in metrics}
+    values: dict[str, list[float | None]] = {metric.name: [] for metric in metrics}
+    totals: dict[str, Array] = {}
     for chunk in _chunks(clients.sizes, one_by_one=one_by_one):
         ordinals = clients.ordinals[chunk]
         part = ClientBatch(ordinals, clients.data, clients.signature, clients.scaling)
@@ -36,8 +46,10 @@ def tally_clients(
         owners = np.nonzero(real)[0]
         outputs = predict(x[real], int(ordinals[0]) if one_by_one else None) if len(owners) else np.zeros((0, 1))
         for metric in metrics:
-            parts[metric.name].append(metric.tally(outputs, y[real], owners, len(part)))
-    return {name: np.concatenate(rows) for name, rows in parts.items()}
+            tallies = metric.tally(outputs, y[real], owners, len(part))
+            values[metric.name] += [metric.value(tally) for tally in tallies]
+            totals[metric.name] = totals.get(metric.name, 0.0) + tallies.sum(axis=0)
+    return Tallied({name: np.array(each, dtype=np.float64) for name, each in values.items()}, totals)
 
 
 def _chunks(sizes: Int64s, *, one_by_one: bool) -> Iterator[slice]:
@@ -47,7 +59,7 @@ def _chunks(sizes: Int64s, *, one_by_one: bool) -> Iterator[slice]:
         stop, widest = start + 1, int(sizes[start])
         while not one_by_one and stop < len(sizes):
             widest = max(widest, int(sizes[stop]))
-            if widest * (stop - start + 1) > _ROWS_AT_ONCE:
+            if widest * (stop - start + 1) > _ROWS_AT_ONCE or stop - start == _CLIENTS_AT_ONCE:
                 break
             stop += 1
         yield slice(start, stop)
@@ -66,34 +78,41 @@ def evaluate_centrally(metrics: tuple[Metric, ...], predict: Predict, examples: 
     return {metric.name: metric.value(totals[metric.name]) for metric in metrics if metric.name in totals}
 
 
-def summarise(metrics: tuple[Metric, ...], tallies: Tallies) -> dict[str, dict[str, Any]]:
+def summarise(metrics: tuple[Metric, ...], tallied: Tallied) -> dict[str, dict[str, Any]]:
     """Return of each metric: overall (all examples), mean over clients, worst client, mean of the worst tenth.
 
     Clients for whom a metric is not defined are counted in ``undefined`` and enter no mean.
     """
-    return {metric.name: _summary(metric, tallies[metric.name]) for metric in metrics}
+    return {metric.name: _summary(metric, tallied) for metric in metrics if metric.name in tallied.totals}
 
 
-def _summary(metric: Metric, tally: Array) -> dict[str, Any]:
-    each = [metric.value(row) for row in tally]
-    defined = np.array(sorted((value for value in each if value is not None), reverse=not metric.higher_is_better))
+def _summary(metric: Metric, tallied: Tallied) -> dict[str, Any]:
+    values, total = tallied.values[metric.name], tallied.totals[metric.name]
+    defined = np.sort(values[~np.isnan(values)])
+    worst_first = defined if metric.higher_is_better else defined[::-1]
     tenth = max(1, -(-len(defined) // 10))
-    total = tally.sum(axis=0)
     summary = {
         "overall": metric.value(total),
         "mean": float(defined.mean()) if len(defined) else None,
-        "worst_client": float(defined[0]) if len(defined) else None,
-        "worst_10_percent": float(defined[:tenth].mean()) if len(defined) else None,
+        "worst_client": float(worst_first[0]) if len(defined) else None,
+        "worst_10_percent": float(worst_first[:tenth].mean()) if len(defined) else None,
         "clients": len(defined),
-        "undefined": len(each) - len(defined),
+        "undefined": len(values) - len(defined),
     }
     return summary | ({"auc_error": auc_error(total)} if metric.name == "auc" else {})
 
 
-def per_client(metrics: tuple[Metric, ...], tallies: Tallies, names: list[str], sizes: Int64s) -> list[dict[str, Any]]:
-    """Return a row a client: its name, its number of examples, and each metric (None where not defined)."""
-    values = {metric.name: [metric.value(row) for row in tallies[metric.name]] for metric in metrics}
+def per_client(metrics: tuple[Metric, ...], tallied: Tallied, names: list[str], sizes: Int64s) -> list[dict[str, Any]]:
+    """Return a row for each of the first clients: name, number of examples, each metric (None where not defined)."""
     return [
-        {"client": name, "examples": int(size), **{metric: rows[place] for metric, rows in values.items()}}
-        for place, (name, size) in enumerate(zip(names, sizes.tolist(), strict=True))
+        {
+            "client": name,
+            "examples": int(sizes[place]),
+            **{metric.name: _or_none(tallied.values[metric.name][place]) for metric in metrics},
+        }
+        for place, name in enumerate(names)
     ]
+
+
+def _or_none(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)

@@ -90,7 +90,8 @@ def _sum_and_count(values: Array, owners: Array, clients: int) -> Array:
 
 
 def _ratio(tally: Array) -> float | None:
-    return float(tally[0] / tally[1]) if tally[1] > 0 else None
+    """Return sum over count; None without examples, and where a model that diverged has no finite sum."""
+    return float(tally[0] / tally[1]) if tally[1] > 0 and np.isfinite(tally[0]) else None
 
 
 def _root_ratio(tally: Array) -> float | None:

@@ -142,9 +142,9 @@ def _on_test(
 
     everyone = np.arange(prepared.population)
     clients = ClientBatch(everyone, test, prepared.data.signature, scaling)
-    tallies = tally_clients(prepared.metrics, predict, clients, one_by_one=False)
-    rows = per_client(prepared.metrics, tallies, [test.names[place] for place in everyone.tolist()], clients.sizes)
-    return {name: table["overall"] for name, table in summarise(prepared.metrics, tallies).items()}, rows
+    tallied = tally_clients(prepared.metrics, predict, clients, one_by_one=False)
+    rows = per_client(prepared.metrics, tallied, [test.names[place] for place in everyone.tolist()], clients.sizes)
+    return {name: table["overall"] for name, table in summarise(prepared.metrics, tallied).items()}, rows
 
 
 def _drawn(prepared: Prepared) -> Int64s:

@@ -46,12 +46,9 @@ def measure(prepared: Prepared, state: ServerState, store: ClientStore, *, every
         if datasets is None or not plan.evaluation.federated:
             return None, []
         clients = ClientBatch(ordinals, datasets, data.signature, state.features)
-        tallies = tally_clients(prepared.metrics, predict, clients, one_by_one=local)
+        tallied = tally_clients(prepared.metrics, predict, clients, one_by_one=local)
         names = [datasets.names[ordinal] for ordinal in ordinals[:_CLIENT_ROWS].tolist()]
-        first = {name: rows[:_CLIENT_ROWS] for name, rows in tallies.items()}
-        return summarise(prepared.metrics, tallies), per_client(
-            prepared.metrics, first, names, clients.sizes[:_CLIENT_ROWS]
-        )
+        return summarise(prepared.metrics, tallied), per_client(prepared.metrics, tallied, names, clients.sizes)
 
     federated, clients = part(data.test, some, local=own_buffers)
     strangers = np.arange(len(data.held_out.names) if data.held_out else 0)
