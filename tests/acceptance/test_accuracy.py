@@ -30,7 +30,6 @@ def test_on_heart_federation_matches_pooled_training_and_beats_each_hospital_alo
 @pytest.mark.slow
 @pytest.mark.parametrize(("example", "rounds"), [("mnist_2nn_iid", 87), ("mnist_2nn_shards", 664)])
 def test_mnist_2nn_reaches_97_percent_within_the_rounds_of_mcmahan_2017(example, rounds, tmp_path):
-    pytest.importorskip("torch")
     if not (SHARED / "mnist.npz").exists():
         pytest.skip("MNIST does not ship with Hansa; set HANSA_SHARED_DATA to the folder that holds mnist.npz")
     plan = hansa.read_plan(ROOT / "examples" / f"{example}.toml", [f"data.path={SHARED / 'mnist.npz'}"])

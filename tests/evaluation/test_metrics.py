@@ -275,7 +275,12 @@ def test_a_metric_that_nobody_defines_is_none_everywhere():
 
 def test_a_model_that_diverged_has_no_metric_rather_than_an_infinite_one():
     outputs = np.array([[np.inf], [1.0]], np.float32)
-    assert RMSE.value(RMSE.tally(outputs, np.zeros(2), np.zeros(2, dtype=int), 1)[0]) is None
+    owners = np.array([0, 1])
+    for metric, y in ((RMSE, np.zeros(2)), (LOSS, np.zeros(2, dtype=int)), (AUC, np.array([0, 1]))):
+        tallies = metric.tallies(outputs, y, owners, 2)
+        assert metric.of(tallies[0]) is None
+        assert metric.of(tallies.sum(axis=0)) is None
+    assert RMSE.of(RMSE.tallies(outputs, np.zeros(2), owners, 2)[1]) == 1.0
 
 
 def test_many_clients_are_measured_without_keeping_their_score_histograms():

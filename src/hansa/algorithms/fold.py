@@ -7,6 +7,7 @@ whole blocks; the sum is the same.
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import weakref
@@ -35,9 +36,12 @@ class Collector(Protocol):
         """Return what the aggregator makes of them; ``population`` clients were eligible."""
 
 
-def collector(aggregator: Any, layout: Layout, capacity: int) -> Collector:
-    """Return what an aggregator needs: the sum alone, or every row (at most ``capacity``)."""
-    return Fold(layout) if aggregator.needs_sum_only else RowStore(layout, capacity)
+def collector(aggregator: Any, layout: Layout, capacity: int, folder: Path | None) -> Collector:
+    """Return what an aggregator needs: the sum alone, or every row.
+
+    At most ``capacity`` rows are kept in a file in ``folder``, or in the system's folder for temporary files.
+    """
+    return Fold(layout) if aggregator.needs_sum_only else RowStore(layout, capacity, folder)
 
 
 @dataclass
@@ -117,19 +121,24 @@ class Fold:
 class RowStore:
     """Every update as a row of a file: disk of cohort x d, memory of cohort x block.
 
+    The file's room is reserved at once: a full disk is an OSError here, and not a crash at a later write.
+
     Updates that were emptied because they were not finite are counted and take no part in the combination.
     """
 
-    def __init__(self, layout: Layout, capacity: int) -> None:
+    def __init__(self, layout: Layout, capacity: int, within: Path | None = None) -> None:
         self.layout = layout
         self.lanes = np.zeros(len(layout.lanes), dtype=np.int64)
         self.count = 0
-        folder = tempfile.mkdtemp(prefix="hansa-rows-")
+        folder = tempfile.mkdtemp(prefix="hansa-rows-", dir=within)
         self._remove = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         self._taken = np.zeros(capacity, dtype=np.bool_)
         self._finite = np.ones(capacity, dtype=np.bool_)
         shape = (max(1, capacity), max(1, layout.size))
-        self._rows = np.lib.format.open_memmap(Path(folder) / "rows.npy", mode="w+", dtype=np.float32, shape=shape)
+        path = Path(folder) / "rows.npy"
+        self._rows = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
     def add(self, batch: Batch, position: int) -> None:
         """Write updates to their positions. Raises ValueError for a position that is taken."""

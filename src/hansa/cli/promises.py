@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from hansa.algorithms.plan import Plan
 from hansa.core.registry import kind_of
@@ -135,6 +136,7 @@ def costs(prepared: Prepared, executor: str = "serial") -> Costs:
     """Return what a prepared plan costs. Two rounds and one evaluation are done, in a folder that is thrown away."""
     plan = prepared.plan
     with (
+        threadpool_limits(limits=1),
         tempfile.TemporaryDirectory(prefix="hansa-check-") as temporary,
         closing(ClientStore(Path(temporary), prepared.data.train.names, prepared.first_rows)) as store,
     ):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -80,6 +80,29 @@ class ClientBatch:
         x, y = self.data.gather(self.ordinals, positions)
         return (x if self.scaling is None else self.scaling.apply(x)), y
 
+    def parts(self, *, rows: int, clients: int) -> Iterator[ClientBatch]:
+        """Yield runs of these clients whose examples, padded to the largest, fill at most so many rows.
+
+        A client with more rows than that comes alone.
+        """
+        sizes, start = self.sizes, 0
+        while start < len(sizes):
+            stop, widest = start + 1, int(sizes[start])
+            while stop < len(sizes) and stop - start < clients:
+                widest = max(widest, int(sizes[stop]))
+                if widest * (stop - start + 1) > rows:
+                    break
+                stop += 1
+            yield self.of(slice(start, stop))
+            start = stop
+
+    def of(self, some: slice) -> ClientBatch:
+        """Return some of these clients, with their own rows of a scaling that has one a client."""
+        scaling = self.scaling
+        if scaling is not None and scaling.center.ndim > 1:
+            scaling = Scaling(scaling.center[some], scaling.scale[some])
+        return replace(self, ordinals=self.ordinals[some], scaling=scaling)
+
     def everything(self) -> tuple[Array, Array]:
         """Return every example of every client, padded to the largest: x [n, max, ...], y [n, max, ...]."""
         sizes = self.sizes
@@ -122,7 +145,6 @@ class Assignment:
     cohort: Int64s
     population: int
     features: Scaling | None = None
-    hints: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -38,32 +38,17 @@ def tally_clients(metrics: tuple[Metric, ...], predict: Predict, clients: Client
     """
     values: dict[str, list[float | None]] = {metric.name: [] for metric in metrics}
     totals: dict[str, Array] = {}
-    for chunk in _chunks(clients.sizes, one_by_one=one_by_one):
-        ordinals = clients.ordinals[chunk]
-        part = ClientBatch(ordinals, clients.data, clients.signature, clients.scaling)
+    for part in clients.parts(rows=_ROWS_AT_ONCE, clients=1 if one_by_one else _CLIENTS_AT_ONCE):
         x, y = part.everything()
         real = np.arange(x.shape[1])[None, :] < part.sizes[:, None]
         owners = np.nonzero(real)[0]
-        outputs = predict(x[real], int(ordinals[0]) if one_by_one else None) if len(owners) else np.zeros((0, 1))
+        ordinal = int(part.ordinals[0]) if one_by_one else None
+        outputs = predict(x[real], ordinal) if len(owners) else np.zeros((0, 1))
         for metric in metrics:
-            tallies = metric.tally(outputs, y[real], owners, len(part))
-            values[metric.name] += [metric.value(tally) for tally in tallies]
+            tallies = metric.tallies(outputs, y[real], owners, len(part))
+            values[metric.name] += [metric.of(tally) for tally in tallies]
             totals[metric.name] = totals.get(metric.name, 0.0) + tallies.sum(axis=0)
     return Tallied({name: np.array(each, dtype=np.float64) for name, each in values.items()}, totals)
-
-
-def _chunks(sizes: Int64s, *, one_by_one: bool) -> Iterator[slice]:
-    """Return runs of clients whose padded examples fit a bound of rows."""
-    start = 0
-    while start < len(sizes):
-        stop, widest = start + 1, int(sizes[start])
-        while not one_by_one and stop < len(sizes):
-            widest = max(widest, int(sizes[stop]))
-            if widest * (stop - start + 1) > _ROWS_AT_ONCE or stop - start == _CLIENTS_AT_ONCE:
-                break
-            stop += 1
-        yield slice(start, stop)
-        start = stop
 
 
 def evaluate_centrally(metrics: tuple[Metric, ...], predict: Predict, examples: Examples) -> dict[str, float | None]:
@@ -73,9 +58,9 @@ def evaluate_centrally(metrics: tuple[Metric, ...], predict: Predict, examples: 
         x, y = examples.x[start : start + _ROWS_AT_ONCE], examples.y[start : start + _ROWS_AT_ONCE]
         outputs = predict(x, None)
         for metric in metrics:
-            tally = metric.tally(outputs, y, np.zeros(len(y), dtype=np.int64), 1)[0]
+            tally = metric.tallies(outputs, y, np.zeros(len(y), dtype=np.int64), 1)[0]
             totals[metric.name] = totals.get(metric.name, 0.0) + tally
-    return {metric.name: metric.value(totals[metric.name]) for metric in metrics if metric.name in totals}
+    return {metric.name: metric.of(totals[metric.name]) for metric in metrics if metric.name in totals}
 
 
 def summarise(metrics: tuple[Metric, ...], tallied: Tallied) -> dict[str, dict[str, Any]]:
@@ -92,7 +77,7 @@ def _summary(metric: Metric, tallied: Tallied) -> dict[str, Any]:
     worst_first = defined if metric.higher_is_better else defined[::-1]
     tenth = max(1, -(-len(defined) // 10))
     summary = {
-        "overall": metric.value(total),
+        "overall": metric.of(total),
         "mean": float(defined.mean()) if len(defined) else None,
         "worst_client": float(worst_first[0]) if len(defined) else None,
         "worst_10_percent": float(worst_first[:tenth].mean()) if len(defined) else None,

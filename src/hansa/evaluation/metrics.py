@@ -35,6 +35,18 @@ class Metric:
     tally: Callable[[Array, Array, Array, int], Array]
     value: Callable[[Array], float | None]
 
+    def tallies(self, outputs: Array, y: Array, owners: Array, clients: int) -> Array:
+        """Return each client's tally; one with an output that is not finite has NaN, and so no value."""
+        finite: Array = np.asarray(np.isfinite(outputs).all(axis=-1))
+        tallies = self.tally(np.where(finite[:, None], outputs, 0), y, owners, clients)
+        tallies[np.unique(owners[~finite])] = np.nan
+        return tallies
+
+    def of(self, tally: Array) -> float | None:
+        """Return the value of a tally, or None where it is not defined or not finite."""
+        value = self.value(tally) if np.isfinite(tally).all() else None
+        return value if value is not None and np.isfinite(value) else None
+
 
 def choose(names: tuple[str, ...], signature: Signature) -> tuple[Metric, ...]:
     """Return the named metrics, or those that fit the label. Raises PlanError for one that does not fit."""
@@ -90,8 +102,8 @@ def _sum_and_count(values: Array, owners: Array, clients: int) -> Array:
 
 
 def _ratio(tally: Array) -> float | None:
-    """Return sum over count; None without examples, and where a model that diverged has no finite sum."""
-    return float(tally[0] / tally[1]) if tally[1] > 0 and np.isfinite(tally[0]) else None
+    """Return sum over count; None without examples."""
+    return float(tally[0] / tally[1]) if tally[1] > 0 else None
 
 
 def _root_ratio(tally: Array) -> float | None:
@@ -124,7 +136,7 @@ def auc_error(tally: Array) -> float | None:
     """Return the largest error of binning: half the share of pairs that fall into one bin."""
     negatives, positives = tally[:BINS], tally[BINS:]
     pairs = negatives.sum() * positives.sum()
-    return float((positives * negatives).sum() / 2 / pairs) if pairs else None
+    return float((positives * negatives).sum() / 2 / pairs) if pairs > 0 else None
 
 
 def _any(_: Signature) -> bool:

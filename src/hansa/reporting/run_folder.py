@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import json
 import os
 import platform
 import secrets
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -22,6 +25,9 @@ METRICS: Final = "metrics.jsonl"
 MODEL: Final = "model.safetensors"
 REPORT: Final = "report.html"
 REPLAY: Final = "replay.json"
+CHECKPOINT: Final = "checkpoint"
+"""The folder in a run folder that holds what a run in progress needs; it goes when the run is done."""
+CHECKPOINT_FILE: Final = "checkpoint.safetensors"
 
 _DIGESTED: Final = (PLAN, ENVIRONMENT, METRICS, MODEL, REPORT)
 _PACKAGES: Final = ("hansa", "numpy", "torch", "pyarrow", "scikit-learn")
@@ -71,12 +77,25 @@ class RunFolder:
             )
         return cls(path)
 
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep other processes from running in this folder meanwhile. Raises RunError if one does already."""
+        with (self.path / PLAN).open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RunError(
+                    "HANSA-RUN-FOLDER",
+                    rule="One process at a time runs in a run folder.",
+                    found=f"Another one is running in {self.path}.",
+                    action="Wait until it has ended, or end it.",
+                ) from None
+            yield
+
     def write(self, name: str, content: str | bytes) -> None:
-        """Write one file whole: to a new file, renamed into place."""
-        data = content.encode() if isinstance(content, str) else content
-        temporary = self.path / f".{name}.new"
-        temporary.write_bytes(data)
-        temporary.replace(self.path / name)
+        """Write one file whole, and bring it to disk."""
+        with storing(self.path):
+            replace_file(self.path / name, content.encode() if isinstance(content, str) else content)
 
     def read(self, name: str) -> str:
         """Return one file as text. Raises RunError if it cannot be read."""
@@ -93,8 +112,10 @@ class RunFolder:
     def read_json(self, name: str) -> dict[str, Any]:
         """Return one JSON file. Raises RunError if it is none."""
         try:
-            content: dict[str, Any] = json.loads(self.read(name))
-        except ValueError as error:
+            content = json.loads(self.read(name))
+            if not isinstance(content, dict):
+                raise ValueError("it is no object")  # noqa: TRY004, TRY301 - handled with the other kinds of bad JSON
+        except (ValueError, RecursionError) as error:
             raise RunError(
                 "HANSA-RUN-CHANGED",
                 rule=f"{name} of a run folder is JSON.",
@@ -105,17 +126,26 @@ class RunFolder:
 
     def append_events(self, events: Sequence[Mapping[str, Any]]) -> int:
         """Append events to metrics.jsonl, bring them to disk, and return the file's length in bytes."""
-        with (self.path / METRICS).open("a", encoding="utf-8") as file:
+        with storing(self.path), (self.path / METRICS).open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(event, allow_nan=False) + "\n" for event in events)
             file.flush()
             os.fsync(file.fileno())
             return file.tell()
 
     def cut_events(self, length: int) -> None:
-        """Cut metrics.jsonl back to what a checkpoint counted."""
+        """Cut metrics.jsonl back to what a checkpoint counted. Raises RunError if it is shorter."""
         path = self.path / METRICS
-        path.touch()
-        os.truncate(path, length)
+        with storing(self.path):
+            path.touch()
+            if path.stat().st_size >= length:
+                os.truncate(path, length)
+                return
+        raise RunError(
+            "HANSA-RUN-CHANGED",
+            rule=f"{METRICS} holds every closed round.",
+            found=f"In {self.path} it is shorter than when the last round closed.",
+            action="Restore the file, or run the plan again.",
+        )
 
     def events(self) -> list[dict[str, Any]]:
         """Return the events of metrics.jsonl in order."""
@@ -156,6 +186,48 @@ class RunFolder:
         return sorted(name for name in {*recorded, *now} if recorded.get(name) != now.get(name))
 
 
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all: a new file, to disk, renamed over the old one."""
+    temporary = path.with_name(f".{path.name}.new")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+@contextmanager
+def storing(run: Path) -> Iterator[None]:
+    """Turn a full or failing disk under a run folder into an error that says what is kept."""
+    try:
+        yield
+    except OSError as error:
+        reason = "the disk is full" if error.errno == errno.ENOSPC else str(error)
+        kept = (run / CHECKPOINT / CHECKPOINT_FILE).exists()
+        state = "The last closed round is kept." if kept else "No round was closed yet."
+        raise RunError(
+            "HANSA-RUN-STORAGE",
+            rule="A run writes every round to its folder.",
+            found=f"{run} could not be written: {reason}. {state}",
+            action="Make room, then " + (f"hansa run --resume {run}" if kept else "run the plan again."),
+        ) from error
+
+
+def _processor() -> str:
+    """Return the processor's name: matrix products may add up in another order on another one."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor())
+
+
 def describe_environment(executor: str) -> dict[str, str]:
     """Return what a result may depend on beside plan and data: versions, platform, executor."""
     versions = {}
@@ -170,6 +242,7 @@ def describe_environment(executor: str) -> dict[str, str]:
         **versions,
         "platform": platform.platform(),
         "machine": platform.machine(),
+        "processor": _processor(),
         "processors": str(os.cpu_count()),
         "byteorder": sys.byteorder,
     }

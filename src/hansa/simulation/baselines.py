@@ -1,7 +1,7 @@
 """What a federated model is compared with: each client alone, and pooled training.
 
-Both need all data in one place. They are for comparison in a simulation only, and are marked so. They see as many
-passes over their examples as a client of the federation is expected to make in as many rounds.
+Both need all data in one place. They are for comparison in a simulation only, and are marked so. Each client alone
+trains as often as it is expected to take part; pooled training sees as many examples as all clients together.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from hansa.algorithms.rounds import client_start
 from hansa.core.layout import TRAIN_LOSS, Array, Floats, Int64s, Layout
 from hansa.core.nouns import Assignment, ClientBatch, ClientContext, ClientDatasets, Scaling
 from hansa.evaluation.federated import per_client, summarise, tally_clients
-from hansa.simulation.measuring import central, predictor
+from hansa.simulation.measuring import central
 from hansa.simulation.preparation import Prepared, federated_scaling
 
 
@@ -67,10 +67,19 @@ def centralised(prepared: Prepared, rounds: int) -> dict[str, Any]:
     everyone = np.arange(prepared.population)
     scaling = federated_scaling(prepared, prepared.data.train, everyone)
     pooled = ClientBatch(np.zeros(1, dtype=np.int64), Pooled(prepared.data.train), prepared.data.signature, scaling)
-    values, states = _train_alone(prepared, pooled, rounds)
-    predict = predictor(_without_hooks(prepared), values[0], None)
-    overall, rows = _on_test(prepared, values[0], scaling, states, 0)
-    return {"rounds": rounds, "overall": overall, "per_client": rows, "central": central(prepared, predict, scaling)}
+    values, states = _train_alone(_with_steps_of_all(prepared), pooled, rounds)
+    overall, rows, here = _measured(prepared, values[0], scaling, states)
+    return {"rounds": rounds, "overall": overall, "per_client": rows, "central": here}
+
+
+def _with_steps_of_all(prepared: Prepared) -> Prepared:
+    """Return what trains on all examples: as many steps a round as all clients make together, where steps count."""
+    trainer = prepared.plan.trainer
+    steps = getattr(trainer, "steps", None)
+    if steps is None:
+        return prepared
+    more = replace(trainer, steps=steps * prepared.population)  # type: ignore[type-var]  # every piece is a dataclass
+    return replace(prepared, plan=replace(prepared.plan, trainer=more))
 
 
 def local_only(prepared: Prepared, rounds: int) -> dict[str, Any]:
@@ -81,9 +90,8 @@ def local_only(prepared: Prepared, rounds: int) -> dict[str, Any]:
     for ordinal in ordinals.tolist():
         scaling = federated_scaling(prepared, prepared.data.train, np.array([ordinal]))
         values, states = _train_alone(prepared, prepared.clients(np.array([ordinal]), scaling), rounds)
-        overall, rows = _on_test(prepared, values[0], scaling, states, 0)
+        overall, rows, here = _measured(prepared, values[0], scaling, states)
         own = rows[ordinal] if rows else {}
-        here = central(prepared, predictor(_without_hooks(prepared), values[0], None), scaling)
         clients.append({"client": names[ordinal], "overall": overall, "own": _metrics_only(own), "central": here})
     return {
         "rounds": rounds,
@@ -127,24 +135,27 @@ def _without_hooks(prepared: Prepared) -> Prepared:
     return replace(prepared, plan=replace(prepared.plan, trainer=trainer, server_optimizer=server, transforms=()))
 
 
-def _on_test(
-    prepared: Prepared, values: Floats, scaling: Scaling | None, states: Mapping[str, Array], row: int
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Return a model's overall metrics on all test examples, and its metrics on each client's own."""
-    test = prepared.data.test
-    if test is None:
-        return {}, []
-    plain = _without_hooks(prepared)
-    kept = {name: rows[row] for name, rows in states.items()}
+def _measured(
+    prepared: Prepared, values: Floats, scaling: Scaling | None, states: Mapping[str, Array]
+) -> tuple[dict[str, Any], list[dict[str, Any]], dict[str, float | None] | None]:
+    """Return one model's metrics on all test examples, on each client's own, and on central examples.
+
+    The model is measured with the buffers that it was trained with: the first row of ``states``.
+    """
+    plan, data = _without_hooks(prepared).plan, prepared.data
+    kept = {name: rows[0] for name, rows in states.items()}
 
     def predict(x: Array, _: int | None) -> Array:
-        return plain.plan.trainer.predict(plain.plan.model, plain.data.signature, values, x, kept)
+        return plan.trainer.predict(plan.model, data.signature, values, x, kept)
 
+    here = central(prepared, predict, scaling)
+    if data.test is None:
+        return {}, [], here
     everyone = np.arange(prepared.population)
-    clients = ClientBatch(everyone, test, prepared.data.signature, scaling)
+    clients = ClientBatch(everyone, data.test, data.signature, scaling)
     tallied = tally_clients(prepared.metrics, predict, clients, one_by_one=False)
-    rows = per_client(prepared.metrics, tallied, [test.names[place] for place in everyone.tolist()], clients.sizes)
-    return {name: table["overall"] for name, table in summarise(prepared.metrics, tallied).items()}, rows
+    rows = per_client(prepared.metrics, tallied, [data.test.names[place] for place in everyone.tolist()], clients.sizes)
+    return {name: table["overall"] for name, table in summarise(prepared.metrics, tallied).items()}, rows, here
 
 
 def _drawn(prepared: Prepared) -> Int64s:

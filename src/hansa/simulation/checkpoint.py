@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import safetensors
@@ -16,8 +15,7 @@ import safetensors.numpy
 from hansa.core.errors import RunError
 from hansa.core.layout import Array, Int64s
 from hansa.core.nouns import Scaling, ServerState
-
-_NAME: Final = "checkpoint.safetensors"
+from hansa.reporting.run_folder import CHECKPOINT_FILE, replace_file, storing
 
 
 @dataclass(frozen=True)
@@ -45,12 +43,13 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     content = safetensors.numpy.save(
         {name: np.ascontiguousarray(array) for name, array in tensors.items()}, metadata={"hansa": notes}
     )
-    replace_file(folder / _NAME, content)
+    with storing(folder.parent):
+        replace_file(folder / CHECKPOINT_FILE, content)
 
 
 def read_checkpoint(folder: Path, first: ServerState) -> Checkpoint | None:
     """Return the checkpoint in a folder, on the layout of the run's first state; None if there is none."""
-    path = folder / _NAME
+    path = folder / CHECKPOINT_FILE
     if not path.exists():
         return None
     try:
@@ -74,18 +73,3 @@ def read_checkpoint(folder: Path, first: ServerState) -> Checkpoint | None:
         features = Scaling(tensors["features.center"], tensors["features.scale"])
     state = replace(first, round=about["round"], model=tensors["model"], features=features, slots=slots)
     return Checkpoint(state, tensors["cohort"], tensors["times"], about["notes"])
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all: a new file, to disk, renamed over the old one."""
-    temporary = path.with_name(f".{path.name}.new")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)

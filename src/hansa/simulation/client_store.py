@@ -11,11 +11,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from hansa.core.layout import Array, Int64s
+from hansa.reporting.run_folder import storing
 
 
 class RowFile:
@@ -62,8 +63,9 @@ class ClientStore:
         self.folder = folder
         self.names = names
         self.first_rows = first_rows
-        self._participation = _reserved(folder / "participation.npy", len(names))
-        self._states = {name: RowFile(folder / f"{name}.rows", row) for name, row in first_rows.items()}
+        with storing(folder.parent):
+            self._participation = _reserved(folder / "participation.npy", len(names))
+            self._states = {name: RowFile(folder / f"{name}.rows", row) for name, row in first_rows.items()}
 
     @property
     def size(self) -> int:
@@ -99,6 +101,10 @@ class ClientStore:
 
     def apply(self, round_number: int, cohort: Int64s, times: Int64s) -> None:
         """Make the rows of a closed round's journal current, then drop the journal."""
+        with storing(self.folder.parent):
+            self._apply(round_number, cohort, times)
+
+    def _apply(self, round_number: int, cohort: Int64s, times: Int64s) -> None:
         for name, stored in self._states.items():
             path = self.journal_path(round_number, name)
             if path.exists():
@@ -125,13 +131,13 @@ class ClientStore:
 
 def _reserved(path: Path, clients: int) -> np.memmap[Any, Any]:
     """Return a mapped array of (last round, times) for each client: int64 [clients, 2], zeros if it is new."""
-    new = not path.exists()
-    mode: Literal["w+", "r+"] = "w+" if new else "r+"
-    array = np.lib.format.open_memmap(path, mode=mode, dtype=np.int64, shape=(clients, 2))
-    if new:
-        with path.open("r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-    return array
+    if not path.exists():
+        unfinished = path.with_suffix(".new")
+        np.lib.format.open_memmap(unfinished, mode="w+", dtype=np.int64, shape=(clients, 2)).flush()
+        with unfinished.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, unfinished.stat().st_size)
+        unfinished.replace(path)
+    return np.lib.format.open_memmap(path, mode="r+", dtype=np.int64, shape=(clients, 2))
 
 
 class Journal:
@@ -139,6 +145,7 @@ class Journal:
 
     def __init__(self, store: ClientStore, round_number: int, cohort: Int64s) -> None:
         self.cohort = cohort
+        self._run = store.folder.parent
         self.times = store.times(cohort) + 1
         self._rows = {
             name: RowFile(store.journal_path(round_number, name), row) for name, row in store.first_rows.items()
@@ -146,11 +153,13 @@ class Journal:
 
     def write(self, position: int, states: Mapping[str, Any]) -> None:
         """Write the next rows of consecutive cohort positions."""
-        for name, rows in self._rows.items():
-            rows.write(np.arange(position, position + len(states[name])), states[name])
+        with storing(self._run):
+            for name, rows in self._rows.items():
+                rows.write(np.arange(position, position + len(states[name])), states[name])
 
     def close(self) -> None:
         """Bring the rows to disk, before the checkpoint that names them, and close the files."""
-        for rows in self._rows.values():
-            rows.flush()
-            rows.close()
+        with storing(self._run):
+            for rows in self._rows.values():
+                rows.flush()
+                rows.close()

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from hansa.algorithms.rounds import close_round, open_round, receive
 from hansa.core.layout import Array
 from hansa.core.nouns import RoundReport, ServerState
 from hansa.core.sections import Stopping
-from hansa.reporting.run_folder import RunFolder
+from hansa.reporting.run_folder import CHECKPOINT, RunFolder, storing
 from hansa.simulation.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from hansa.simulation.client_store import ClientStore, Journal
 from hansa.simulation.executors import Executor
@@ -24,8 +24,6 @@ from hansa.simulation.interruption import Interruption
 from hansa.simulation.measuring import Measured, measure
 from hansa.simulation.preparation import Prepared, federated_scaling
 
-CHECKPOINT: Final = "checkpoint"
-"""The folder in a run folder that holds what a run in progress needs; it goes when the run is done."""
 Callback = Callable[[Mapping[str, Any]], bool | None]
 """Watches a run's events. It may stop the run by returning True; it cannot change its state."""
 
@@ -61,7 +59,8 @@ def simulate_round(prepared: Prepared, state: ServerState, store: ClientStore, e
     plan, streams = prepared.plan, prepared.streams
     assignment = open_round(plan, state, store, streams.of("cohort", state.round + 1).coins())
     journal = store.journal(assignment.round, assignment.cohort)
-    collected = collector(plan.aggregator, state.layout, len(assignment.cohort))
+    with storing(store.folder.parent):
+        collected = collector(plan.aggregator, state.layout, len(assignment.cohort), store.folder)
     bytes_up = 0.0
     for updates in executor.updates(prepared, assignment, store):
         bytes_up += updates.batch.bytes_each * len(updates.batch)
@@ -85,6 +84,7 @@ class Engine:
     store: ClientStore = field(init=False)
     early_norms: list[float] = field(default_factory=list)
     watched: list[float | None] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
 
     @np.errstate(over="ignore", invalid="ignore")  # what overflows is found, and explained, by divergence.check
     def run(self) -> tuple[ServerState, str]:
@@ -101,7 +101,8 @@ class Engine:
     def _begin(self) -> None:
         """Take up the last checkpoint, or make the first."""
         working = self.folder.path / CHECKPOINT
-        working.mkdir(exist_ok=True)
+        with storing(self.folder.path):
+            working.mkdir(exist_ok=True)
         self.store = ClientStore(working, self.prepared.data.train.names, self.prepared.first_rows)
         checkpoint = read_checkpoint(working, self.prepared.first)
         if checkpoint is not None:
@@ -119,11 +120,13 @@ class Engine:
 
     def _round(self) -> str | None:
         """Simulate one round and close it for good; return why the run stops, if a callback asked for it."""
+        began = time.perf_counter()
         closed = simulate_round(self.prepared, self.state, self.store, self.executor)
         self.early_norms = divergence.check(self.prepared.plan, closed.report, self.early_norms)
         self.state = closed.state
         closed.journal.close()
         self._commit([closed.event()], closed.journal.cohort, closed.journal.times)
+        self.seconds.append(time.perf_counter() - began)
         return self.tell(closed.event())
 
     def _commit(self, events: list[dict[str, Any]], cohort: Array, times: Array) -> None:

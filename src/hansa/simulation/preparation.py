@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from hansa.core.streams import Streams
 from hansa.data import load
 from hansa.evaluation.metrics import Metric, choose
 
-_CLIENTS_AT_ONCE = 256
+_ROWS_AT_ONCE: Final = 65536
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def prepare(plan: Plan) -> Prepared:
         first=first,
         first_rows=rounds.client_start(plan, first.layout, data.signature),
         streams=streams,
-        notes=(*data.notes, *plan.trainer.notes(plan.model, data.signature)),
+        notes=(*data.notes, *plan.trainer.notes(plan.model, data.signature), *_stopping_notes(plan)),
     )
 
 
@@ -80,11 +81,22 @@ def federated_scaling(prepared: Prepared, datasets: ClientDatasets, ordinals: Ar
     if plan.features is None or plan.features.scaling != "federated":
         return prepared.first.features
     fold = Fold(statistics_layout(plan.features))
-    for start in range(0, len(ordinals), _CLIENTS_AT_ONCE):
-        clients = ClientBatch(ordinals[start : start + _CLIENTS_AT_ONCE], datasets, prepared.data.signature)
-        fold.add(client_statistics(plan, clients), start)
+    position = 0
+    for part in ClientBatch(ordinals, datasets, prepared.data.signature).parts(rows=_ROWS_AT_ONCE, clients=256):
+        fold.add(client_statistics(plan, part), position)
+        position += len(part)
     total = fold.finish(FixedMean(divisor=1.0), len(ordinals))
     return close_prologue(plan, prepared.first, total).features
+
+
+def _stopping_notes(plan: Plan) -> tuple[str, ...]:
+    """Return a warning where a stopping rule watches what the result is judged by."""
+    watched = plan.stopping.metric or ""
+    note = (
+        f"stopping watches {watched}, by which the result is judged too, so the result looks a little better than it "
+        "is; hold out data.validation_fraction and watch validation.* for a figure without that"
+    )
+    return (note,) if watched.startswith(("federated.", "central.")) else ()
 
 
 def _evaluation_problems(plan: Plan, data: FederatedData) -> list[Problem]:

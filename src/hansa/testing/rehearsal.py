@@ -67,7 +67,7 @@ class Rehearsal:
         assignment = rounds.open_round(
             plan, self.state, self.view, self.streams.of("cohort", self.state.round + 1).coins()
         )
-        collected = collector(plan.aggregator, self.state.layout, len(assignment.cohort))
+        collected = collector(plan.aggregator, self.state.layout, len(assignment.cohort), None)
         following = {name: rows.copy() for name, rows in self.states.items()}
         for position in range(0, len(assignment.cohort), self.chunk):
             ordinals = assignment.cohort[position : position + self.chunk]

@@ -1,0 +1,73 @@
+"""The summary of a finished run: what ``--json`` prints, and what reports and comparisons read."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import Any, Final
+
+import numpy as np
+
+from hansa.core.nouns import ServerState
+from hansa.reporting.run_folder import RunFolder
+from hansa.simulation.preparation import Prepared
+
+_NAMED_CLIENTS: Final = 1000
+
+
+def summarise(
+    prepared: Prepared, folder: RunFolder, state: ServerState, identity: Mapping[str, Any], seconds: Sequence[float]
+) -> dict[str, Any]:
+    """Return the summary of a run whose last rounds took ``seconds`` each, checkpoints included.
+
+    A run that was resumed after its last round has no rounds of its own to time; what the others noted then serves.
+    """
+    events = folder.events()
+    rounds = [event for event in events if event["event"] == "round"]
+    measured = [event for event in events if event["event"] == "evaluation"][-1]
+    rows = [event["clients"] for event in events if event["event"] == "clients"]
+    timed = rounds[len(rounds) - len(seconds) :] if seconds else rounds
+    spent = list(seconds) or [event["seconds"] for event in rounds]
+    up = sum(event["bytes_up"] * event["cohort"] for event in rounds)
+    updates = sum(event["cohort"] for event in rounds)
+    return {
+        "run_id": identity["run_id"],
+        "name": prepared.plan.name,
+        "plan_sha256": prepared.plan_sha256,
+        "model_sha256": identity["model_sha256"],
+        "data_sha256": prepared.data.sha256,
+        "rounds": state.round,
+        "metrics": {
+            **{part: measured[part] for part in ("central", "federated", "validation", "held_out_clients")},
+            "per_client": rows[-1] if rows else [],
+        },
+        "auc_error": ((measured["federated"] or {}).get("auc") or {}).get("auc_error"),
+        "seconds_per_round": median(spent) if spent else None,
+        "client_updates_per_second": sum(event["cohort"] for event in timed) / max(sum(spent), 1e-9),
+        "bytes_up_per_client": up / max(updates, 1),
+        "bytes_down_per_client": float(state.model.nbytes),
+        "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "notes": list(prepared.notes),
+        "data": describe_data(prepared),
+    }
+
+
+def describe_data(prepared: Prepared) -> dict[str, Any]:
+    """Return what the report tells of the data: sizes and labels of the first clients."""
+    datasets = prepared.data.train
+    some = np.arange(min(prepared.population, _NAMED_CLIENTS))
+    described: dict[str, Any] = {
+        "source": prepared.plan.data.source if prepared.plan.data else "",
+        "clients": prepared.population,
+        "sizes": datasets.sizes(some).tolist(),
+        "names": [datasets.names[ordinal] for ordinal in some.tolist()],
+        "class_names": list(prepared.data.class_names),
+        "label_counts": [],
+    }
+    classes = prepared.data.signature.classes
+    if 0 < classes <= 100:
+        for ordinal in some.tolist():
+            _, labels = prepared.clients(np.array([ordinal]), None).everything()
+            described["label_counts"].append(np.bincount(labels[0], minlength=classes).tolist())
+    return described
