@@ -166,7 +166,7 @@ def test_a_fixed_mean_divides_by_its_number_whoever_came():
 
 def stored(values, aggregator, *, capacity=None, chunk=7):
     layout = Layout((Branch("params", (Parameter("w", (values.shape[1],)),)),), (COUNT,))
-    store = collector(aggregator, layout, len(values) if capacity is None else capacity)
+    store = collector(aggregator, layout, len(values) if capacity is None else capacity, None)
     assert isinstance(store, RowStore)
     for start in range(0, len(values), chunk):
         some = values[start : start + chunk]

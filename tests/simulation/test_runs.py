@@ -256,3 +256,22 @@ def test_held_out_clients_are_measured_and_never_trained(heart, tmp_path):
     summary = hansa.run(hansa.recipe("fedavg", **heart), out=tmp_path / "run").summary
     assert summary["data"]["clients"] == 3
     assert summary["metrics"]["held_out_clients"]["auc"]["clients"] == 1
+
+
+@pytest.mark.parametrize("given", ["plan.toml", {"name": "n"}, None])
+def test_what_is_no_plan_is_refused_with_the_way_to_get_one(given):
+    with pytest.raises(PlanError, match=r"hansa.read_plan\(path\) reads one"):
+        hansa.run(given)
+
+
+def test_a_plan_is_read_from_a_path_given_as_text(heart, tmp_path):
+    path = tmp_path / "plan.toml"
+    path.write_text(
+        """
+        name = "n"
+        rounds = 1
+        model = { factory = "hansa.training.linear:logistic" }
+        trainer = { kind = "linear", epochs = 1, optimizer = { kind = "sgd", learning_rate = 1.0 } }
+        """
+    )
+    assert hansa.read_plan(str(path)) == hansa.read_plan(path)

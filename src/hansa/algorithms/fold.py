@@ -7,6 +7,7 @@ whole blocks; the sum is the same.
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import tempfile
@@ -17,6 +18,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from hansa.core.errors import PlanError, Problem
 from hansa.core.layout import NON_FINITE, Array, Int64s, Layout
 from hansa.core.nouns import Aggregate, Batch
 
@@ -99,10 +101,9 @@ class Fold:
         self._merge(complete=False)
         if self.waiting:
             raise ValueError(f"block {self.merged} of the cohort is missing")
-        weights = {branch.name: 1.0 for branch in self.layout.branches}
-        total = Aggregate(self.values, weights, self.lanes, self.count, population, self.layout)
-        finished: Aggregate = aggregator.finish(total)
-        return finished
+        unset = {branch.name: math.nan for branch in self.layout.branches}
+        total = Aggregate(self.values, unset, self.lanes, self.count, population, self.layout)
+        return _finished(aggregator, total)
 
     def _has(self, number: int) -> bool:
         return number < self.merged or number in self.waiting
@@ -116,6 +117,21 @@ class Fold:
                 raise ValueError(f"position {self.merged * BLOCK + rows} of the cohort is missing")
             self.values += self.waiting.pop(self.merged).values
             self.merged += 1
+
+
+def _finished(aggregator: Any, total: Aggregate) -> Aggregate:
+    """Return what an aggregator makes of the sum. Raises PlanError if that cannot be divided."""
+    finished = aggregator.finish(total)
+    if not isinstance(finished, Aggregate) or finished.values.shape != total.values.shape:
+        raise _unfit("finish must return the Aggregate that it was given, with its weights set.")
+    missing = [name for name in total.weights if not math.isfinite(finished.weights.get(name, math.nan))]
+    if missing:
+        raise _unfit(f"finish must set the weight that each branch is divided by; {', '.join(missing)} has none.")
+    return finished
+
+
+def _unfit(sentence: str) -> PlanError:
+    return PlanError([Problem("aggregator", sentence)])
 
 
 class RowStore:
@@ -160,7 +176,10 @@ class RowStore:
         values = np.zeros(size)
         for start in range(0, size if len(finite) else 0, COLUMNS):
             stop = min(start + COLUMNS, size)
-            values[start:stop] = aggregator.combine(self._rows[: self.count, start:stop][finite])
+            combined = np.asarray(aggregator.combine(self._rows[: self.count, start:stop][finite]))
+            if combined.shape != (stop - start,):
+                raise _unfit(f"combine must return {stop - start} numbers for as many columns, not {combined.shape}.")
+            values[start:stop] = combined
         weights = {branch.name: float(len(finite) > 0) for branch in self.layout.branches}
         self._remove()
         return Aggregate(values, weights, self.lanes, self.count, population, self.layout)

@@ -177,7 +177,10 @@ class FoldAggregator(Aggregator, Protocol):
     """An aggregator that needs the sum only: memory of the model, whatever the cohort."""
 
     def finish(self, total: Aggregate) -> Aggregate:
-        """Return the sum with the weights that each branch is divided by."""
+        """Return the sum with the weights that each branch is divided by; they come as NaN and must be set.
+
+        The summed lane ``weight_lane(branch)`` holds what a mean divides by.
+        """
 
 
 class RowsAggregator(Aggregator, Protocol):
@@ -225,6 +228,13 @@ PROTOCOLS: Final[Mapping[str, type]] = {
 
 def lacking(family: str, piece: object) -> tuple[str, ...]:
     """Return the names of what a piece lacks of its family's protocol."""
-    protocol = PROTOCOLS[family]
-    wanted = {name for name in (*vars(protocol), *protocol.__annotations__) if not name.startswith("_")}
+    protocols = [PROTOCOLS[family]]
+    if family == "aggregator":
+        protocols.append(FoldAggregator if getattr(piece, "needs_sum_only", True) else RowsAggregator)
+    wanted = {
+        name
+        for protocol in protocols
+        for name in (*vars(protocol), *protocol.__annotations__)
+        if not name.startswith("_")
+    }
     return tuple(sorted(name for name in wanted if not hasattr(piece, name)))

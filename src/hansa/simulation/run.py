@@ -13,7 +13,7 @@ from typing import Any
 from threadpoolctl import threadpool_limits
 
 from hansa.algorithms.plan import Plan
-from hansa.core.errors import RunError
+from hansa.core.errors import PlanError, Problem, RunError
 from hansa.reporting.report import render_report
 from hansa.reporting.run_folder import (
     CHECKPOINT,
@@ -61,6 +61,10 @@ def run(
 
     Raises HansaError: PlanError, DataError, ModelError before the first round, RunError and DivergenceError later.
     """
+    if not isinstance(plan, Plan):
+        raise PlanError(
+            [Problem("plan", f"must be a Plan, not {type(plan).__name__}; hansa.read_plan(path) reads one.")]
+        )
     computing = executor_named(executor)
     prepared = prepare(plan)
     run_id = new_run_id()
