@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from hansa.core.errors import DataError, PlanError
 from hansa.core.sections import Column, Data, Features
 from hansa.data.archives import is_mapped, open_archive
 from hansa.data.partitions import Iid, Natural, Shards
+from hansa.data.stores import ArrayStore
 
 X = np.arange(24, dtype=np.float32).reshape(8, 3)
 Y = np.array([0, 1, 0, 1, 2, 1, 0, 2])
@@ -78,6 +80,81 @@ def test_text_labels_are_classes_in_order(save):
     assert data.class_names == ("no", "yes")
 
 
+LABELLINGS = {
+    "from 1": (Y % 2 + 1, ("1", "2")),
+    "gaps": (np.array([0, 2, 5])[Y], ("0", "2", "5")),
+    "signs": (np.where(Y == 0, -1, 1), ("-1", "1")),
+    "large": (Y * 10**6, ("0", "1000000", "2000000")),
+    "beyond int64": (np.array([2**63, 2**64 - 1], np.uint64)[Y % 2], (str(2**63), str(2**64 - 1))),
+    "floats": (np.array([1.0, 2.0])[Y % 2], ("1", "2")),
+    "texts": (np.array(["b", "a"])[Y % 2], ("a", "b")),
+    "bytes": (np.array([b"b", b"a"])[Y % 2], ("a", "b")),
+    "numbers as texts": (np.array(["9", "10", "11"])[Y], ("9", "10", "11")),
+}
+
+
+@pytest.mark.parametrize("name", LABELLINGS)
+def test_the_values_that_are_used_become_classes_with_a_note(save, name):
+    y, names = LABELLINGS[name]
+    data = load(save(X=X, y=y, client=CLIENT, X_test=X[:3], y_test=y[:3]))
+    assert (data.signature.classes, data.class_names) == (len(names), names)
+    labels = np.empty(8, np.int64)
+    labels[data.train.rows.order] = data.train.labels()
+    written = [each.decode() if isinstance(each, bytes) else each for each in y.tolist()]
+    assert [names[label] for label in labels] == [str(int(w)) if isinstance(w, float) else str(w) for w in written]
+    assert data.central.y.tolist() == labels[:3].tolist()
+    assert any(", ".join(names) in note for note in data.notes)
+
+
+@pytest.mark.parametrize("y", [Y, Y.astype(np.uint8), Y > 0])
+def test_class_numbers_from_0_stay_as_they_are_without_a_note(save, y):
+    data = load(save(X=X, y=y, client=CLIENT))
+    assert data.class_names == tuple(map(str, range(int(y.max()) + 1)))
+    assert data.notes == ()
+
+
+@pytest.mark.parametrize("name", ["from 1", "gaps", "signs", "floats", "texts", "numbers as texts"])
+def test_every_source_finds_the_same_classes(save, write, tmp_path, name):
+    pa, parquet = (pytest.importorskip(module) for module in ("pyarrow", "pyarrow.parquet"))
+    y, names = LABELLINGS[name]
+    x = np.random.default_rng(0).normal(size=8)
+    lines = [f"{a},{b},{c}" for a, b, c in zip(x, y, CLIENT, strict=True)]
+    sources = {"npz": save(X=x[:, None], y=y, client=CLIENT), "csv": write("t.csv", "\n".join(["x,y,c", *lines]))}
+    sources["parquet"] = str(tmp_path / "t.parquet")
+    parquet.write_table(pa.table({"x": x, "y": y.tolist(), "c": CLIENT}), sources["parquet"])
+    for client in np.unique(CLIENT):
+        save(f"folder/{client}.npz", X=x[client == CLIENT][:, None], y=y[client == CLIENT])
+    sources["folder"] = str(tmp_path / "folder")
+    found = {}
+    for source, path in sources.items():
+        table = source in ("csv", "parquet")
+        data = room.load(
+            Data(source=source, path=path, client="c" if table else None), Features(label="y") if table else None, 0
+        )
+        assert data.class_names == names
+        assert data.notes
+        found[source] = data.train.labels().tolist()
+    assert list(found.values()) == [found["csv"]] * 4
+
+
+def test_declared_classes_rule(save):
+    features = Features(label="target", classes=("5", "2", "0"), columns=(Column(name="x0", low=0, high=30),))
+    data = load(save(X=X, y=np.array([0, 2, 5])[Y], client=CLIENT), features)
+    assert data.class_names == ("5", "2", "0")
+    assert sorted(data.train.labels().tolist()) == sorted((2 - Y).tolist())
+
+
+def test_many_labels_below_a_vocabulary_are_tokens(save):
+    tokens = np.arange(0, 60, 2)
+    archive = {"X": tokens[:, None], "y": tokens, "client": tokens % 4, "vocabulary": np.int64(64)}
+    data = load(save(**archive))
+    assert data.signature.classes == 64
+    assert sorted(data.train.labels().tolist()) == tokens.tolist()
+    assert any("tokens" in note for note in data.notes)
+    mapped = load(save(**{**archive, "y": tokens % 4 + 3}))
+    assert mapped.class_names == ("3", "5")
+
+
 def test_test_arrays_are_the_servers_own(save):
     data = load(save(X=X, y=Y, client=CLIENT, X_test=X[:2], y_test=Y[:2]))
     assert np.array_equal(data.central.x, X[:2])
@@ -137,6 +214,49 @@ def test_an_uncompressed_array_is_mapped_in_place_and_a_compressed_one_from_the_
         assert len(list(cache.rglob("*"))) == (files + 1 if files else 0)
 
 
+@pytest.fixture
+def small_blocks(monkeypatch):
+    for name in ("_REORDERED", "_BLOCK"):
+        monkeypatch.setattr(f"hansa.data.archives.{name}", 1 << 16)
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_a_fortran_ordered_array_is_mapped_without_being_read_whole(save, cache, small_blocks, compressed):
+    x = np.asfortranarray(np.random.default_rng(0).integers(0, 9, size=(20_000, 10, 20)).astype(np.float32))
+    path = save(X=x, y=np.arange(20_000) % 3, client=np.arange(20_000) % 4, compressed=compressed)
+    for _ in range(2):
+        tracemalloc.start()
+        archive = open_archive(Path(path), "always")
+        mapped = archive.array("X")
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < x.nbytes / 8
+        assert is_mapped(mapped)
+        assert mapped.flags.c_contiguous
+        assert np.array_equal(mapped, x)
+        assert len(list(cache.rglob("*.npy"))) == 1
+        assert len(list(cache.rglob("*"))) == 2
+    mapped, memory = (load(path, memory_map=choice) for choice in ("always", "never"))
+    assert mapped.sha256 == memory.sha256
+    assert memory.train.store.x.flags.c_contiguous
+    tracemalloc.start()
+    mapped.train.gather(np.array([1]), np.array([[0, 1]]))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1 << 20
+
+
+def test_a_fortran_ordered_array_of_the_users_own_is_not_copied_at_each_gather():
+    store = ArrayStore(np.asfortranarray(np.random.default_rng(0).normal(size=(50_000, 20)).astype(np.float32)), Y)
+    rows = np.array([[3, 1], [0, 7]])
+    tracemalloc.start()
+    x, _ = store.take(rows)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert np.array_equal(x, store.x[rows])
+    assert peak < 1 << 16
+
+
 def test_the_cache_is_keyed_by_content(save, cache):
     for number in range(2):
         path = Path(save(X=np.full(1000, number), compressed=True))
@@ -169,9 +289,12 @@ def test_auto_maps_only_what_is_large(save, monkeypatch):
         ({"X": np.where(X == 4, np.inf, X), "y": Y}, "finite"),
         ({"X": X.astype(np.float64) * 1e300, "y": Y}, "finite"),
         ({"X": X.astype("U5"), "y": Y}, "X holds numbers"),
-        ({"X": X, "y": Y - 1}, "from -1 to 1"),
-        ({"X": X, "y": Y * 10**6}, "2000000"),
-        ({"X": X, "y": Y * 0}, "from 0 to 0"),
+        ({"X": X, "y": Y * 0}, "has 1"),
+        ({"X": X, "y": Y * 0 + 7}, "has 1"),
+        ({"X": np.zeros((2000, 1)), "y": np.arange(2000)}, "has 2000"),
+        ({"X": X, "y": Y, "X_test": X, "y_test": Y + 1}, "y_test.*'3'"),
+        ({"X": X, "y": Y, "X_test": X, "y_test": np.array(["no", "yes"])[Y % 2]}, "y_test.*'no'"),
+        ({"X": X, "y": np.array(["no", "yes"])[Y % 2], "X_test": X[:1], "y_test": np.array(["maybe"])}, "'maybe'"),
         ({"X": X, "y": np.where(Y == 2, np.nan, Y)}, "finite"),
         ({"X": X, "y": np.eye(3)[Y]}, "y is [8, 3]"),
         ({"X": X, "y": Y.astype(complex)}, "complex"),
@@ -216,7 +339,7 @@ def test_a_file_that_is_no_archive_is_refused(tmp_path, save):
         load(str(tmp_path / "other.npz"))
 
 
-@pytest.mark.parametrize("path", ["nowhere.npz", ".", "a\0b"])
+@pytest.mark.parametrize("path", ["nowhere.npz", ".", "a\0b", "caf\udce9.npz"])
 def test_a_path_without_a_file_is_missing(path):
     with pytest.raises(DataError) as caught:
         load(path)

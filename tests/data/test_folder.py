@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from pathlib import Path
 
@@ -94,12 +95,12 @@ def test_a_file_that_changed_during_the_run_is_named(split_table):
 def test_arrays_of_each_client(save, tmp_path):
     for client, rows in ((1, 4), (2, 3), (10, 5)):
         save(f"arrays/{client}.npz", X=np.full((rows, 2, 2), client, np.uint8), y=np.arange(rows) % 2)
-    central = save("central.npz", X=np.zeros((2, 2, 2), np.uint8), y=np.array([0, 2]))
+    central = save("central.npz", X=np.zeros((2, 2, 2), np.uint8), y=np.array([0, 1]))
     data = load(tmp_path / "arrays", None, central_path=central, test_fraction=0.25)
     assert list(data.train.names) == ["1", "2", "10"]
-    assert data.signature.classes == 3
+    assert data.signature.classes == 2
     assert data.train.gather(np.array([2]), np.array([[0]]))[0].tolist() == [[[[np.float32(10 / 255)] * 2] * 2]]
-    assert data.central.y.tolist() == [0, 2]
+    assert data.central.y.tolist() == [0, 1]
 
 
 def test_arrays_as_tables(save, tmp_path):
@@ -147,3 +148,36 @@ def test_a_table_folder_needs_features_and_a_folder(split_table):
         load(split_table / "a.csv")
     with pytest.raises(DataError, match="no such file"):
         load(split_table / "nowhere")
+
+
+def test_a_name_that_is_not_utf8_is_refused_by_name(split_table):
+    strange = os.fsencode(split_table) + b"/caf\xe9.csv"
+    try:
+        Path(os.fsdecode(strange)).write_text("age,smoker,outcome\n1,no,ill\n")
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    with pytest.raises(DataError, match=r"caf\\xe9\.csv") as caught:
+        load(split_table)
+    str(caught.value).encode()
+
+
+def test_two_files_of_one_client_are_refused_by_name(split_table):
+    (split_table / "b.CSV").write_text("age,smoker,outcome\n1,no,ill\n")
+    if len(list(split_table.glob("[ab].*"))) < 3:
+        pytest.skip("this file system does not tell upper case from lower")
+    with pytest.raises(DataError, match=r"'b'.*b\.CSV, b\.csv"):
+        load(split_table)
+
+
+def test_classes_are_those_of_all_clients_together(save, tmp_path):
+    save("arrays/a.npz", X=np.zeros((2, 3)), y=np.array([5, -1]))
+    save("arrays/b.npz", X=np.zeros((2, 3)), y=np.array([2, 5], np.uint8))
+    central = save("central.npz", X=np.zeros((2, 3)), y=np.array([5, 2]))
+    data = load(tmp_path / "arrays", None, central_path=central)
+    assert data.class_names == ("-1", "2", "5")
+    assert data.train.labels().tolist() == [2, 0, 1, 2]
+    assert data.central.y.tolist() == [2, 1]
+    assert any("-1, 2, 5" in note for note in data.notes)
+    strange = save("strange.npz", X=np.zeros((2, 3)), y=np.array([5, 3]))
+    with pytest.raises(DataError, match=r"strange\.npz.*'3'"):
+        load(tmp_path / "arrays", None, central_path=strange)

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hansa import data as room
 from hansa.core.errors import HansaError, PlanError
 from hansa.core.sections import Column, Data, Features
-from hansa.data.partitions import Iid
+from hansa.data.partitions import Dirichlet, Iid, Quantity, Shards
 
 HEART = Data(source="heart", test_fraction=0.25, validation_fraction=0.1)
 
@@ -78,15 +78,32 @@ def test_the_digest_covers_what_a_run_can_read_and_no_path(table, tmp_path):
     assert len(digests) == len(others) + 1
 
 
-def test_the_digest_is_the_same_in_another_process(tmp_path):
+@pytest.mark.parametrize("hash_seed", ["0", "5"])
+def test_the_digest_is_the_same_in_another_process(save, tmp_path, hash_seed):
+    for client in ("a", "b", "c"):
+        save(f"folder/{client}.npz", X=np.eye(9), y=np.array(["x", "y", "z"] * 3))
+    kinds = (Iid(clients=4), Dirichlet(clients=4, alpha=1.0), Shards(clients=4), Quantity(clients=4))
+    plans = [
+        replace(HEART, held_out_clients=1),
+        Data(source="folder", path=str(tmp_path / "folder"), test_fraction=0.25, validation_fraction=0.2),
+        *(replace(HEART, partition=kind) for kind in kinds),
+    ]
     code = (
         "from hansa.data import load; from hansa.core.sections import Data;"
-        "print(load(Data(source='heart', test_fraction=0.25, validation_fraction=0.1), None, 7).sha256)"
+        "from hansa.data.partitions import Dirichlet, Iid, Quantity, Shards;"
+        f"print(*(load(plan, None, 7).sha256 for plan in {plans!r}))"
     )
-    environment = {**os.environ, "PYTHONHASHSEED": "5"}
+    environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
     command = [sys.executable, "-c", code]
     found = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == room.load(HEART, None, 7).sha256
+    assert found.stdout.split() == [room.load(plan, None, 7).sha256 for plan in plans]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_hospitals_keep_their_share_of_the_ill_in_the_test_part(seed):
+    data = room.load(Data(source="heart", test_fraction=0.25), None, seed)
+    trains, tests = (part.label_counts(2) for part in (data.train, data.test))
+    assert (np.abs(tests - 0.25 * (trains + tests)) <= 1).all()
 
 
 def test_a_large_population_gathers_in_microseconds(save):

@@ -135,3 +135,40 @@ def test_bounds_are_checked_at_their_key():
 def test_only_a_source_knows_its_own_clients():
     with pytest.raises(PlanError, match="no clients of its own"):
         Natural().deal(np.zeros(3), stream())
+
+
+KINDS = [
+    Iid(clients=7),
+    Dirichlet(clients=7, alpha=2.0),
+    Shards(clients=7, per_client=2),
+    Quantity(clients=7, sigma=0.0),
+    Quantity(clients=7, sigma=1.0),
+]
+
+
+@pytest.mark.parametrize("partition", KINDS, ids=str)
+def test_over_many_seeds_every_client_is_as_large_and_every_example_as_likely_anywhere(partition):
+    labels, rounds = np.arange(31) % 3, 3000
+    dealt = np.stack([partition.deal(labels, stream(seed)) for seed in range(rounds)])
+    sizes = np.stack([np.bincount(numbers, minlength=7) for numbers in dealt])
+    standard_error = sizes.std(axis=0) / np.sqrt(rounds)
+    assert (np.abs(sizes.mean(axis=0) - 31 / 7) <= 5 * standard_error + 1e-9).all()
+    where = np.stack([(dealt == client).mean(axis=0) for client in range(7)])
+    assert np.abs(where - 1 / 7).max() < 5.5 * np.sqrt(1 / 7 * 6 / 7 / rounds)
+
+
+@pytest.mark.parametrize("partition", KINDS, ids=str)
+def test_which_examples_of_a_class_meet_does_not_depend_on_their_order(partition):
+    labels, rounds = np.repeat(np.arange(3), [12, 10, 9]), 3000
+    dealt = np.stack([partition.deal(labels, stream(seed)) for seed in range(rounds)])
+    same = (dealt[:, :12, None] == dealt[:, None, :12]).mean(axis=0)[np.triu_indices(12, 1)]
+    mean = same.mean()
+    assert np.abs(same - mean).max() < 5.5 * np.sqrt(mean * (1 - mean) / rounds)
+
+
+def test_dirichlet_mixes_spread_as_the_law_says():
+    labels = np.arange(20_000) % 4
+    numbers = Dirichlet(clients=200, alpha=20.0).deal(labels, stream(5))
+    shares = np.stack([np.bincount(labels[numbers == client], minlength=4) / 100 for client in range(200)])
+    law = 0.25 * 0.75 * (1 / 21 + 20 / 21 / 100)  # Dirichlet, then a multinomial of 100
+    assert np.abs(shares.var(axis=0).mean() / law - 1) < 0.25

@@ -168,6 +168,15 @@ def test_regression_reads_real_labels(write):
         load(write("u.csv", "site,age,cost\na,1,x\na,2,1\n"), features=Features(label="cost", task="regression"))
 
 
+def test_whole_numbers_that_are_read_as_real_values_are_noted(write):
+    path = write("t.csv", "site,age,y\n" + "".join(f"{i % 2},{i * 1.5},{i}\n" for i in range(30)))
+    data = load(path, features=Features(label="y", columns=(Column(name="age", low=0, high=50),)))
+    assert data.signature.classes == 0
+    assert any('task = "classification"' in note for note in data.notes)
+    declared = Features(label="y", task="regression", columns=data.features.columns)
+    assert load(path, features=declared).notes == ()
+
+
 def test_parquet_reads_like_csv(table, tmp_path):
     text = read_table(Path(table))
     age = [None if value in ("", "NA") else int(value) for value in text.columns["age"].tolist()]
@@ -216,3 +225,11 @@ def test_without_pyarrow_the_error_says_what_to_install(monkeypatch, tmp_path):
     with pytest.raises(Exception, match=r"hansa\[parquet\]") as caught:
         load(str(tmp_path), source="parquet")
     assert caught.value.code == "HANSA-EXTRA-MISSING"
+
+
+def test_long_whole_numbers_are_different_classes(write):
+    long = 10**17
+    path = write("t.csv", f"site,age,y\na,1,{long + 1}\na,2,{long + 3}\nb,3,{long + 1}\nb,4,{long + 3}\n")
+    data = load(path, features=Features(label="y", task="classification", columns=(Column(name="age"),)))
+    assert data.class_names == (str(long + 1), str(long + 3))
+    assert rows(data.train, 0)[1] == [0, 1]

@@ -26,8 +26,12 @@ MemoryMap = Literal["auto", "always", "never"]
 LARGE: Final = 256 * 2**20
 """Bytes above which "auto" maps an array."""
 _BLOCK: Final = 1 << 22
+_REORDERED: Final = 1 << 26
+"""Bytes that are brought into C order at once; the more, the fewer times the disk is read."""
 _LOCAL_HEADER: Final = 30
 """Bytes of a member's own header before its name and extra field (APPNOTE.TXT of the ZIP format, 4.3.7)."""
+_HEADER_STEP: Final = 64
+"""Headers of .npy files are padded to a multiple of it: they differ by so much where one is longer."""
 _BROKEN: Final = (zipfile.BadZipFile, zlib.error, ValueError, EOFError, NotImplementedError, RuntimeError, MemoryError)
 
 
@@ -40,15 +44,18 @@ class Archive:
     memory_map: MemoryMap
 
     def array(self, name: str) -> Array:
-        """Return one array; a large one is mapped: in place, or from the cache where it is compressed."""
+        """Return one array in C order; a large one is mapped: in place, or from the cache where it lies otherwise."""
         with opened(self.path) as archive:
             member = archive.getinfo(f"{name}.npy")
             if not self._maps(member.file_size):
                 with archive.open(member) as stream:
-                    return np.asarray(np.lib.format.read_array(stream, allow_pickle=False))
-            if member.compress_type != zipfile.ZIP_STORED:
-                return plain(np.load(_unpacked(self.path, archive, member), mmap_mode="r", allow_pickle=False))
-            return _mapped(self.path, member)
+                    read = np.asarray(np.lib.format.read_array(stream, allow_pickle=False))
+                return np.ascontiguousarray(read) if read.ndim > 1 else read
+            with archive.open(member) as stream:
+                fortran = _header(stream)[1]
+            if member.compress_type == zipfile.ZIP_STORED and not fortran:
+                return plain(_mapped(self.path, member))
+            return plain(_load(_unpacked(self.path, archive, member, fortran=fortran)))
 
     def _maps(self, size: int) -> bool:
         return self.memory_map == "always" or (self.memory_map == "auto" and size > LARGE)
@@ -79,7 +86,7 @@ def opened(path: Path) -> Iterator[zipfile.ZipFile]:
 
 def plain(mapped: Array) -> Array:
     """Return a mapped array without the bookkeeping of numpy.memmap, which costs time at each gather."""
-    return np.ascontiguousarray(mapped).view(np.ndarray) if mapped.ndim else np.array(mapped)
+    return mapped.view(np.ndarray) if mapped.ndim else np.array(mapped)
 
 
 def is_mapped(array: Array) -> bool:
@@ -101,7 +108,7 @@ def _mapped(path: Path, member: zipfile.ZipInfo) -> Array:
     order: Literal["F", "C"] = "F" if fortran else "C"
     if 0 in shape:
         return np.zeros(shape, dtype)
-    return plain(np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=shape, order=order))
+    return np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=shape, order=order)
 
 
 def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
@@ -113,27 +120,67 @@ def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
     raise ValueError(f"version {version} of the .npy format is for named fields")
 
 
-def _unpacked(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Path:
-    """Return a member as a file of the cache, keyed by its compressed content; written once, atomically."""
-    target = cache_folder() / "arrays" / f"{_content_key(path, member)}.npy"
-    if target.is_file() and target.stat().st_size == member.file_size:
+def _load(path: Path) -> Array:
+    return np.asanyarray(np.load(path, mmap_mode="r", allow_pickle=False))
+
+
+def _unpacked(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo, *, fortran: bool) -> Path:
+    """Return a member as a file of the cache, in C order and keyed by its content; written once, atomically."""
+    folder = cache_folder() / "arrays"
+    target = folder / f"{_content_key(path, member)}{'.c' if fortran else ''}.npy"
+    if target.is_file() and abs(target.stat().st_size - member.file_size) <= (_HEADER_STEP if fortran else 0):
         return target
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=".unpacking-", delete=False) as file:
-            temporary = Path(file.name)
-            try:
-                with archive.open(member) as stream:
-                    while block := stream.read(_BLOCK):
-                        file.write(block)
-                file.flush()
-                os.fsync(file.fileno())
-                temporary.replace(target)
-            finally:
-                temporary.unlink(missing_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        if not fortran:
+            with _appearing(target) as file:
+                _copy_member(archive, member, file)
+        elif member.compress_type == zipfile.ZIP_STORED:
+            with _appearing(target) as file:
+                _write_in_c_order(_mapped(path, member), file)
+        else:
+            _unpack_in_c_order(archive, member, target)
     except OSError as error:
-        raise _cache_error(target.parent, error) from error
+        raise _cache_error(folder, error) from error
     return target
+
+
+def _unpack_in_c_order(archive: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path) -> None:
+    """Unpack a compressed member beside ``target``, and write it there in C order."""
+    with tempfile.NamedTemporaryFile(dir=target.parent, prefix=".unpacking-") as unpacked:
+        _copy_member(archive, member, unpacked)
+        unpacked.flush()
+        with _appearing(target) as file:
+            _write_in_c_order(_load(Path(unpacked.name)), file)
+
+
+@contextmanager
+def _appearing(target: Path) -> Iterator[IO[bytes]]:
+    """Open a file that is called ``target`` once it is whole and on the disk, and never before."""
+    with tempfile.NamedTemporaryFile(dir=target.parent, prefix=".unpacking-", delete=False) as file:
+        temporary = Path(file.name)
+        try:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _copy_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, file: IO[bytes]) -> None:
+    with archive.open(member) as stream:
+        while block := stream.read(_BLOCK):
+            file.write(block)
+
+
+def _write_in_c_order(mapped: Array, file: IO[bytes]) -> None:
+    """Write a mapped array as .npy in C order, so many rows at once: each is strewn over the whole of it."""
+    header = {"descr": np.lib.format.dtype_to_descr(mapped.dtype), "fortran_order": False, "shape": mapped.shape}
+    np.lib.format.write_array_header_1_0(file, header)
+    step = max(1, _REORDERED * len(mapped) // max(1, mapped.nbytes))
+    for start in range(0, len(mapped), step):
+        file.write(mapped[start : start + step].tobytes())
 
 
 def _content_key(path: Path, member: zipfile.ZipInfo) -> str:
@@ -168,7 +215,7 @@ def cache_folder() -> Path:
 def _cache_error(folder: Path, error: OSError) -> DataError:
     return DataError(
         "HANSA-DATA-MISSING",
-        rule="Large compressed arrays are unpacked once into the cache.",
+        rule="Large arrays that are compressed, or in Fortran order, are written once into the cache as they are read.",
         found=f"{folder} cannot be written: {error.strerror or error}.",
         action='Set HANSA_CACHE to a folder with space, or data.memory_map = "never".',
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from hansa.core.datasets import Examples
 from hansa.core.nouns import Signature
 from hansa.core.sections import Data, Features
 from hansa.data.archives import Archive, open_archive
@@ -14,6 +13,7 @@ from hansa.data.example_arrays import (
     TEST_INPUTS,
     TEST_LABELS,
     ExampleArrays,
+    central_arrays,
     checked_inputs,
     example_arrays,
     picked,
@@ -21,14 +21,12 @@ from hansa.data.example_arrays import (
     table_of_arrays,
 )
 from hansa.data.images import DIGITS, image_pool
-from hansa.data.inference import MOST_CLASSES
 from hansa.data.labels import array_labels, as_column
 from hansa.data.partitions import Iid, Natural
 from hansa.data.pool import Pool
 from hansa.data.refusals import plan_problem, resolved
 from hansa.data.sources import source
-from hansa.data.stores import ArrayStore, converted
-from hansa.data.table import joined
+from hansa.data.stores import ArrayStore
 from hansa.data.tables import pool_of_table, roster_of
 
 
@@ -69,7 +67,7 @@ def npz(data: Data, features: Features | None) -> Pool:
     central = _central(data, archive)
     if features is not None:
         return _as_table(arrays, central, features)
-    return _asexample_arrays(arrays, central)
+    return _as_they_are(arrays, central)
 
 
 def _central(data: Data, archive: Archive) -> ExampleArrays | None:
@@ -81,23 +79,19 @@ def _central(data: Data, archive: Archive) -> ExampleArrays | None:
     return None
 
 
-def _asexample_arrays(arrays: ExampleArrays, central: ExampleArrays | None) -> Pool:
+def _as_they_are(arrays: ExampleArrays, central: ExampleArrays | None) -> Pool:
     """Return the examples as they are: floats, bytes in [0, 1], or tokens."""
     if central is not None:
         refuse_unlike(central, arrays)
-    y = arrays.y if central is None else joined([arrays.y, central.y])
-    labels = array_labels(y, arrays.origin, most=max(MOST_CLASSES, arrays.vocabulary))
-    own = None
-    if central is not None:
-        own = Examples(converted(checked_inputs(central), central.form), labels.values[len(arrays.y) :])
+    labels = array_labels(arrays.y, arrays.origin, vocabulary=arrays.vocabulary)
     owners = None if arrays.client is None else as_column(arrays.client, "client", arrays.origin)
     scaled = (f"X holds bytes; they are divided by 255 ({arrays.origin})",) if arrays.form == "unit" else ()
     return Pool(
-        store=ArrayStore(checked_inputs(arrays), labels.values[: len(arrays.y)], arrays.form),
+        store=ArrayStore(checked_inputs(arrays), labels.values, arrays.form),
         signature=Signature(arrays.x.shape[1:], labels.classes, bool(arrays.vocabulary), arrays.vocabulary),
         class_names=labels.names,
         roster=None if owners is None else roster_of(owners, arrays.origin, "array `client`"),
-        central=own,
+        central=None if central is None else central_arrays(central, labels),
         notes=labels.notes + scaled,
     )
 

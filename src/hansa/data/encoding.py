@@ -115,17 +115,19 @@ def encode_labels(values: Array, features: Features, origin: str) -> Array:
 
 
 def _class_numbers(values: Array, features: Features, origin: str) -> Array:
-    distinct, codes = np.unique(texts(values), return_inverse=True)
-    classes, written = list(features.classes), distinct.tolist()
+    distinct, codes = np.unique(values, return_inverse=True)
+    classes, written = list(features.classes), texts(distinct).tolist()
     if len(set(canonical(classes))) == len(classes):
         classes, written = canonical(classes), canonical(written)
     known = {name: number for number, name in enumerate(classes)}
     numbers = np.array([known.get(name, -1) for name in written], dtype=np.int64)[codes]
     strange = numbers < 0
     if strange.any():
-        first = texts(values)[int(np.argmax(strange))]
+        first = written[codes[int(np.argmax(strange))]]
         what = f"are none of the classes ({first_distinct(features.classes)}), the first is {_shown(first)}"
-        raise _label_error(features, strange, origin, what, "Correct features.classes, or the rows.")
+        raise _label_error(
+            features, strange, origin, what, "Correct the rows, or features.classes where the plan has [features]."
+        )
     return numbers
 
 

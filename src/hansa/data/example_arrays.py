@@ -7,11 +7,12 @@ from typing import Final
 
 import numpy as np
 
+from hansa.core.datasets import Examples
 from hansa.core.layout import Array
 from hansa.core.registry import nearest
 from hansa.data.archives import Archive, is_mapped
 from hansa.data.encoding import first_distinct, fits
-from hansa.data.labels import as_column
+from hansa.data.labels import Labels, as_column
 from hansa.data.refusals import invalid, plan_problem
 from hansa.data.stores import Form, converted
 from hansa.data.table import Table
@@ -47,9 +48,10 @@ def example_arrays(
 ) -> ExampleArrays:
     """Read an archive and check that lengths and shapes agree."""
     x, y, origin = picked(archive, inputs), picked(archive, labels), archive.path.name
+    origin += "" if inputs is INPUTS else f" ({inputs[0]}, {labels[0]})"
     x = x[:, None] if x.ndim == 1 else x
     y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
-    y = as_column(y, labels[0], origin) if y.dtype.kind not in "fiub" else y
+    y = y if y.dtype.kind == "f" else as_column(y, labels[0], origin)
     client = archive.array("client") if "client" in archive.names and inputs is INPUTS else None
     lengths = {len(array) if array.ndim else 0 for array in (x, y, client) if array is not None}
     if len(lengths) > 1 or y.ndim != 1 or (client is not None and client.ndim != 1):
@@ -114,6 +116,11 @@ def checked_inputs(arrays: ExampleArrays) -> Array:
     if arrays.vocabulary or x.dtype.kind == "f":
         _check_values(x, arrays.vocabulary, origin)
     return x if is_mapped(x) or arrays.form == "unit" else converted(x, arrays.form)
+
+
+def central_arrays(arrays: ExampleArrays, labels: Labels) -> Examples:
+    """Return the server's own examples, labelled as the clients' are. Raises DataError for a class that none has."""
+    return Examples(converted(checked_inputs(arrays), arrays.form), labels.of(arrays.y, arrays.origin))
 
 
 def _check_values(x: Array, vocabulary: int, origin: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -11,22 +12,28 @@ from typing import Final
 
 import numpy as np
 
-from hansa.core.datasets import Examples
 from hansa.core.layout import Array
 from hansa.core.nouns import Signature
 from hansa.core.sections import Data, Features
 from hansa.data.archives import open_archive
 from hansa.data.encoding import check_columns, encode
-from hansa.data.example_arrays import ExampleArrays, checked_inputs, example_arrays, refuse_unlike, table_of_arrays
+from hansa.data.example_arrays import (
+    ExampleArrays,
+    central_arrays,
+    checked_inputs,
+    example_arrays,
+    refuse_unlike,
+    table_of_arrays,
+)
 from hansa.data.folder_store import FolderStore
-from hansa.data.inference import MOST_CLASSES, complete, is_open
+from hansa.data.inference import complete, is_open
 from hansa.data.labels import array_labels
 from hansa.data.partitions import Natural
 from hansa.data.pool import Pool
 from hansa.data.refusals import invalid, plan_problem, reading, resolved, unreadable
 from hansa.data.rows import ClientRows, Names, Roster, offsets_of
 from hansa.data.sources import source
-from hansa.data.stores import Form, converted
+from hansa.data.stores import Form
 from hansa.data.table import TEXT, Table, concatenated, joined
 from hansa.data.table_files import read_table
 from hansa.data.tables import central_examples, labels_of, natural_order, signature_of
@@ -72,9 +79,31 @@ def client_files(path: Path) -> tuple[Path, ...]:
         held = f"{path} has {', '.join(suffixes) if suffixes else 'none'}."
         rule = f"A folder of clients has files of one kind ({', '.join(SUFFIXES)})."
         raise invalid(rule=rule, found=held, action="Name another folder, or convert the files.")
-    by_name = {each.stem: each for each in found}
+    by_name = _by_name(found)
     stems = np.array(sorted(by_name), dtype=TEXT)
     return tuple(by_name[stem] for stem in stems[natural_order(stems)].tolist())
+
+
+def _by_name(found: Sequence[Path]) -> dict[str, Path]:
+    """Return the files by their clients' names. Raises DataError for a name that is no text, or not unique."""
+    by_name: dict[str, Path] = {}
+    for path in sorted(found):
+        try:
+            path.name.encode()
+        except UnicodeEncodeError as error:
+            raise invalid(
+                rule="A client is called as its file, in UTF-8.",
+                found=f"The name {str(os.fsencode(path.name))[2:-1]!s} is not.",
+                action="Rename the file.",
+            ) from error
+        other = by_name.setdefault(path.stem, path)
+        if other is not path:
+            raise invalid(
+                rule="Every client has one file.",
+                found=f"Client {path.stem!r} has {other.name}, {path.name}.",
+                action="Rename or join them.",
+            )
+    return by_name
 
 
 def _tables(paths: Sequence[Path], features: Features, data: Data) -> Pool:
@@ -111,12 +140,11 @@ def _arrays(paths: Sequence[Path], data: Data) -> Pool:
     central = None if data.central_path is None else _read_arrays(resolved(data.central_path))
     if central is not None:
         refuse_unlike(central, first)
-        ys.append(central.y)
-    labels = array_labels(joined(ys), paths[0].parent.name, most=max(MOST_CLASSES, first.vocabulary))
-    values = np.split(labels.values, np.cumsum(sizes))
-    own = None if central is None else Examples(converted(checked_inputs(central), first.form), values.pop())
+    labels = array_labels(joined(ys), paths[0].parent.name, vocabulary=first.vocabulary)
+    values = np.split(labels.values, np.cumsum(sizes)[:-1])
+    own = None if central is None else central_arrays(central, labels)
     signature = Signature(first.x.shape[1:], labels.classes, bool(first.vocabulary), first.vocabulary)
-    pool = _pool(paths, values[: len(paths)], _read_x, signature=signature, form=first.form)
+    pool = _pool(paths, values, _read_x, signature=signature, form=first.form)
     return replace(pool, central=own, class_names=labels.names, notes=labels.notes)
 
 

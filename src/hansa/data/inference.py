@@ -93,9 +93,21 @@ def complete(features: Features, table: Table, exclude: Collection[str] = ()) ->
     filled = complete_label(filled, table.column(features.label), table.origin)
     if filled.classes != features.classes:
         found.append("classes")
+    if features.task is None and filled.task == "regression":
+        notes = (*notes, *_read_as_real(table.column(features.label), features.label))
     if found:
         notes = (POOLED_NOTE.format(what=", ".join(found)), *notes)
     return Inferred(filled, notes)
+
+
+def _read_as_real(values: Array, label: str) -> tuple[str, ...]:
+    """Return a note where the numbers that are taken for real values might be classes: they are all whole."""
+    numbers = parsed(values, missing_in(values))[0]
+    known = numbers[np.isfinite(numbers)]
+    if (known != np.floor(known)).any():
+        return ()
+    note = f"label {label!r} holds {len(np.unique(known))} different whole numbers, read as real values to predict; "
+    return (note + 'if they are classes, set features.task = "classification"',)
 
 
 def is_open(features: Features) -> bool:
@@ -152,8 +164,10 @@ def few_whole(numbers: Array) -> bool:
 
 def _sorted_values(values: Array, numbers: Array, *, numeric: bool) -> tuple[str, ...]:
     """Return the different values in order: by number where all are numbers, else by text."""
-    if numeric:
+    if numeric and (np.abs(numbers) < 2**53).all():
         return tuple(texts(np.unique(numbers)).tolist())
+    if numeric:  # a float would run together whole numbers that differ
+        return tuple(sorted(np.unique(texts(values)).tolist(), key=float))
     return tuple(np.unique(texts(values)).tolist())
 
 

@@ -36,7 +36,9 @@ class Iid:
         """Return the client number of each example: int64 [N]."""
         _refuse_too_many(self.clients, len(labels))
         numbers = np.empty(len(labels), dtype=np.int64)
-        numbers[stream.coins().generator().permutation(len(labels))] = np.arange(len(labels)) % self.clients
+        generator = stream.coins().generator()
+        hands = generator.permutation(self.clients)  # chance decides who gets one more
+        numbers[generator.permutation(len(labels))] = hands[np.arange(len(labels)) % self.clients]
         return numbers
 
 
@@ -89,8 +91,9 @@ class Shards:
         """Return the client number of each example: int64 [N]."""
         shards = self.clients * self.per_client
         _refuse_too_many(shards, len(labels), what="shards")
-        order = np.argsort(labels, kind="stable")
-        owners = stream.coins().generator().permutation(shards) // self.per_client
+        generator = stream.coins().generator()
+        order = np.lexsort((generator.permutation(len(labels)), labels))  # within a class, not in the file's order
+        owners = generator.permutation(shards) // self.per_client
         numbers = np.empty(len(labels), dtype=np.int64)
         numbers[order] = owners[np.arange(len(labels)) * shards // len(labels)]
         return numbers
@@ -111,7 +114,7 @@ class Quantity:
         weights = np.exp(logarithms - logarithms.max())
         sizes = 1 + _rounded(weights / weights.sum() * (len(labels) - self.clients))
         numbers = np.empty(len(labels), dtype=np.int64)
-        numbers[generator.permutation(len(labels))] = np.repeat(np.arange(self.clients), sizes)
+        numbers[generator.permutation(len(labels))] = np.repeat(np.arange(self.clients), generator.permutation(sizes))
         return numbers
 
 
@@ -150,7 +153,7 @@ def _draw_counts(mixes: Array, supply: Int64s, generator: np.random.Generator) -
     """
     clients = len(mixes)
     total = int(supply.sum())
-    need = np.full(clients, total // clients) + (np.arange(clients) < total % clients)
+    need = np.full(clients, total // clients) + (generator.permutation(clients) < total % clients)
     left = supply.copy()
     counts = np.zeros(mixes.shape, dtype=np.int64)
     while need.any():

@@ -58,6 +58,7 @@ def resolved(path: str) -> Path:
     """
     with reading(Path(path)):
         try:
+            path.encode()  # a plan and a report, which name it, are UTF-8
             found = Path(path).expanduser().resolve()
             found.stat()
         except (ValueError, RuntimeError) as error:

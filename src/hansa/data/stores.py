@@ -102,7 +102,12 @@ def converted(values: Array, form: Form) -> Array:
 
 
 def _take(x: Array, rows: Int64s) -> Array:
-    """Gather rows. An array mapped from within an archive is not aligned, and numpy would first copy all of it."""
+    """Gather rows.
+
+    Of an array that is not aligned (mapped from within an archive) or not in C order, ``take`` would first copy all.
+    """
+    if not x.flags.c_contiguous:
+        return np.asarray(x[rows])
     if x.flags.aligned:
         return x.take(rows, axis=0)
     width = x.nbytes // len(x)

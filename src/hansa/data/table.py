@@ -111,10 +111,10 @@ def as_number(text: str) -> float | None:
 
 
 def canonical(values: Sequence[str]) -> list[str]:
-    """Return texts so that equal whole numbers have equal texts ("1", "1.0", "01")."""
+    """Return texts so that equal whole numbers have equal texts ("1", "1.0", "01"), as far as floats hold them."""
     numbers = [as_number(value) for value in values]
     return [
-        value if number is None or not number.is_integer() else str(int(number))
+        value if number is None or not number.is_integer() or abs(number) >= 2**53 else str(int(number))
         for value, number in zip(values, numbers, strict=True)
     ]
 
