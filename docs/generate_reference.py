@@ -42,7 +42,7 @@ FAMILIES: Final = {
 
 _PLAN: Final = (
     "A plan is a TOML file or a `hansa.Plan`. Keys are written as here; `--set` reaches every one by its path, as in "
-    "`--set cohort.size=10`. A section or piece that is absent has its defaults.\n"
+    "`--set rounds=20`. A section or piece that is absent has its defaults.\n"
 )
 _RECIPES: Final = (
     "A recipe is a part of a plan under a name: what a published method fixes. The plan gives the rest, and may change "

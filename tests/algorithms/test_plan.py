@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import json
+import pickle
 import tomllib
 from pathlib import Path
 
@@ -180,7 +182,7 @@ def test_a_kind_unlike_any_lists_those_that_are_known():
 @pytest.mark.parametrize(
     ("sections", "path", "what"),
     [
-        ({"cohort": {"size": 3}}, "cohort", "a key 'kind'"),
+        ({"cohort": {"size": 3}}, "cohort.size", "this is 'full', the default, as there is no key 'kind'"),
         ({"cohort": 3}, "cohort", "a key 'kind'"),
         ({"cohort": {"kind": 3}}, "cohort", "a key 'kind'"),
         ({"transforms": "clip"}, "transforms", "must be an array of tables"),
@@ -447,8 +449,8 @@ def test_a_recipe_is_laid_under_the_plans_own_tables():
     plan = plan_from_mapping(small(recipe="fedadam", server_optimizer={"learning_rate": 0.5}))
     assert plan.server_optimizer == server_optimizers.Adam(learning_rate=0.5, tau=1e-3)
     assert plan.transforms == (WeighBySize(),)
-    plan = plan_from_mapping(small(recipe="fedadam", server_optimizer={"kind": "sgd"}))
-    assert plan.server_optimizer == server_optimizers.Sgd()
+    plan = plan_from_mapping(small(recipe="fedavg", server_optimizer={"kind": "yogi"}))
+    assert plan.server_optimizer == server_optimizers.Yogi()
     plan = plan_from_mapping(small(recipe={"kind": "fedprox", "mu": 0.5}))
     assert plan.trainer.hooks[0].mu == 0.5
     assert plan.trainer.epochs == 1
@@ -477,6 +479,9 @@ def test_a_recipe_is_no_part_of_the_resolved_plan():
         ({"kind": 5}, "recipe", "'kind'"),
         ("no_such_module:method", "recipe", "No module named"),
         ("os:getcwd", "recipe", "getcwd"),
+        ("os:getenv", "recipe", "raised TypeError"),
+        ("sys:exit", "recipe", "raised SystemExit"),
+        ({"kind": "builtins:int", "a": 1}, "recipe", "raised TypeError"),
     ],
 )
 def test_a_wrong_recipe_is_a_problem_with_its_key_path(given_recipe, path, what):
@@ -504,6 +509,81 @@ def test_a_table_of_another_kind_replaces_the_whole_and_lists_are_replaced():
     assert overlay(under, {"a": {"kind": "y"}, "l": [3]}) == {"a": {"kind": "y"}, "l": [3]}
     assert overlay(under, {"a": {"kind": "x", "p": 2}})["a"] == {"kind": "x", "p": 2, "in": {"q": 1}}
     assert under == {"a": {"kind": "x", "p": 1, "in": {"q": 1}}, "l": [1, 2]}
+
+
+@pytest.mark.parametrize(
+    ("section", "table", "kind"),
+    [
+        ("server_optimizer", {"learning_rate": 0.5}, "sgd"),
+        ("server_optimizer", {}, "sgd"),
+        ("cohort", {}, "full"),
+        ("aggregator", {}, "mean"),
+    ],
+)
+def test_a_table_without_a_kind_is_one_of_the_defaults_kind(section, table, kind):
+    given = plan_from_mapping(small(**{section: table}))
+    assert given == plan_from_mapping(small(**{section: {"kind": kind, **table}}))
+    assert given == Plan(**small(**{section: table}))
+
+
+def test_a_wrong_key_of_the_defaults_kind_is_told_with_the_nearest_and_the_kind():
+    found = problems(small(server_optimizer={"lerning_rate": 0.5}))
+    assert "did you mean 'learning_rate'" in found["server_optimizer.lerning_rate"]
+    assert "'sgd', the default" in found["server_optimizer.lerning_rate"]
+    assert set(problems(small(server_optimizer={"learning_rate": -1.0}))) == {"server_optimizer"}
+    assert "a key 'kind'" in problems(small(trainer={"epochs": 1}))["trainer"]
+
+
+def test_a_section_that_is_unknown_or_missing_is_told_in_python_as_in_a_file():
+    for mapping in (small(rouns=4, server_optimizr="sgd"), {"rounds": 0}, small(cohort=None, seeds=1)):
+        with pytest.raises(PlanError) as error:
+            Plan(**mapping)
+        given = {name: section for name, section in mapping.items() if section is not None}
+        assert {problem.path: problem.message for problem in error.value.problems} == problems(given)
+    with pytest.raises(PlanError, match="did you mean 'rounds'"):
+        Plan(**small(rouns=4))
+    assert "rounds" in inspect.signature(Plan).parameters
+    assert copy.copy(Plan(**small())) == pickle.loads(pickle.dumps(Plan(**small())))  # noqa: S301 - our own
+
+
+@pytest.mark.parametrize(
+    ("path", "sections"),
+    [
+        ("rounds", {"rounds": 10**11}),
+        ("trainer.steps", {"trainer": small()["trainer"] | {"epochs": None, "steps": 10**11}}),
+        ("trainer.epochs", {"trainer": small()["trainer"] | {"epochs": 10**11}}),
+    ],
+)
+def test_counts_beyond_reason_are_refused(path, sections):
+    assert path in problems({key: _given(value) for key, value in small(**sections).items()})
+
+
+def _given(value):
+    return {key: item for key, item in value.items() if item is not None} if isinstance(value, dict) else value
+
+
+def test_arguments_too_deep_or_too_long_are_told():
+    deep = []
+    for _ in range(3000):
+        deep = [deep]
+    level = [1]
+    for _ in range(100):
+        level = [level]
+    for value in (deep, level):
+        with pytest.raises(PlanError, match="nested"):
+            Plan(**small(model=Model(factory="a:b", arguments={"a": value})))
+    assert "2^53" in problems(small(model={"factory": "a:b", "arguments": {"a": 10**5000}}))["model.arguments"]
+    assert "too long to show" in problems(small(data=10**5000))["data"]
+
+
+def test_a_whole_float_and_an_integer_are_different_arguments():
+    def hashed(value):
+        return plan_sha256(plan_from_mapping(small(model={"factory": "a:b", "arguments": value})))
+
+    values = [{"p": 1}, {"p": 1.0}, {"p": [1, 2]}, {"p": [1.0, 2]}, {"p": [1, 2.0]}, {"p": {"0": 1.0}}, {"p": {"0": 1}}]
+    values += [{"p": 0.0}, {"p": 0}, {"p": True}, {"p": 1, "q": 1.0}, {"p": 1.0, "q": 1}]
+    assert len({hashed(value) for value in values}) == len(values)
+    assert hashed({"a": 1.0, "b": 2.0}) == hashed({"b": 2.0, "a": 1.0})
 
 
 # What only the population shows

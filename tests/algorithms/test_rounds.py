@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Annotated
 
 import numpy as np
 import pytest
@@ -12,9 +13,11 @@ from hansa.algorithms import rounds
 from hansa.algorithms.aggregators import FixedMean, Mean
 from hansa.algorithms.fold import Fold
 from hansa.algorithms.prologue import client_statistics, close_prologue, declared_scaling, statistics_layout
+from hansa.algorithms.samplers import Full
 from hansa.core.errors import PlanError
 from hansa.core.layout import Branch, Parameter
 from hansa.core.nouns import Aggregate, ClientBatch, InitialModel, Signature
+from hansa.core.schema import Doc
 from hansa.core.sections import Column, Features
 from hansa.core.streams import Streams
 from hansa.testing import MemoryClients, MemoryView, Rehearsal, StumpTrainer, quadratic_clients, quadratic_signature
@@ -194,6 +197,64 @@ def test_the_cohort_is_drawn_from_the_view_and_the_coins_of_the_round():
 
 
 # The prologue
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawing(Full):
+    """Draws what it is told to."""
+
+    what: Annotated[str, Doc("a name")]
+
+    def draw(self, eligible, round_number, coins):
+        return DRAWS[self.what]
+
+
+DRAWS = {
+    "floats": np.array([0.0, 1.0]),
+    "mask": np.array([True, False, True, False, False]),
+    "rows": np.array([[0, 1]]),
+    "one": 3,
+    "none": None,
+    "ragged": [[1], [1, 2]],
+    "names": ["client-0"],
+    "twice": np.array([2, 0, 2]),
+    "negative": np.array([-1, 2]),
+    "beyond": np.array([0, 5]),
+    "list": [4, 0],
+    "small integers": np.array([4, 0], dtype=np.uint8),
+    "nobody": [],
+}
+
+
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        ("floats", r"a ndarray of float64 with shape \[2\]"),
+        ("mask", r"of bool"),
+        ("rows", r"shape \[1, 2\]"),
+        ("one", r"a int of int64 with shape \[\]"),
+        ("none", r"a NoneType"),
+        ("ragged", r"a list"),
+        ("names", r"of <U8"),
+        ("twice", r"3 ordinals of which 2 are distinct"),
+        ("negative", r"the ordinals -1 to 2"),
+        ("beyond", r"the ordinals 0 to 5; .* from 0 to 4"),
+    ],
+)
+def test_what_a_sampler_draws_is_checked(what, words):
+    with pytest.raises(PlanError, match=words) as error:
+        rehearsal("fedavg", cohort={"kind": f"{__name__}:Drawing", "what": what}).play(1)
+    assert [problem.path for problem in error.value.problems] == ["cohort"]
+    assert f"{__name__}:Drawing" in str(error.value)
+
+
+@pytest.mark.parametrize(("what", "cohort"), [("list", [4, 0]), ("small integers", [4, 0]), ("nobody", [])])
+def test_ordinals_of_any_form_are_taken(what, cohort):
+    one = plan("fedavg", cohort={"kind": f"{__name__}:Drawing", "what": what})
+    state = rehearsal("fedavg").state
+    found = rounds.open_round(one, state, MemoryView(5), Streams(0).of("cohort").coins()).cohort
+    assert found.dtype == np.int64
+    assert found.tolist() == cohort
 
 
 COLUMNS = (

@@ -66,3 +66,47 @@ def test_the_clients_of_a_source_without_its_own_are_made_up_too(hansa, plan):
                   "--set", "model.factory=hansa.training.linear:softmax", "--set", "rounds=1")  # fmt: skip
     assert found.status == 0, found.err
     assert "the clients are made up: their examples are dealt from one pool" in found.said
+
+
+@pytest.mark.parametrize(
+    ("settings", "sums", "histograms"),
+    [
+        ([], "counts and sums (accuracy, loss)", True),
+        (["evaluation.metrics=['accuracy']"], "counts and sums (accuracy)", False),
+        (["data.test_fraction=0", "evaluation.baselines=[]"], "", False),
+        (["evaluation.federated=false"], "", False),
+    ],
+)
+def test_what_is_sent_for_evaluation_is_what_is_measured(hansa, plan, settings, sums, histograms):
+    found = hansa("check", plan, *(word for setting in settings for word in ("--set", setting)))
+    assert found.status == 0, found.err
+    assert ("each client's counts and sums" in found.said) == bool(sums)
+    assert sums in found.said
+    assert ("score histograms" in found.said) == histograms
+    assert "who took part, when, from where and with which attributes" in found.said
+
+
+REMEDY = "nothing is held out: add --set data.test_fraction=0.25"
+
+
+@pytest.mark.parametrize("verb", ["check", "run"])
+def test_a_plan_that_holds_nothing_out_is_told_how_to(hansa, plan, verb):
+    found = hansa(verb, plan, "--set", "data.test_fraction=0", "--set", "evaluation.baselines=[]", "--set", "rounds=1")
+    assert found.status == 0, found.err
+    assert f"note: this plan evaluates nothing: {REMEDY}" in found.said
+    assert found.said.count(REMEDY) == (2 if verb == "run" else 1), "the last words of a run repeat it"
+
+
+def test_clients_with_too_few_examples_to_hold_out_are_said_to_be_so(hansa, plan, tmp_path):
+    (tmp_path / "few.csv").write_text("who,x,y\n" + "".join(f"{i},{i},{'ab'[i % 2]}\n" for i in range(12)))
+    settings = ["data={source='csv',path='few.csv',client='who',test_fraction=0.25}", "features={label='y'}"]
+    settings += ["evaluation.baselines=[]", "rounds=1"]
+    for verb in ("check", "run"):
+        found = hansa(verb, plan, *(word for setting in settings for word in ("--set", setting)))
+        assert found.status == 0, found.err
+        assert "no client has enough examples to hold any out at data.test_fraction = 0.25" in found.said
+
+
+def test_a_plan_that_turns_evaluation_off_is_told_how_to_turn_it_on(hansa, plan):
+    found = hansa("check", plan, "--set", "evaluation.federated=false", "--set", "evaluation.baselines=[]")
+    assert "add --set evaluation.federated=true" in found.said

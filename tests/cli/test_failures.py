@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -76,6 +78,157 @@ def test_usage_errors_end_with_2_and_without_a_traceback(hansa, arguments):
     found = hansa(*arguments)
     assert found.status == 2
     assert "Traceback" not in found.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "found"),
+    [
+        (["rnu"], "rnu"),
+        (["run", "--executer", "serial"], "--executer"),
+        (["check"], "PLAN"),
+        (["explain", "HANSA-PLAN"], "did you mean"),
+        (["run", "--resume", "x", "--out", "y"], "give nothing beside it"),
+    ],
+)
+def test_usage_errors_are_told_to_programs_too(hansa, arguments, found):
+    end = hansa(*arguments, "--json")
+    assert end.status == 2
+    assert end.json["error"]["code"] == "HANSA-USAGE"
+    assert found in end.json["error"]["found"]
+    assert set(end.json["error"]) == {"code", "rule", "found", "action", "problems"}
+
+
+def test_help_with_json_prints_no_error(hansa):
+    end = hansa("run", "--json", "--help")
+    assert end.status == 0
+    assert '"error"' not in end.out
+
+
+@pytest.fixture
+def leaving(monkeypatch, tmp_path, plan):
+    """A plan beside code that ends the process with success, here or there."""
+    (tmp_path / "leaving.py").write_text(
+        "import sys\n"
+        "from dataclasses import dataclass\n"
+        "from hansa.training.linear import LinearModel, LinearTrainer\n"
+        "def factory() -> LinearModel:\n"
+        "    sys.exit(0)\n"
+        "@dataclass(frozen=True, kw_only=True)\n"
+        "class Training(LinearTrainer):\n"
+        "    def train(self, model, context, states):\n"
+        "        sys.exit(0)\n"
+        "@dataclass(frozen=True, kw_only=True)\n"
+        "class Building(LinearTrainer):\n"
+        "    def initial(self, model, signature, stream):\n"
+        "        sys.exit()\n"
+        "@dataclass(frozen=True, kw_only=True)\n"
+        "class Hungry(LinearTrainer):\n"
+        "    def train(self, model, context, states):\n"
+        "        raise MemoryError('Unable to allocate 3 TiB')\n"
+    )
+    (tmp_path / "gone.py").write_text("raise SystemExit(0)")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield plan
+    for name in ("leaving", "gone"):
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.parametrize("verb", ["run", "check"])
+@pytest.mark.parametrize(
+    ("override", "status", "code"),
+    [
+        ("model.factory=sys:exit", 2, "HANSA-MODEL-UNSUITABLE"),
+        ("model.factory=leaving:factory", 2, "HANSA-MODEL-UNSUITABLE"),
+        ("model.factory=gone:factory", 2, "HANSA-CODE-IMPORT"),
+        ("trainer.kind=leaving:Training", 70, "HANSA-INTERNAL"),
+        ("trainer.kind=leaving:Building", 70, "HANSA-INTERNAL"),
+        ("trainer.kind=gone:Training", 2, "HANSA-PLAN-INVALID"),
+    ],
+)
+def test_code_that_ends_the_process_does_not_end_a_command_with_success(hansa, leaving, verb, override, status, code):
+    found = hansa(verb, leaving, "--set", override, "--json")
+    assert found.status == status
+    assert f"[{code}]" in found.err
+    assert found.json["error"]["code"] == code
+
+
+def test_an_exit_within_a_round_names_the_run_folder(hansa, leaving):
+    found = hansa("run", leaving, "--set", "trainer.kind=leaving:Training", "--out", "out")
+    assert found.status == 70
+    assert "SystemExit" in found.said
+    assert "Traceback" in Path("out/error.txt").read_text()
+
+
+@pytest.mark.parametrize("verb", ["run", "check"])
+def test_too_little_memory_is_a_sentence(hansa, leaving, verb):
+    found = hansa(verb, leaving, "--set", "trainer.kind=leaving:Hungry", "--json")
+    assert found.status == 4
+    assert "not enough memory (Unable to allocate 3 TiB)" in found.said
+    assert found.json["error"]["code"] == "HANSA-RUN-MEMORY"
+
+
+EVIL = "\x1b]0;pwn\x07\x1b[2Jname\x9b31m\x7f\u202e"
+
+
+def evil_files(tmp_path):
+    """A table whose client and column names, and a plan whose name, would steer a terminal."""
+    rows = [f"{client}{EVIL},{i % 2},{i}" for client in "ab" for i in range(12)]
+    (tmp_path / "evil.csv").write_text("\n".join([f"who,label,x{EVIL}", *rows]), encoding="utf-8")
+    (tmp_path / "evil.toml").write_text(
+        'name = "NAME"\nrounds = 2\n[data]\nsource = "csv"\npath = "evil.csv"\nclient = "who"\ntest_fraction = 0.25\n'
+        '[features]\nlabel = "label"\n[model]\nfactory = "hansa.training.linear:logistic"\n'
+        '[trainer]\nkind = "linear"\nepochs = 1\noptimizer = { kind = "sgd", learning_rate = 0.1 }\n'
+        '[evaluation]\nbaselines = ["local-only"]\n'.replace("NAME", EVIL.encode("unicode_escape").decode())
+        .replace("\\x1b", "\\u001b")
+        .replace("\\x07", "\\u0007")
+        .replace("\\x9b", "\\u009b")
+        .replace("\\x7f", "\\u007f"),
+        encoding="utf-8",
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["check", "evil.toml"],
+        ["run", "evil.toml", "--out", "out"],
+        ["data", "evil.toml"],
+        ["init", "evil.csv", "--client", "nobody", "--label", "label"],
+        ["run", "evil.toml", "--set", f"trainer.{EVIL}=1"],
+        ["check", f"{EVIL}.toml"],
+    ],
+)
+def test_nothing_that_is_printed_steers_the_terminal(hansa, tmp_path, arguments):
+    evil_files(tmp_path)
+    found = hansa(*arguments)
+    assert "name" in found.err
+    assert not any((ord(letter) < 32 and letter != "\n") or 127 <= ord(letter) < 160 for letter in found.err)
+    assert "\u202e" not in found.err
+
+
+@pytest.mark.parametrize("verb", ["check", "run"])
+def test_on_a_terminal_only_richs_own_sequences_are_written(tmp_path, verb):
+    pty = pytest.importorskip("pty")
+    evil_files(tmp_path)
+    ours, theirs = pty.openpty()
+    code = "from hansa.cli.main import main; main()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, verb, "evil.toml"], cwd=tmp_path, stderr=theirs, stdout=theirs
+    ) as process:
+        os.close(theirs)
+        seen = b""
+        try:
+            while part := os.read(ours, 65536):
+                seen += part
+        except OSError:  # a terminal whose other end is closed
+            pass
+    os.close(ours)
+    assert process.returncode == 0
+    assert b"name" in seen
+    assert b"pwn" in seen
+    assert b"\x1b]0" not in seen
+    assert b"\x07" not in seen
+    assert "\x9b".encode() not in seen
 
 
 def test_an_unknown_executor_is_refused_with_the_nearest(hansa, plan):

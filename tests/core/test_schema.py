@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
+import numpy as np
 import pytest
 from annotated_types import Ge
 
@@ -157,6 +159,63 @@ def test_a_piece_needs_a_kind():
         assert piece is None
         assert problem.path == "here"
         assert "'kind'" in problem.message
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unreadable:
+    """Its annotation names what is nowhere."""
+
+    size: NoSuchName  # noqa: F821 - that is the point
+
+
+@dataclass(frozen=True, kw_only=True)
+class Untypable:
+    """Its annotation is a type that no plan can hold."""
+
+    size: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
+class Raising:
+    """It raises what it is told to."""
+
+    what: str
+
+    def __post_init__(self) -> None:
+        raise {"key": KeyError("rate"), "exit": SystemExit(0), "zero": ZeroDivisionError("by zero")}[self.what]
+
+
+@pytest.mark.parametrize(
+    ("mapping", "path", "words"),
+    [
+        ({"kind": f"{__name__}:Unreadable", "size": 1}, "here", "NameError.*NoSuchName.*HANSA-CODE-IMPORT"),
+        ({"kind": f"{__name__}:Untypable", "size": 1}, "here.size", "no plan can hold"),
+        ({"kind": f"{__name__}:Raising", "what": "key"}, "here", "Raising raised KeyError: 'rate'"),
+        ({"kind": f"{__name__}:Raising", "what": "zero"}, "here", "raised ZeroDivisionError"),
+        ({"kind": f"{__name__}:Raising", "what": "exit"}, "here", "raised SystemExit"),
+    ],
+)
+def test_a_piece_of_ones_own_that_fails_is_a_problem_with_its_key_path(mapping, path, words):
+    piece, (problem,) = build_piece("transform", mapping, "here")
+    assert piece is None
+    assert problem.path == path
+    assert re.search(words, problem.message)
+
+
+@pytest.mark.parametrize("body", ["raise SystemExit(0)", "import sys; sys.exit()"])
+def test_a_module_that_ends_the_process_on_import_is_told(tmp_path, monkeypatch, body):
+    (tmp_path / "leaving_module.py").write_text(body)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(HansaError, match="SystemExit") as error:
+        import_named("leaving_module:anything")
+    assert error.value.code == "HANSA-CODE-IMPORT"
+
+
+def test_an_interrupt_during_an_import_passes(tmp_path, monkeypatch):
+    (tmp_path / "interrupted_module.py").write_text("raise KeyboardInterrupt")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(KeyboardInterrupt):
+        import_named("interrupted_module:anything")
 
 
 # The registry

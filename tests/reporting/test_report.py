@@ -10,12 +10,15 @@ from typing import Any
 import pytest
 from sample_runs import bare_run, heart_run, many_run
 
+from hansa.reporting import disclosure
 from hansa.reporting.charts import Series, axis, line_chart
 from hansa.reporting.charts_clients import histogram
-from hansa.reporting.figures import Figures, bytes_text, metric_text, number, seconds_text
+from hansa.reporting.disclosure import server_sees
+from hansa.reporting.figures import Figures, bytes_text, metric_text, number, read_plan, seconds_text
 from hansa.reporting.findings import compare, findings, lede
 from hansa.reporting.report import render_report
 
+METRICS = ("auc", "accuracy", "loss")
 LOADING = {"src", "srcset", "href", "xlink:href", "poster", "data", "action", "background"}
 
 
@@ -127,8 +130,15 @@ def test_an_undefined_metric_is_said_to_be_so_and_never_zero() -> None:
 
 def test_without_evaluation_the_report_says_that_it_cannot_judge() -> None:
     words = said(bare_run())
-    assert "It was not evaluated, so this report cannot say how good it is." in words
+    assert "It was not evaluated, so nothing here says how good it is: nothing is held out" in words
+    assert "--set data.test_fraction=0.25." in words
     assert "The training loss went from 0.651 to 0.587." in words
+
+
+def test_figures_that_look_alike_by_the_numbers_shown_are_about_the_same() -> None:
+    assert compare("auc", 0.90549, 0.89951).against("it") == "about the same as it"
+    assert compare("auc", 0.90551, 0.89949).against("it") == "0.007 better than it"
+    assert compare("accuracy", 0.9, 0.895).kind == "same"
 
 
 def test_the_table_shows_every_model_overall_and_on_own_examples() -> None:
@@ -169,6 +179,19 @@ def test_the_privacy_note_is_exact() -> None:
     assert "The plan has secure aggregation. This report does not verify what it guarantees" in text
     run["plan_text"] = "not [ toml"
     assert "neither secure aggregation" not in Page(render_report(**run)).text
+
+
+def test_the_privacy_note_lists_what_the_server_sees_as_check_does() -> None:
+    run = heart_run()
+    seen = server_sees(Figures({}, (), read_plan(run["plan_text"])).plan, metrics=METRICS, on_clients=True)
+    assert len(seen) == 5
+    text = Page(render_report(**run)).text
+    assert [phrase for phrase in seen if phrase not in text] == []
+    assert "could compute them from the sums" in text
+    text = Page(render_report(**bare_run())).text
+    assert disclosure.ATTENDANCE in text
+    assert "for evaluation" not in text
+    assert "score histograms" not in text
 
 
 def test_values_from_files_are_escaped() -> None:

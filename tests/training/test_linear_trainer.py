@@ -14,7 +14,7 @@ from hansa.core.nouns import Assignment, ClientBatch, ClientContext, Scaling, Si
 from hansa.core.sections import Model
 from hansa.core.streams import Streams
 from hansa.testing import MemoryClients
-from hansa.training.linear import LinearTrainer
+from hansa.training.linear import LinearModel, LinearTrainer, logistic
 from hansa.training.optimizers import Adam, AdamW, Sgd
 
 FEATURES = 4
@@ -316,8 +316,63 @@ def test_data_that_the_model_does_not_fit_are_refused(kind, data, what):
 
 def test_a_factory_that_returns_something_else_is_refused():
     trainer = LinearTrainer(optimizer=Sgd(learning_rate=0.1), steps=1)
-    with pytest.raises(ModelError, match="returned OrderedDict"):
-        trainer.initial(Model(factory="collections:OrderedDict"), Signature((4,), 2), Streams(0).of("model"))
+    for name, words in (("lying", "returned dict"), ("leaving", "raised SystemExit: 0")):
+        with pytest.raises(ModelError, match=words):
+            trainer.initial(Model(factory=f"{__name__}:{name}"), Signature((4,), 2), Streams(0).of("model"))
+
+
+def lying() -> LinearModel:
+    return {}
+
+
+def leaving() -> LinearModel:
+    raise SystemExit(0)
+
+
+def mine() -> LinearModel:
+    return logistic(intercept=False)
+
+
+def interrupted() -> LinearModel:
+    raise KeyboardInterrupt
+
+
+def unannotated():
+    raise AssertionError("it was called")
+
+
+class Called:
+    def __init__(self):
+        raise AssertionError("it was called")
+
+
+table = {"a": 1}
+
+
+@pytest.mark.parametrize(
+    "factory",
+    ["subprocess:Popen", "os:getcwd", "sys:exit", *(f"{__name__}:{n}" for n in ("unannotated", "Called", "table"))],
+)
+def test_what_does_not_say_that_it_returns_a_linear_model_is_not_called(factory):
+    trainer = LinearTrainer(optimizer=Sgd(learning_rate=0.1), steps=1)
+    with pytest.raises(ModelError, match="was not called.*annotate your function"):
+        trainer.initial(Model(factory=factory), Signature((4,), 2), Streams(0).of("model"))
+
+
+def test_a_function_of_ones_own_that_says_so_is_called():
+    trainer = LinearTrainer(optimizer=Sgd(learning_rate=0.1), steps=1)
+    for factory, arguments in (
+        (f"{__name__}:mine", {}),
+        ("hansa.training.linear:LinearModel", {"loss": "binary-cross-entropy"}),
+    ):
+        section = Model(factory=factory, arguments=arguments)
+        assert trainer.initial(section, Signature((4,), 2), Streams(0).of("model")).values.size in {4, 5}
+
+
+def test_an_interrupt_within_a_factory_passes():
+    trainer = LinearTrainer(optimizer=Sgd(learning_rate=0.1), steps=1)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.initial(Model(factory=f"{__name__}:interrupted"), Signature((4,), 2), Streams(0).of("model"))
 
 
 @pytest.mark.parametrize("arguments", [{"intercpt": True}, {"hidden": 3}])

@@ -8,10 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hansa.core.errors import PlanError
+from hansa.core.layout import TRAIN_LOSS, Branch, Layout, Parameter
+from hansa.core.nouns import Assignment, ClientBatch, ClientContext, Signature
 from hansa.core.schema import build_piece
 from hansa.core.streams import Streams
-from hansa.testing import QuadraticTrainer
-from hansa.training.local import local_batches
+from hansa.testing import MemoryClients, QuadraticTrainer
+from hansa.training.local import Outcome, hand_back, local_batches
 from hansa.training.optimizers import Sgd
 
 SIZES = st.lists(st.integers(1, 40), min_size=1, max_size=6)
@@ -94,3 +96,15 @@ def test_wrong_local_work_is_refused(settings_, what):
     table = {"kind": "linear", "optimizer": {"kind": "sgd", "learning_rate": 0.1}, **settings_}
     _, problems = build_piece("trainer", table, "trainer")
     assert what in str(PlanError(problems))
+
+
+def test_an_update_whose_loss_is_no_number_counts_as_not_finite():
+    layout = Layout((Branch("params", (Parameter("w", (2,)),)),), (TRAIN_LOSS,))
+    cohort = np.arange(3)
+    assignment = Assignment(1, layout, np.zeros(2, dtype=np.float32), cohort, population=3)
+    data = MemoryClients([np.zeros((1, 2))] * 3, [np.zeros(1)] * 3)
+    context = ClientContext(assignment, ClientBatch(cohort, data, Signature((2,), 0)), Streams(1))
+    start, loss = np.zeros((3, 2), dtype=np.float32), np.array([0.5, np.nan, np.inf])
+    batch, _ = hand_back(work(steps=1), context, {}, Outcome(start, start + 1, np.ones(3, dtype=np.int64), loss))
+    assert np.isfinite(batch.values).all(axis=1).tolist() == [True, False, True]
+    assert batch.lane("train_loss").tolist() == [0.5, 0.0, TRAIN_LOSS.high]

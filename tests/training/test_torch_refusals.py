@@ -197,3 +197,86 @@ def test_notes_name_other_buffers_and_outputs_that_are_no_logits() -> None:
     assert "(mean)" in TRAINER.notes(model_of(buffered), SIGNATURE)[0]
     assert TRAINER.notes(model_of(buffered, buffers="average"), SIGNATURE) == ()
     assert "logits" in TRAINER.notes(model_of(sharp), SIGNATURE)[0]
+
+
+def leaving() -> nn.Module:
+    raise SystemExit(0)
+
+
+class _Leaving(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        raise SystemExit(0)
+
+
+def leaving_later() -> nn.Module:
+    return _Leaving(4, 3)
+
+
+@pytest.mark.parametrize("factory", [leaving, leaving_later])
+def test_a_model_that_ends_the_process_is_refused(factory: Callable[..., Any]) -> None:
+    with pytest.raises(ModelError, match="raised SystemExit: 0"):
+        first(model_of(factory))
+
+
+def interrupted() -> nn.Module:
+    raise KeyboardInterrupt
+
+
+def test_an_interrupt_within_a_factory_passes() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        first(model_of(interrupted))
+
+
+class _Growing(nn.Linear):
+    """Makes a layer, or a parameter, when it first runs; or a new one each time."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(4, 3)
+        self.what = what
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.what == "layer" and not hasattr(self, "more"):
+            self.more = nn.Linear(3, 3)
+        if self.what == "weight" or (self.what == "in training" and self.training):
+            self.weight = nn.Parameter(torch.ones(3, 4))
+        if self.what == "data":
+            self.weight.data = torch.renorm(self.weight.data, p=2, dim=0, maxnorm=1.0)
+        return super().forward(x)
+
+
+def growing(what: str) -> nn.Module:
+    return _Growing(what)
+
+
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        ("layer", r"made, replaced or removed the parameter 'more\.weight'.*in __init__"),
+        ("weight", r"made, replaced or removed the parameter 'weight'"),
+        ("data", r"moved 'weight'.*in place"),
+    ],
+)
+def test_parameters_made_or_moved_in_forward_are_refused(what: str, words: str) -> None:
+    with pytest.raises(ModelError, match=words):
+        first(model_of(growing, what=what))
+
+
+def spoilt(value: str) -> nn.Module:
+    module = nn.Linear(4, 3)
+    nn.init.constant_(module.bias, float(value))
+    return module
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_first_values_that_are_not_finite_are_refused(value: float) -> None:
+    with pytest.raises(ModelError, match=r"'bias' .* holds NaN or infinity"):
+        first(model_of(spoilt, value=str(value)))
+
+
+def shapes_only() -> nn.Module:
+    return nn.Linear(4, 3, device="meta")
+
+
+def test_a_model_on_the_device_meta_is_refused() -> None:
+    with pytest.raises(ModelError, match=r"'weight' .* on the device 'meta'"):
+        first(model_of(shapes_only))

@@ -89,6 +89,44 @@ def test_a_file_that_is_not_utf_8_is_told_with_the_byte(tmp_path):
         read_tables(path)
 
 
+DEEP = "[" * 3000 + "]" * 3000
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (f"a = {DEEP}", "nested more than 64 levels deep"),
+        ("a = " + "[" * 100 + "]" * 100, "nested more than 64 levels deep"),
+        ("a" + ".a" * 3000 + " = 1", "nested more than 64 levels deep"),
+        ("a = " + "9" * 5000, "digits"),
+    ],
+)
+def test_what_is_too_deep_or_too_long_to_read_is_told(tmp_path, text, words):
+    path = tmp_path / "deep.toml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(HansaError, match=words) as error:
+        read_plan(path)
+    assert error.value.code == "HANSA-PLAN-FILE"
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        (f"name={DEEP}", "nested more than 64"),
+        ("seed=" + "9" * 5000, "digits"),
+        ("model.arguments" + ".a" * 2000 + "=1", "64 keys"),
+    ],
+)
+def test_an_override_too_deep_or_too_long_to_read_is_told(file, override, words):
+    with pytest.raises(PlanError, match=words) as error:
+        read_plan(file, [override])
+    assert len(str(error.value)) < 500
+
+
+def test_an_override_reaches_a_key_of_what_the_plan_leaves_at_its_default(file):
+    assert read_plan(file, ["server_optimizer.learning_rate=0.5"]).server_optimizer.learning_rate == 0.5
+
+
 def test_a_key_given_twice_is_told(tmp_path):
     path = tmp_path / "twice.toml"
     path.write_text("rounds = 1\nrounds = 2\n", encoding="utf-8")
@@ -245,3 +283,27 @@ def test_an_override_reaches_what_only_the_recipe_gives(tmp_path):
     plan = read_plan(path, ["transforms.0.maximum=5", "server_optimizer.momentum=0.5", "recipe=fedavgm"])
     assert plan.transforms[0].maximum == 5
     assert plan.server_optimizer.momentum == 0.5
+
+
+def test_a_plan_that_takes_away_what_its_recipe_is_named_for_is_refused(tmp_path):
+    path = tmp_path / "plan.toml"
+    path.write_text(
+        """
+        name = "n"
+        rounds = 1
+        recipe = "fedavg"
+        model = { factory = "hansa.training.linear:logistic" }
+        trainer = { kind = "linear", epochs = 2, batch_size = 8, optimizer = { kind = "sgd", learning_rate = 1.0 } }
+        """
+    )
+    with pytest.raises(PlanError) as caught:
+        read_plan(path, ["recipe=fedsgd"])
+    assert [problem.path for problem in caught.value.problems] == ["trainer.epochs", "trainer.batch_size"]
+    assert "fedsgd means 'all'; set it so" in str(caught.value)
+    assert read_plan(path, ["recipe=fedsgd", "trainer.epochs=1", "trainer.batch_size=all"]).trainer.batch_size == "all"
+    with pytest.raises(PlanError, match="fednova means normalise-by-steps and weigh-by-size"):
+        read_plan(path, ["recipe=fednova", "transforms=[{kind='weigh-by-size'}]"])
+    with pytest.raises(PlanError, match="fedadam means 'adam'"):
+        read_plan(path, ["recipe=fedadam", "server_optimizer={kind='sgd', learning_rate=1.0}"])
+    more = "transforms=['normalise-by-steps', {kind='clip', clip_norm=1.0}, 'weigh-by-size']"
+    assert len(read_plan(path, ["recipe=fednova", more]).transforms) == 3

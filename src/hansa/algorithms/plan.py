@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import wraps
 from typing import Annotated, Any, Final
 
 from annotated_types import Ge, Le, MinLen
 
 from hansa.algorithms import soundness
 from hansa.algorithms.aggregators import Mean
+from hansa.algorithms.recipes import essential_problems
 from hansa.algorithms.samplers import Full
 from hansa.algorithms.server_optimizers import Sgd
 from hansa.core import pieces, schema
@@ -35,7 +37,7 @@ class Plan:
 
     name: Annotated[str, MinLen(1), Doc("what the run is called; not part of the plan's hash")]
     seed: Annotated[int, Ge(0), Le(2**53 - 1), Doc("where all randomness of a simulation comes from")] = 0
-    rounds: Annotated[int, Ge(1), Doc("number of rounds")]
+    rounds: Annotated[int, Ge(1), Le(10**9), Doc("number of rounds")]
     data: Annotated[Data | None, Doc("where the examples come from; simulation only")] = None
     features: Annotated[Features | None, Doc("the columns of a table, for csv and parquet")] = None
     model: Annotated[Model, Doc("the model that is trained")]
@@ -58,7 +60,11 @@ class Plan:
     secure_aggregation: Annotated[Mapping[str, Any] | None, Doc("secure sums; not in this version")] = None
 
     def __post_init__(self) -> None:
-        sections, found = schema.from_mapping(Plan, schema.to_mapping(self))
+        try:
+            tables = schema.to_mapping(self)
+        except RecursionError:
+            raise PlanError([Problem("plan", "holds arrays or tables that are nested too deeply.")]) from None
+        sections, found = schema.from_mapping(Plan, tables)
         found += soundness.problems(_with_defaults(sections, found))
         if found:
             raise PlanError(found)
@@ -66,9 +72,27 @@ class Plan:
             object.__setattr__(self, name, section)
 
 
+def _with_checked_names(init: Callable[..., None]) -> Callable[..., None]:
+    """Return the plan's ``__init__`` with a PlanError for sections that are unknown or missing, as a file has it."""
+
+    @wraps(init)
+    def checked(self: Plan, *positional: Any, **sections: Any) -> None:
+        declared = schema.fields_of(Plan)
+        required = {name for name, section in declared.items() if section.required}
+        if not positional and (sections.keys() - declared.keys() or required - sections.keys()):
+            given = {name: section for name, section in sections.items() if section is not None}
+            raise PlanError(schema.from_mapping(Plan, given)[1])
+        init(self, *positional, **sections)
+
+    return checked
+
+
+Plan.__init__ = _with_checked_names(Plan.__init__)  # type: ignore[method-assign]  # dataclass wrote it
+
+
 def plan_from_mapping(mapping: Mapping[str, Any]) -> Plan:
     """Return the plan that tables describe, ``recipe`` included. Raises PlanError with every problem found."""
-    mapping, found = expand_recipe(mapping)
+    mapping, found = expand_recipe(mapping, essential=True)
     sections, more = schema.from_mapping(Plan, mapping)
     found += more
     found += soundness.problems(_with_defaults(sections, found))
@@ -98,7 +122,18 @@ def plan_sha256(plan: Plan) -> str:
     import rfc8785  # noqa: PLC0415 - needed when a plan is hashed, not when a piece is imported
 
     tables = {name: table for name, table in schema.to_mapping(plan).items() if name not in _NOT_HASHED}
-    return hashlib.sha256(rfc8785.dumps({"format": FORMAT, **tables})).hexdigest()
+    floats = list(_whole_floats(tables["model"]["arguments"], ()))
+    told = {"whole_floats": floats} if floats else {}
+    return hashlib.sha256(rfc8785.dumps({"format": FORMAT, **told, **tables})).hexdigest()
+
+
+def _whole_floats(value: Any, path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """Yield where whole numbers are floats. Canonical JSON writes 1.0 as 1, but a factory sees another type."""
+    if isinstance(value, float) and value.is_integer():
+        yield path
+    items = enumerate(value) if isinstance(value, list) else value.items() if isinstance(value, Mapping) else ()
+    for key, item in sorted((str(key), item) for key, item in items):
+        yield from _whole_floats(item, (*path, key))
 
 
 def population_problems(plan: Plan, population: int) -> list[Problem]:
@@ -121,13 +156,21 @@ def _with_defaults(sections: Mapping[str, Any], found: list[Problem]) -> dict[st
     return {**defaults, **sections}
 
 
-def expand_recipe(mapping: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[Problem]]:
-    """Return a plan's tables laid over those of its recipe, if it names one, and what is wrong with that."""
+def expand_recipe(mapping: Mapping[str, Any], *, essential: bool = False) -> tuple[Mapping[str, Any], list[Problem]]:
+    """Return a plan's tables laid over those of its recipe, if it names one, and what is wrong with that.
+
+    With ``essential``, also where they take away what the recipe is named for.
+    """
     if "recipe" not in mapping:
         return mapping, []
     own = {key: value for key, value in mapping.items() if key != "recipe"}
-    under, found = _recipe_tables(mapping["recipe"])
-    return overlay(under, own), found
+    named = mapping["recipe"]
+    under, found = _recipe_tables(named)
+    expanded = overlay(under, own)
+    if essential and not found:
+        kind = named if isinstance(named, str) else named["kind"]
+        found = essential_problems(kind, under, expanded)
+    return expanded, found
 
 
 def _recipe_tables(named: Any) -> tuple[Mapping[str, Any], list[Problem]]:
@@ -142,15 +185,30 @@ def _recipe_tables(named: Any) -> tuple[Mapping[str, Any], list[Problem]]:
         return {}, [Problem("recipe", str(error.args[0]))]
     except HansaError as error:
         return {}, [Problem("recipe", f"{error} [{error.code}]")]
-    given = {key: value for key, value in arguments.items() if key != "kind"}
-    known = inspect.signature(method).parameters if callable(method) else {}
-    unknown = [Problem(f"recipe.{key}", f"unknown key; {nearest(key, known)}") for key in given if key not in known]
+    return _called(method, kind, {key: value for key, value in arguments.items() if key != "kind"})
+
+
+def _called(method: Any, kind: str, given: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[Problem]]:
+    """Return the tables that a recipe makes of its settings, and every problem met."""
+    known = _parameters(method)
+    unknown = [key for key in given if known is not None and key not in known]
     if unknown:
-        return {}, unknown
-    tables = method(**given) if callable(method) else method
+        return {}, [Problem(f"recipe.{key}", f"unknown key; {nearest(key, known or ())}") for key in unknown]
+    try:
+        tables = method(**given) if callable(method) else method
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a recipe may be code of the user's own
+        return {}, [Problem("recipe", f"{kind!r}, called with its settings, raised {type(error).__name__}: {error}.")]
     if not isinstance(tables, Mapping):
         return {}, [Problem("recipe", f"{kind!r} is no recipe: it returns no tables.")]
     return tables, []
+
+
+def _parameters(method: Any) -> Mapping[str, Any] | None:
+    """Return the parameters of a recipe, or None where it does not tell them (as with what is written in C)."""
+    try:
+        return inspect.signature(method).parameters if callable(method) else {}
+    except ValueError:
+        return None
 
 
 def overlay(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

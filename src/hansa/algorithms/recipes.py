@@ -6,9 +6,55 @@ rest: data, model, trainer, cohort, rounds. In Python: ``hansa.recipe("fedprox",
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Final
+
+from hansa.core.errors import Problem
 
 Tables = dict[str, Any]
+
+ESSENTIAL: Final[dict[str, tuple[str, ...]]] = {
+    "fedsgd": ("trainer.epochs", "trainer.batch_size"),
+    "fedprox": ("trainer.hooks",),
+    "fedavgm": ("server_optimizer.kind",),
+    "fedadagrad": ("server_optimizer.kind",),
+    "fedadam": ("server_optimizer.kind",),
+    "fedyogi": ("server_optimizer.kind",),
+    "scaffold": ("trainer.hooks",),
+    "fednova": ("transforms",),
+}
+"""What makes a method the method: a plan that names it and sets these otherwise would run another one."""
+
+
+def essential_problems(kind: str, tables: Mapping[str, Any], plan: Mapping[str, Any]) -> list[Problem]:
+    """Return where a plan's tables take away what its recipe is named for."""
+    return [
+        Problem(path, f"is {_shown(found)}, but {kind} means {_shown(wanted)}; set it so, or take another recipe.")
+        for path in ESSENTIAL.get(kind, ())
+        for wanted, found in [(_at(tables, path), _at(plan, path))]
+        if not _keeps(wanted, found)
+    ]
+
+
+def _at(tables: Any, path: str) -> Any:
+    for key in path.split("."):
+        tables = tables.get(key) if isinstance(tables, Mapping) else None
+    return tables
+
+
+def _keeps(wanted: Any, found: Any) -> bool:
+    """Return True if a value is as wanted; an array, if it has the wanted kinds of pieces among others."""
+    if isinstance(wanted, list):
+        return isinstance(found, list | tuple) and {*map(_kind, wanted)} <= {*map(_kind, found)}
+    return bool(wanted == found)
+
+
+def _kind(piece: Any) -> Any:
+    return piece.get("kind") if isinstance(piece, Mapping) else piece
+
+
+def _shown(value: Any) -> str:
+    return " and ".join(str(_kind(piece)) for piece in value) or "empty" if isinstance(value, list) else repr(value)
 
 
 def fedavg() -> Tables:

@@ -13,12 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from hansa.algorithms.plan import Plan
 from hansa.algorithms.server_optimizers import Sgd
-from hansa.core.layout import COUNT, NON_FINITE, TRAIN_LOSS, Array, Branch, Lane, Layout, weight_lane
+from hansa.core.errors import PlanError, Problem
+from hansa.core.layout import COUNT, NON_FINITE, TRAIN_LOSS, Array, Branch, Int64s, Lane, Layout, weight_lane
 from hansa.core.nouns import (
     Aggregate,
     Assignment,
@@ -32,6 +34,7 @@ from hansa.core.nouns import (
     Signature,
 )
 from hansa.core.pieces import EligibleView, ServerOptimizer
+from hansa.core.registry import kind_of
 from hansa.core.streams import Coins, Streams
 
 
@@ -60,9 +63,12 @@ def client_start(plan: Plan, layout: Layout, signature: Signature) -> dict[str, 
 
 
 def open_round(plan: Plan, state: ServerState, eligible: EligibleView, coins: Coins) -> Assignment:
-    """Return what the next round's cohort is asked to do. The cohort may be empty (Poisson)."""
+    """Return what the next round's cohort is asked to do. The cohort may be empty (Poisson).
+
+    Raises PlanError where the plan's sampler returns anything but distinct ordinals of the eligible.
+    """
     number = state.round + 1
-    cohort = plan.cohort.draw(eligible, number, coins)
+    cohort = _ordinals(plan, plan.cohort.draw(eligible, number, coins), eligible.size)
     return Assignment(number, state.layout, state.model, cohort, population=eligible.size, features=state.features)
 
 
@@ -110,6 +116,26 @@ def close_round(plan: Plan, state: ServerState, aggregate: Aggregate) -> tuple[S
         model[part] = moved
     closed = replace(state, round=state.round + 1, model=model, slots=slots)
     return closed, _report(closed, aggregate, update)
+
+
+def _ordinals(plan: Plan, drawn: Any, population: int) -> Int64s:
+    """Return a sampler's cohort as int64 [cohort], or raise PlanError; in the time of the cohort."""
+    try:
+        cohort = np.asarray(drawn)
+    except ValueError:  # rows of several lengths
+        cohort = np.asarray(None)
+    what = None
+    if cohort.ndim != 1 or not (np.issubdtype(cohort.dtype, np.integer) or not cohort.size):
+        what = f"a {type(drawn).__name__} of {cohort.dtype} with shape {list(cohort.shape)}"
+    elif cohort.size and (cohort.min() < 0 or cohort.max() >= population):
+        what = f"the ordinals {cohort.min()} to {cohort.max()}"
+    elif cohort.size > len(distinct := np.unique(cohort)):
+        what = f"{cohort.size} ordinals of which {len(distinct)} are distinct"
+    if what is not None:
+        kind = kind_of("sampler", plan.cohort)
+        wanted = f"an array of distinct integers from 0 to {population - 1}, the ordinals of the clients to pick"
+        raise PlanError([Problem("cohort", f"{kind!r} drew {what}; a sampler returns {wanted}.")])
+    return cohort.astype(np.int64, copy=False)
 
 
 def _counted(batch: Batch, states: ClientStates, following: Mapping[str, Array]) -> tuple[Batch, dict[str, Array]]:

@@ -11,8 +11,9 @@ from rich.text import Text
 
 from hansa.cli.console import facts, heading, print_json, screen
 from hansa.cli.options import AsJson, Overrides
-from hansa.cli.promises import IN_THE_CLEAR, NO_EPSILON, NO_UNIT, Costs, costs, held_out, pieces, promises
+from hansa.cli.promises import NO_EPSILON, NO_UNIT, Costs, costs, held_out, pieces, promises
 from hansa.core.schema import to_mapping
+from hansa.reporting.disclosure import IN_THE_CLEAR
 from hansa.simulation.preparation import Prepared, prepare
 from hansa.wire.plans import read_plan
 

@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
+from rich.console import Console
 from rich.text import Text
 
-from hansa.cli.console import NOT_DEFINED_STYLE, command_line, new_table, print_json, screen, write_new
+from hansa.cli.console import (
+    NOT_DEFINED_STYLE,
+    command_line,
+    facts,
+    heading,
+    new_table,
+    print_json,
+    screen,
+    sentence,
+    write_new,
+)
 from hansa.cli.options import AsJson
-from hansa.reporting.comparison import comparison_rows, render_comparison
+from hansa.reporting.comparison import (
+    MANY,
+    comparison_rows,
+    differences,
+    overview,
+    render_comparison,
+    unlike_note,
+)
 from hansa.reporting.run_folder import PLAN, RunFolder
 
 _ABSENT: Final = frozenset({"not defined", "not measured", "not reached", "not recorded", "absent"})
@@ -32,17 +51,48 @@ def command(
     console = screen()
     targets = dict(_target(text) for text in target or [])
     runs = _labelled([RunFolder.open(path) for path in run_folders])
-    header, *rows = comparison_rows(runs, targets=targets)
-    table = new_table(header)
-    for name, *cells in rows:
-        table.add_row(Text(name), *(Text(cell, style=NOT_DEFINED_STYLE if cell in _ABSENT else "") for cell in cells))
-    console.print(table)
+    if note := unlike_note(runs):
+        sentence(console, f"note: {note}", "yellow")
+        console.print()
+    if len(runs) > MANY:
+        _show_many(console, runs, targets)
+    else:
+        _show_table(console, comparison_rows(runs, targets=targets))
     if out is not None:
         write_new(out, render_comparison(runs, targets=targets), "--out")
         console.print()
         command_line(console, "page", str(out))
     if as_json:
-        print_json({"runs": header[1:], "rows": {name: cells for name, *cells in rows}, "page": out and str(out)})
+        header, *rows = comparison_rows(runs, targets=targets)
+        cells = {name: cells for name, *cells in rows}
+        print_json({"runs": header[1:], "note": note or None, "rows": cells, "page": out and str(out)})
+
+
+def _show_table(console: Console, rows: Sequence[Sequence[str]]) -> None:
+    """Print a table: a header, then rows that each begin with their name."""
+    header, *body = rows
+    table = new_table(header)
+    for name, *cells in body:
+        table.add_row(Text(name), *(Text(cell, style=NOT_DEFINED_STYLE if cell in _ABSENT else "") for cell in cells))
+    console.print(table)
+
+
+def _show_many(console: Console, runs: Sequence[Mapping[str, Any]], targets: Mapping[str, float]) -> None:
+    """Print a line per run with the figures that differ, and where their plans do."""
+    _show_table(console, overview(runs, targets=targets))
+    found = differences(runs)
+    if not found:
+        return
+    heading(console, "Where the plans differ")
+    facts(console, [(key, _values(values)) for key, values in found])
+
+
+def _values(values: Sequence[tuple[str, Sequence[str]]]) -> str:
+    """Return a line per value with the runs that have it; the most frequent is that of all others."""
+    most = max(len(names) for _, names in values)
+    rest = next((value for value, names in values if len(names) == most), "") if most > MANY else None
+    lines = [f"{value}: {', '.join(names)}" for value, names in values if value != rest]
+    return "\n".join([*lines, f"{rest}: all others"] if rest is not None else lines)
 
 
 def _labelled(folders: list[RunFolder]) -> list[dict[str, Any]]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.markup import escape
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
@@ -23,6 +24,7 @@ __all__ = [
     "heading",
     "new_table",
     "print_json",
+    "printable",
     "screen",
     "sentence",
     "shown",
@@ -31,10 +33,31 @@ __all__ = [
 
 NOT_DEFINED_STYLE = "dim italic"
 
+_CONTROLS: Final = (*range(0x20), *range(0x7F, 0xA0), 0x061C, *range(0x200E, 0x2010), *range(0x202A, 0x202F))
+_REPLACED: Final = {code: "?" for code in (*_CONTROLS, *range(0x2066, 0x206A)) if chr(code) not in "\n\t"}
+"""Control characters (C0, delete, C1) and those of text direction -> what stands in their place."""
+
+
+class Screen(Console):
+    """A console that shows control characters of texts as they are not: replaced, wherever they come from.
+
+    Names of plans, clients and columns, and notes, are other people's; a terminal would obey what is in them.
+    """
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Yield the segments of what is printed; those that control the terminal are rich's own."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=printable(segment.text))
+
+
+def printable(text: str) -> str:
+    """Return a text with every control character but line ends and tabs replaced, and those that turn its direction."""
+    return text.translate(_REPLACED)
+
 
 def screen() -> Console:
     """Return the console on standard error, for people. It marks up only what it is told to."""
-    return Console(stderr=True, highlight=False)
+    return Screen(stderr=True, highlight=False)
 
 
 def print_json(content: Mapping[str, Any]) -> None:

@@ -8,17 +8,19 @@ import tempfile
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
 from typing import Any, Final
 
 from rich.console import Console
 from rich.text import Text
 
-from hansa.cli.console import print_json
+from hansa.cli.console import print_json, printable
 from hansa.core.errors import CATALOGUE, HansaError, PlanError, RunError
 from hansa.core.settings import TRACEBACK, is_on
 
 INTERNAL: Final = "HANSA-INTERNAL"
+USAGE: Final = "HANSA-USAGE"
 _FILE: Final = "error.txt"
 
 
@@ -39,8 +41,43 @@ def running(folder: Callable[[], Path | None]) -> Iterator[None]:
         raise
     except KeyboardInterrupt:
         raise _interrupted(folder()) from None
-    except Exception as error:
+    except MemoryError as error:
+        raise out_of_memory(error) from error
+    except (Exception, SystemExit) as error:
         raise UnexpectedError(folder()) from error
+
+
+def guarded(command: Callable[..., None]) -> Callable[..., None]:
+    """Return a verb's command that never ends the process by itself: SystemExit is what other people's code raised."""
+
+    @wraps(command)
+    def call(*positional: Any, **options: Any) -> None:
+        try:
+            command(*positional, **options)
+        except SystemExit as error:
+            raise UnexpectedError(None) from error
+
+    return call
+
+
+def out_of_memory(error: MemoryError) -> HansaError:
+    """Return what to say where the machine has too little memory."""
+    asked = f" ({' '.join(str(error).split()).rstrip('.')})" if str(error) else ""
+    return RunError(
+        "HANSA-RUN-MEMORY",
+        rule="A plan runs where the model, the updates and a chunk of the examples fit into memory.",
+        found=f"There is not enough memory{asked}.",
+        action="Lower trainer.steps, trainer.epochs, trainer.batch_size or the model's size, or take a larger machine.",
+    )
+
+
+def tell_usage(end: SystemExit) -> None:
+    """Print for programs what was wrong with the command line, where it was that which ended the command."""
+    message = getattr(end.__context__, "format_message", None)
+    if message is None:
+        return
+    parts = {"rule": "A command is called as its --help says.", "found": message(), "action": "See: hansa VERB --help"}
+    print_json({"error": {"code": USAGE, **parts, "problems": []}})
 
 
 def _interrupted(folder: Path | None) -> RunError:
@@ -95,7 +132,7 @@ def tell_unexpected(console: Console, error: BaseException, folder: Path | None,
     if folder is not None:
         console.print(Text(f"The last closed round is saved: hansa run --resume {folder}"), soft_wrap=True)
     if is_on(TRACEBACK) or not written:
-        sys.stderr.write(full)
+        sys.stderr.write(printable(full))
     if as_json:
         print_json({"error": {"code": INTERNAL, "found": reason, "traceback": str(written) if written else None}})
     return CATALOGUE[INTERNAL][0]

@@ -13,7 +13,7 @@ from typing import Annotated, Final
 import typer
 
 from hansa.cli.console import screen
-from hansa.cli.failures import UnexpectedError, tell, tell_unexpected
+from hansa.cli.failures import UnexpectedError, guarded, out_of_memory, tell, tell_unexpected, tell_usage
 from hansa.core.errors import HansaError
 from hansa.core.settings import SETTINGS
 
@@ -47,7 +47,7 @@ def build(words: Sequence[str]) -> typer.Typer:
     wanted = next((word for word in words if not word.startswith("-")), None)
     for verb, text in VERBS.items():
         if verb == wanted:
-            app.command(name=verb)(import_module(f"hansa.cli.{verb}").command)
+            app.command(name=verb)(guarded(import_module(f"hansa.cli.{verb}").command))
         else:
             app.command(name=verb, help=text)(lambda: None)
     return app
@@ -74,9 +74,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     as_json = "--json" in words
     try:
         build(words)(words, prog_name="hansa")
+    except SystemExit as end:
+        if as_json:
+            tell_usage(end)
+        raise
     except HansaError as error:
         sys.exit(tell(screen(), error, as_json=as_json))
     except UnexpectedError as error:
         sys.exit(tell_unexpected(screen(), error.__cause__ or error, error.folder, as_json=as_json))
+    except MemoryError as error:
+        sys.exit(tell(screen(), out_of_memory(error), as_json=as_json))
     except Exception as error:  # noqa: BLE001 - a user sees a sentence, whatever happens
         sys.exit(tell_unexpected(screen(), error, None, as_json=as_json))

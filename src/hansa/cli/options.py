@@ -11,6 +11,6 @@ AsJson = Annotated[bool, typer.Option("--json", help="End standard output with t
 
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the plan: cohort.size=10. May be repeated."),
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the plan: rounds=20. May be repeated."),
 ]
 """Keys of a plan, with dots and with numbers along arrays; values as in TOML, or else texts."""

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hansa.cli.console import NOT_DEFINED_STYLE, new_table, sentence
+from hansa.reporting.alarms import alarms
 from hansa.reporting.figures import (
     HIGHER_IS_BETTER,
     LOWER_IS_BETTER,
@@ -50,6 +51,8 @@ def show_outcome(
             console.print()
             console.print(table)
     console.print()
+    for said in alarms(run):
+        sentence(console, said, "bold red")
     for said in (lede(run), *findings(run)):
         sentence(console, said)
     console.print()

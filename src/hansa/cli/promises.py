@@ -14,9 +14,10 @@ from threadpoolctl import threadpool_limits
 
 from hansa.algorithms.plan import Plan
 from hansa.core.registry import kind_of
-from hansa.core.schema import to_plain
+from hansa.core.schema import to_mapping, to_plain
 from hansa.core.sections import Data
 from hansa.data.sources import Source, find
+from hansa.reporting.disclosure import server_sees
 from hansa.reporting.figures import bytes_text, count_text, plural, seconds_text
 from hansa.simulation.client_store import ClientStore
 from hansa.simulation.engine import simulate_round
@@ -26,25 +27,18 @@ from hansa.simulation.preparation import Prepared, federated_scaling
 
 NO_UNIT: Final = "none"
 NO_EPSILON: Final = "none: this plan makes no differential privacy claim"
-IN_THE_CLEAR: Final = "every update in the clear"
 
 
 def promises(prepared: Prepared) -> list[tuple[str, str]]:
     """Return what the plan promises, as names and sentences. A plan that claims privacy does not build yet."""
     plan = prepared.plan
     kept = "examples" + (", and what a client keeps between rounds" if prepared.first_rows else "")
-    found = [
-        ("privacy unit", NO_UNIT),
-        ("epsilon", NO_EPSILON),
-        ("the server sees", f"{IN_THE_CLEAR}, with its weight, counts and training statistics"),
-        ("", "who took part, when, from where and with which attributes"),
-    ]
-    if plan.features is not None and plan.features.scaling == "federated":
-        found.append(
-            ("", "before round 1, in the clear: each client's count, sum and sum of squares of every numeric column")
-        )
-    if plan.evaluation.federated:
-        found.append(("", "for evaluation, in the clear: each client's counts, sums and score histograms"))
+    data = prepared.data
+    on_clients = any(part is not None for part in (data.test, data.validation, data.held_out))
+    metrics = [metric.name for metric in prepared.metrics]
+    seen = server_sees(to_mapping(plan), metrics=metrics, on_clients=on_clients)
+    found = [("privacy unit", NO_UNIT), ("epsilon", NO_EPSILON)]
+    found += [("the server sees" if phrase == seen[0] else "", phrase) for phrase in seen]
     if any(kind_of("transform", transform) == "clip" for transform in plan.transforms):
         found.append(("clip", "bounds the size of an update; without noise it protects no one"))
     return [*found, ("stays with clients", kept), ("this simulation", _simulated(plan))]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 CATALOGUE: Final[dict[str, tuple[int, str]]] = {
+    "HANSA-USAGE": (2, "the command was given options or arguments that it does not take"),
     "HANSA-PLAN-INVALID": (2, "the plan has problems; each is listed with its key path"),
     "HANSA-PLAN-FILE": (2, "the plan file cannot be read"),
     "HANSA-CODE-IMPORT": (2, "a factory or piece named in the plan cannot be imported"),
@@ -18,6 +19,7 @@ CATALOGUE: Final[dict[str, tuple[int, str]]] = {
     "HANSA-RUN-STORAGE": (4, "the run folder could not be written; the last closed round is kept"),
     "HANSA-RUN-CHANGED": (4, "files of a run folder changed after the run"),
     "HANSA-RUN-DIFFERS": (5, "a replay did not give the same result"),
+    "HANSA-RUN-MEMORY": (4, "there is not enough memory; the last closed round is kept"),
     "HANSA-RUN-DIVERGED": (6, "training diverged"),
     "HANSA-RUN-INTERRUPTED": (130, "the run was interrupted after a whole round"),
     "HANSA-INTERNAL": (70, "an unexpected error: a bug of Hansa, or of code that the plan names"),

@@ -131,7 +131,7 @@ def import_named(target: str) -> Any:
         raise
     except AttributeError as error:
         raise _import_error(target, f"the module has no {name!r}") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a module may end the process as it is imported
         raise _import_error(target, f"{type(error).__name__}: {error}") from error
 
 

@@ -13,11 +13,16 @@ import types
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Final, Union, get_args, get_origin, get_type_hints
 
-from hansa.core.errors import HansaError, PlanError, Problem
+from hansa.core.errors import HansaError, ModelError, PlanError, Problem
 from hansa.core.pieces import lacking
 from hansa.core.registry import kind_of, nearest, resolve
+
+_SHOWN: Final = 200
+"""The most characters of a value in a message."""
+_DEEPEST: Final = 64
+"""The most levels of arrays and tables within one value."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +58,8 @@ class Unsound(ValueError):  # noqa: N818 - it names what the section is
 
 @cache
 def fields_of(cls: type) -> dict[str, Field]:
-    """Return the declared fields of a section, by name."""
-    hints = get_type_hints(cls, include_extras=True)
+    """Return the declared fields of a section, by name. Raises ModelError where its annotations cannot be read."""
+    hints = _hints(cls)
     declared = {}
     for field in dataclasses.fields(cls):
         if not field.init:
@@ -77,10 +82,22 @@ def fields_of(cls: type) -> dict[str, Field]:
     return declared
 
 
+def _hints(cls: type) -> dict[str, Any]:
+    try:
+        return get_type_hints(cls, include_extras=True)
+    except Exception as error:
+        raise ModelError(
+            "HANSA-CODE-IMPORT",
+            rule="The types of a piece's fields can be read when the plan is.",
+            found=f"Those of {cls.__module__}:{cls.__qualname__} cannot: {type(error).__name__}: {error}.",
+            action="Import what the annotations name at the top of the module, not under TYPE_CHECKING.",
+        ) from error
+
+
 def from_mapping(cls: type, mapping: Any, path: str = "") -> tuple[dict[str, Any], list[Problem]]:
     """Return the values of the fields of ``cls`` that could be built, and every problem met."""
     if not isinstance(mapping, Mapping):
-        return {}, [Problem(path or "plan", f"must be a table, but {mapping!r} was given.")]
+        return {}, [Problem(path or "plan", f"must be a table, but {_shown(mapping)} was given.")]
     declared = fields_of(cls)
     problems = [
         Problem(_join(path, str(key)), f"unknown key; {nearest(str(key), declared)}")
@@ -91,8 +108,9 @@ def from_mapping(cls: type, mapping: Any, path: str = "") -> tuple[dict[str, Any
     for name, field in declared.items():
         where = _join(path, name)
         if name in mapping:
-            value, found = _build(field, mapping[name], where)
-            problems += found
+            given, meant = _with_kind(field, mapping[name])
+            value, found = _build(field, given, where)
+            problems += [_told_kind(problem, where, meant) for problem in found]
             if not found:
                 values[name] = value
         elif field.required:
@@ -102,15 +120,17 @@ def from_mapping(cls: type, mapping: Any, path: str = "") -> tuple[dict[str, Any
 
 def build(cls: type, mapping: Any, path: str = "") -> tuple[Any, list[Problem]]:
     """Return the section that ``mapping`` describes, or None, and every problem met."""
-    values, problems = from_mapping(cls, mapping, path)
-    if problems:
-        return None, problems
     try:
-        return cls(**values), []
+        values, problems = from_mapping(cls, mapping, path)
+        return (None, problems) if problems else (cls(**values), [])
     except PlanError as error:
         return None, list(error.problems)
+    except HansaError as error:
+        return None, [Problem(path or "plan", f"{error} [{error.code}]")]
     except ValueError as error:
-        return None, [Problem(path or "plan", str(error))]
+        return None, [Problem(path or "plan", str(error) or f"{cls.__name__} refuses its values.")]
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a piece of the user's own may raise anything
+        return None, [Problem(path or "plan", f"{cls.__name__} raised {type(error).__name__}: {error}.")]
 
 
 def build_piece(family: str, mapping: Any, path: str) -> tuple[Any, list[Problem]]:
@@ -191,6 +211,24 @@ def _build(field: Field, value: Any, path: str) -> tuple[Any, list[Problem]]:
     return _value(field.annotation, value, path)
 
 
+def _with_kind(field: Field, value: Any) -> tuple[Any, str | None]:
+    """Return a table without a kind as one of the default's kind, and that kind where it was filled in."""
+    piece = dataclasses.is_dataclass(field.default) and field.family is not None
+    if not piece or not isinstance(value, Mapping) or "kind" in value:
+        return value, None
+    kind = kind_of(str(field.family), field.default)
+    return {"kind": kind, **value}, kind
+
+
+def _told_kind(problem: Problem, path: str, kind: str | None) -> Problem:
+    """Return the problem of a piece whose kind was filled in; an unknown key may belong to another kind."""
+    own = problem.path.count(".") == path.count(".") + 1
+    if kind is None or not own or not problem.message.startswith("unknown key"):
+        return problem
+    more = f"this is {kind!r}, the default, as there is no key 'kind'; name the kind that you mean."
+    return Problem(problem.path, f"{problem.message.rstrip('.')}; {more}")
+
+
 def _one(family: str | None, cls: Any, value: Any, path: str) -> tuple[Any, list[Problem]]:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = to_plain(value, family)
@@ -209,8 +247,9 @@ def _value(annotation: Any, value: Any, path: str) -> tuple[Any, list[Problem]]:
     except TypeError:
         return None, [Problem(path, f"cannot be written in a plan: {type(value).__name__}.")]
     try:
-        adapter = _adapter(annotation)
-        return adapter.validate_json(text, strict=True), []
+        return _adapter(annotation).validate_json(text, strict=True), []
+    except pydantic.PydanticUserError as error:
+        return None, [Problem(path, f"has a type that no plan can hold: {error.message.splitlines()[0]}")]
     except pydantic.ValidationError as error:
         return None, [
             Problem(_join(path, *(str(part) for part in found["loc"] if isinstance(part, int))), _sentence(found))
@@ -227,11 +266,22 @@ def _adapter(annotation: Any) -> Any:
 
 def _sentence(found: Mapping[str, Any]) -> str:
     message = str(found["msg"]).replace("Input should be", "must be")
-    return f"{message[0].lower()}{message[1:]}, but {found['input']!r} was given."
+    return f"{message[0].lower()}{message[1:]}, but {_shown(found['input'])} was given."
 
 
-def _unfit(value: Any) -> str | None:
+def _shown(value: Any) -> str:
+    """Return a value as Python writes it, its beginning where it is long."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # thousands of digits, or of levels
+        return f"a {type(value).__name__} too long to show"
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+def _unfit(value: Any, depth: int = 0) -> str | None:
     """Return why a value, or one inside it, has no place in a plan file and its hash."""
+    if depth > _DEEPEST:
+        return f"is nested more than {_DEEPEST} levels deep."
     if isinstance(value, float) and not math.isfinite(value):
         return "must be finite."
     if isinstance(value, int) and abs(value) >= 2**53:
@@ -241,7 +291,7 @@ def _unfit(value: Any) -> str | None:
     items = value.values() if isinstance(value, Mapping) else value
     if any(item is None for item in items):
         return "holds None, which a plan file cannot say; leave it out."
-    return next((unfit for unfit in map(_unfit, items) if unfit is not None), None)
+    return next((unfit for unfit in (_unfit(item, depth + 1) for item in items) if unfit is not None), None)
 
 
 def _without_none(hint: Any) -> Any:

@@ -133,7 +133,14 @@ class Features:
 class Model:
     """The model that is trained."""
 
-    factory: Annotated[str, MinLen(3), Doc('"package.module:function", importable also from the working directory')]
+    factory: Annotated[
+        str,
+        MinLen(3),
+        Doc(
+            '"package.module:function", importable also from the working directory; a plan can run any code that it '
+            "names, so run only plans that you trust"
+        ),
+    ]
     arguments: Annotated[Mapping[str, Any], Doc("keyword arguments of the factory")] = field(default_factory=dict)
     buffers: Annotated[
         Literal["keep-local", "average"],

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from hansa.reporting.charts import Chart, Series, Style, line_chart
@@ -23,9 +22,12 @@ from hansa.reporting.figures import (
     read_plan,
     seconds_text,
 )
+from hansa.reporting.plan_differences import Differences, grouped, plan_rows, unlike
 from hansa.reporting.report import render
 
-ABSENT: Final = "absent"
+MANY: Final = 3
+"""More runs than this are rows of an overview, not columns."""
+_COLUMNS: Final = 6
 NOT_MEASURED: Final = "not measured"
 _PLACES: Final = (
     ("federated", "overall", "all examples"),
@@ -37,7 +39,6 @@ _PLACES: Final = (
 )
 _TONES: Final = 8
 _DASHES: Final = ("", "dash", "dot", "long")
-_OUTSIDE_THE_PLAN: Final = frozenset({"name"})
 
 Targets = Mapping[str, float]
 Rows = list[list[str]]
@@ -51,7 +52,13 @@ def comparison_rows(runs: Sequence[Mapping[str, Any]], *, targets: Targets | Non
     "federated.auc", "federated.auc.mean", "central.accuracy".
     """
     figures = [_figures(run) for run in runs]
-    sections = (_results(figures), _best(figures), _targets(figures, targets or {}), _costs(figures), _plans(figures))
+    sections = (
+        _results(figures),
+        _best(figures),
+        _targets(figures, targets or {}),
+        _costs(figures),
+        plan_rows(figures),
+    )
     return [["", *_labels(runs)], *itertools.chain.from_iterable(sections)]
 
 
@@ -59,13 +66,14 @@ def render_comparison(runs: Sequence[Mapping[str, Any]], *, targets: Targets | N
     """Return several runs side by side as a self-contained HTML page; see :func:`comparison_rows`."""
     figures = [_figures(run) for run in runs]
     labels = _labels(runs)
-    differences = _plans(figures)
+    between = plan_rows(figures)
+    many = len(runs) > MANY
     groups = [
         ("Final metrics", _results(figures)),
         ("Best over the rounds", _best(figures)),
         ("Rounds to a target", _targets(figures, targets or {})),
         ("Cost", _costs(figures)),
-        ("Differences between the plans", differences),
+        ("Differences between the plans", [] if many else between),
     ]
     return render(
         "comparison.html",
@@ -74,9 +82,39 @@ def render_comparison(runs: Sequence[Mapping[str, Any]], *, targets: Targets | N
         legend=[(label, *_look(position)) for position, label in enumerate(labels)],
         groups=[(name, rows) for name, rows in groups if rows],
         charts=_charts(figures, labels),
-        same_plan=not differences,
-        same_data=len({run.summary.get("data_sha256") for run in figures}) < 2,
+        overview=overview(runs, targets=targets) if many else None,
+        differences=differences(runs) if many else [],
+        same_plan=not between,
+        unlike=unlike(figures),
     )
+
+
+def unlike_note(runs: Sequence[Mapping[str, Any]]) -> str:
+    """Return a note where runs were tested on different examples, with what differs; else an empty text."""
+    return unlike([_figures(run) for run in runs])
+
+
+def differences(runs: Sequence[Mapping[str, Any]]) -> Differences:
+    """Return where the plans of runs differ: (key, [(value, the labels of the runs that have it), ...])."""
+    return grouped([_figures(run) for run in runs], _labels(runs))
+
+
+def overview(runs: Sequence[Mapping[str, Any]], *, targets: Targets | None = None) -> Rows:
+    """Return a table of many runs: a header, then a row per run with the few figures that tell them apart."""
+    figures = [_figures(run) for run in runs]
+    targeted = _targets(figures, targets or {})
+    rows = {row[0]: row for row in (*_results(figures), *targeted, *_costs(figures))}
+    primary = next((run.primary for run in figures if run.primary), None)
+    places = [where for _, _, where in _PLACES]
+    ordered = [metric for metric in _metrics(figures) if metric != primary]
+    first = [f"{metric_name(primary or '')}, {where}" for where in places]
+    others = [f"{metric_name(metric)}, {where}" for metric in ordered for where in (places[0], places[3])]
+    wanted = [*first[:1], *(row[0] for row in targeted), *others, *first[1:], "rounds"]
+    wanted += ["bytes up, total", "seconds, total"]
+    known = [name for name in dict.fromkeys(wanted) if name in rows]
+    chosen = [name for name in known if name == known[0] or len(set(rows[name][1:])) > 1][:_COLUMNS]
+    body = [[label, *(rows[name][1 + place] for name in chosen)] for place, label in enumerate(_labels(runs))]
+    return [["", *chosen], *body]
 
 
 def _figures(run: Mapping[str, Any]) -> Figures:
@@ -168,26 +206,6 @@ def _costs(figures: Sequence[Figures]) -> Rows:
         "seconds per round, median": [seconds_text(run.value("seconds_per_round")) for run in figures],
     }
     return [[name, *values] for name, values in cells.items()]
-
-
-def _plans(figures: Sequence[Figures]) -> Rows:
-    """Return the keys at which the plans differ, with each plan's value."""
-    plans = [dict(_flat(run.plan)) for run in figures]
-    keys = dict.fromkeys(key for plan in plans for key in plan if key not in _OUTSIDE_THE_PLAN)
-    rows = [[key, *(plan.get(key, ABSENT) for plan in plans)] for key in keys]
-    return [row for row in rows if len(set(row[1:])) > 1]
-
-
-def _flat(value: object, path: str = "") -> Iterator[tuple[str, str]]:
-    """Yield (dotted key path, value as text) of a plan."""
-    if isinstance(value, Mapping) and (value or not path):
-        for key, inner in value.items():
-            yield from _flat(inner, f"{path}.{key}" if path else str(key))
-    elif isinstance(value, list) and any(isinstance(inner, Mapping) for inner in value):
-        for position, inner in enumerate(value):
-            yield from _flat(inner, f"{path}[{position}]")
-    else:
-        yield path, json.dumps(value, ensure_ascii=False, default=str)
 
 
 def _charts(figures: Sequence[Figures], labels: Sequence[str]) -> list[Chart]:

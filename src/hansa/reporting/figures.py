@@ -15,6 +15,8 @@ HIGHER_IS_BETTER: Final = frozenset({"auc", "accuracy"})
 LOWER_IS_BETTER: Final = frozenset({"loss", "rmse", "mae"})
 NOT_DEFINED: Final = "not defined"
 NOT_RECORDED: Final = "not recorded"
+NOT_EVALUATED: Final = "this plan evaluates nothing: "
+"""How a note begins that says why a run is not evaluated."""
 _NAMES: Final = {"auc": "AUC", "rmse": "RMSE", "mae": "MAE"}
 _PARTS: Final = ("federated", "central", "validation", "held_out_clients")
 
@@ -129,6 +131,24 @@ def read_plan(text: str) -> Mapping[str, Any]:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError:
         return {}
+
+
+def not_evaluated(plan: Mapping[str, Any], *, on_clients: bool = False, central: bool = False) -> str:
+    """Return why a run of this plan evaluates nothing, and what to change.
+
+    ``on_clients`` and ``central`` say whether clients or the server have examples to evaluate on all the same.
+    """
+    if on_clients and nested(plan, "evaluation", "federated") is False:
+        return "evaluation.federated is false; add --set evaluation.federated=true"
+    if central and nested(plan, "evaluation", "central") is False:
+        return "evaluation.central is false; add --set evaluation.central=true"
+    share = number(nested(plan, "data", "test_fraction")) or 0.0
+    if share > 0:
+        return (
+            f"no client has enough examples to hold any out at data.test_fraction = {share:g}; raise it, or give the "
+            "clients more examples"
+        )
+    return "nothing is held out: add --set data.test_fraction=0.25"
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from hansa.reporting.alarms import broken
 from hansa.reporting.figures import (
     HIGHER_IS_BETTER,
     LOWER_IS_BETTER,
+    NOT_EVALUATED,
     Figures,
     count_text,
     mean,
@@ -17,6 +19,7 @@ from hansa.reporting.figures import (
     metric_text,
     metric_title,
     nested,
+    not_evaluated,
     number,
     plural,
     worst,
@@ -25,6 +28,9 @@ from hansa.reporting.figures import (
 SAME: Final = 0.005
 LITTLE: Final = 0.02
 """Limits of "about the same" and "a little": absolute for AUC and accuracy, relative to the other value otherwise."""
+
+_SLACK: Final = 1e-9
+"""What floating point may add to a difference of two rounded figures."""
 
 NAMED_CLIENTS: Final = 40
 _WHERE: Final = {
@@ -58,17 +64,18 @@ class Verdict:
 
 
 def compare(metric: str, value: float, other: float) -> Verdict:
-    """Compare two values of a metric."""
+    """Compare two values of a metric as they are shown, so that words and numbers agree."""
+    value, other = float(metric_text(value)), float(metric_text(other))
     difference = max(-sys.float_info.max, min(sys.float_info.max, value - other))
     if metric in HIGHER_IS_BETTER:
         unit, gain = 1.0, difference
     else:
         unit, gain = abs(other), -difference
-    if abs(gain) <= SAME * unit:
+    if abs(gain) <= SAME * unit + _SLACK:
         return Verdict(gain, "same")
     if metric not in HIGHER_IS_BETTER | LOWER_IS_BETTER:
         return Verdict(gain, "differs")
-    return Verdict(gain, "little" if abs(gain) <= LITTLE * unit else "clear")
+    return Verdict(gain, "little" if abs(gain) <= LITTLE * unit + _SLACK else "clear")
 
 
 @dataclass(frozen=True)
@@ -110,12 +117,12 @@ def lede(run: Figures) -> str:
     start = f"{clients}federated training reached {_article(found.metric)} {metric_name(found.metric)}"
     start = start[:1].upper() + start[1:]
     sentence = f"{start} of {metric_text(found.value)} {found.where}"
-    parts = []
-    if found.alone is not None:
+    parts, bad = [], broken(run)
+    if found.alone is not None and not bad & {"federated", "alone"}:
         models = _local_models(run)
         other = f"the {models} trained alone, on average ({metric_text(found.alone)})"
         parts.append(compare(found.metric, found.value, found.alone).against(other))
-    if found.pooled is not None:
+    if found.pooled is not None and not bad & {"federated", "pooled"}:
         other = f"training on pooled data ({metric_text(found.pooled)})"
         parts.append(compare(found.metric, found.value, found.pooled).against(other))
     return sentence + (": " + ", and ".join(parts) if parts else "") + "."
@@ -143,10 +150,17 @@ def _without_evaluation(run: Figures, clients: str) -> str:
         names = ", ".join(map(metric_name, run.metrics))
         start += f"None of its metrics ({names}) is defined on the examples it was evaluated on."
     else:
-        start += "It was not evaluated, so this report cannot say how good it is."
+        start += f"It was not evaluated, so nothing here says how good it is: {_remedy(run)}."
     if losses:
         start += f" The training loss went from {metric_text(losses[0])} to {metric_text(losses[-1])}."
     return start
+
+
+def _remedy(run: Figures) -> str:
+    """Return why a run was not evaluated and what to change; the notes of the run know best."""
+    notes = run.summary.get("notes")
+    said = [str(note) for note in notes if str(note).startswith(NOT_EVALUATED)] if isinstance(notes, list) else []
+    return said[0].removeprefix(NOT_EVALUATED) if said else not_evaluated(run.plan)
 
 
 def findings(run: Figures) -> list[str]:
@@ -154,7 +168,10 @@ def findings(run: Figures) -> list[str]:
     found = []
     metric = run.primary
     if metric is not None:
-        found += [_own(run, metric), _own_pooled(run, metric), _progress(run, metric)]
+        bad = broken(run)
+        found += [] if bad & {"federated", "alone"} else [_own(run, metric)]
+        found += [] if bad & {"federated", "pooled"} else [_own_pooled(run, metric)]
+        found += [_progress(run, metric)]
         found += [_central(run, metric), _newcomers(run, metric)]
         found += [undefined(run, name) for name in run.metrics]
     return [sentence for sentence in found if sentence]

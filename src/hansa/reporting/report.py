@@ -10,9 +10,11 @@ from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Final
 
+from hansa.reporting.alarms import alarms
 from hansa.reporting.charts import Chart, Level, Series, Style, line_chart
 from hansa.reporting.charts_clients import DotChart, dot_chart, histogram
 from hansa.reporting.data_section import data_section
+from hansa.reporting.disclosure import server_sees
 from hansa.reporting.figures import (
     HIGHER_IS_BETTER,
     LOWER_IS_BETTER,
@@ -57,6 +59,7 @@ def render_report(
         title=str(summary.get("name") or "A run without a name"),
         run=run,
         summary=summary,
+        alarms=alarms(run),
         lede=lede(run),
         headline=headline(run),
         findings=findings(run),
@@ -287,13 +290,15 @@ def _digests(summary: Mapping[str, Any]) -> dict[str, str]:
 def _privacy(run: Figures) -> dict[str, Any]:
     """Return what the privacy note must know of the plan and the results."""
     places = (run.summary.get("auc_error"), nested(run.summary, "metrics", "auc_error"))
+    parts = ("federated", "validation", "held_out_clients")
+    on_clients = any(isinstance(nested(run.summary, "metrics", part), Mapping) for part in parts)
     errors = [error for place in places if (error := number(place)) is not None]
     return {
         "readable": bool(run.plan),
         "protected": [name for name in ("secure_aggregation", "privacy") if name in run.plan],
-        "scaling": nested(run.plan, "features", "scaling") == "federated",
+        "sees": server_sees(run.plan, metrics=run.metrics, on_clients=on_clients),
         "baselines": any(nested(run.summary, "baselines", key) for key in ("local_only", "centralised")),
-        "federated": isinstance(nested(run.summary, "metrics", "federated"), Mapping),
+        "on_clients": on_clients,
         "auc": "auc" in run.metrics,
         "auc_error": f"{errors[0]:.2g}" if errors else None,
     }

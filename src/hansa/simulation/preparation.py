@@ -17,9 +17,11 @@ from hansa.core.datasets import FederatedData
 from hansa.core.errors import PlanError, Problem
 from hansa.core.layout import Array
 from hansa.core.nouns import ClientBatch, ClientDatasets, Scaling, ServerState
+from hansa.core.schema import to_mapping
 from hansa.core.streams import Streams
 from hansa.data import load
 from hansa.evaluation.metrics import Metric, choose
+from hansa.reporting.figures import NOT_EVALUATED, not_evaluated
 
 _ROWS_AT_ONCE: Final = 65536
 
@@ -71,7 +73,12 @@ def prepare(plan: Plan) -> Prepared:
         first=first,
         first_rows=rounds.client_start(plan, first.layout, data.signature),
         streams=streams,
-        notes=(*data.notes, *plan.trainer.notes(plan.model, data.signature), *_stopping_notes(plan)),
+        notes=(
+            *held_out_notes(plan, data),
+            *data.notes,
+            *plan.trainer.notes(plan.model, data.signature),
+            *_stopping_notes(plan),
+        ),
     )
 
 
@@ -87,6 +94,16 @@ def federated_scaling(prepared: Prepared, datasets: ClientDatasets, ordinals: Ar
         position += len(part)
     total = fold.finish(FixedMean(divisor=1.0), len(ordinals))
     return close_prologue(plan, prepared.first, total).features
+
+
+def held_out_notes(plan: Plan, data: FederatedData) -> tuple[str, ...]:
+    """Return a note where nothing will be evaluated, with what to do about it."""
+    evaluation = plan.evaluation
+    on_clients = any(part is not None for part in (data.test, data.validation, data.held_out))
+    if (evaluation.federated and on_clients) or (evaluation.central and data.central is not None):
+        return ()
+    note = not_evaluated(to_mapping(plan), on_clients=on_clients, central=data.central is not None)
+    return (NOT_EVALUATED + note,)
 
 
 def _stopping_notes(plan: Plan) -> tuple[str, ...]:

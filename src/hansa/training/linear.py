@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from inspect import isfunction
+from typing import Any, ClassVar, Final, Literal
 
 import numpy as np
 
@@ -38,6 +39,10 @@ def softmax(*, intercept: bool = True) -> LinearModel:
 def regression(*, intercept: bool = True) -> LinearModel:
     """Return linear regression: one output, squared error."""
     return LinearModel(loss="squared-error", intercept=intercept)
+
+
+_LINEAR_MODEL: Final = ("LinearModel", "linear.LinearModel", "hansa.training.linear.LinearModel")
+"""The return annotation of a factory where it is a text, as after ``from __future__ import annotations``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,9 +142,10 @@ class LinearTrainer(LocalWork):
 
 def _linear_model(model: Model) -> LinearModel:
     factory = import_named(model.factory)
+    _refuse_others(factory, model.factory)
     try:
         built = factory(**model.arguments)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ModelError(
             "HANSA-MODEL-UNSUITABLE",
             rule="model.factory is called with model.arguments.",
@@ -154,6 +160,19 @@ def _linear_model(model: Model) -> LinearModel:
             action='Use logistic, softmax or regression, or set trainer.kind = "torch".',
         )
     return built
+
+
+def _refuse_others(factory: Any, name: str) -> None:
+    """Raise ModelError, before anything is called, for what does not say that it returns a linear model."""
+    says = getattr(factory, "__annotations__", {}).get("return") if isfunction(factory) else None
+    if factory is not LinearModel and says is not LinearModel and says not in _LINEAR_MODEL:
+        raise ModelError(
+            "HANSA-MODEL-UNSUITABLE",
+            rule="The linear trainer calls only functions that are annotated to return a LinearModel.",
+            found=f"{name!r} is not one, and was not called.",
+            action="Use logistic, softmax or regression of hansa.training.linear, annotate your function with "
+            '"-> LinearModel", or set trainer.kind = "torch".',
+        )
 
 
 def _outputs(linear: LinearModel, signature: Signature) -> int:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 import numpy as np
-from annotated_types import Ge
+from annotated_types import Ge, Le
 
 from hansa.core.layout import TRAIN_LOSS, Array, Floats, Int64s
 from hansa.core.nouns import Batch, ClientContext, ClientStates
@@ -14,14 +14,19 @@ from hansa.core.pieces import ClientOptimizer, Hook
 from hansa.core.schema import Doc, Family, Unsound
 from hansa.core.streams import Stream
 
+_MOST: Final = 10**6
+"""Most passes or steps of one client in one round: the examples of every step are laid out beforehand."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class LocalWork:
     """How long and with what a client trains: the settings that all gradient trainers share."""
 
     optimizer: Annotated[ClientOptimizer, Family("client_optimizer"), Doc("the local optimizer")]
-    epochs: Annotated[int | None, Ge(1), Doc("passes over a client's examples (or give steps)")] = None
-    steps: Annotated[int | None, Ge(1), Doc("local steps, the same for every client (or give epochs)")] = None
+    epochs: Annotated[int | None, Ge(1), Le(_MOST), Doc("passes over a client's examples (or give steps)")] = None
+    steps: Annotated[int | None, Ge(1), Le(_MOST), Doc("local steps, the same for every client (or give epochs)")] = (
+        None
+    )
     batch_size: Annotated[int | Literal["all"], Doc('examples in a step, or "all"')] = 32
     hooks: Annotated[tuple[Hook, ...], Family("hook"), Doc("what bends the gradients: prox, control-variate")] = ()
 
@@ -121,6 +126,7 @@ def hand_back(
         for name, update in updates.items():
             values[:, layout.slices[name]] = update
         following |= kept
+    values[np.isnan(outcome.loss)] = np.nan  # no measure of such an update is known: it counts as not finite
     lanes = layout.encode_lanes({TRAIN_LOSS.name: np.nan_to_num(outcome.loss)}, len(values))
     side = {"steps": work.optimizer.effective_steps(outcome.steps)}
     return Batch(values, lanes, layout, side), following

@@ -52,7 +52,7 @@ def user_code(doing: str) -> Iterator[None]:
         yield
     except HansaError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a module that ends the process must not end a run as if it were done
         raise unsuitable(
             "A model must build, run and train on the plan's data.",
             f"{doing} raised {type(error).__name__}: {error}.",
@@ -149,6 +149,56 @@ def materialise(module: nn.Module, name: str, signature: Signature, seed: int) -
     module.eval()
     with isolated_torch(seed), torch.no_grad(), user_code(f"{name!r}, given a first batch,"):
         module(dummy_batch(signature, torch.float32, torch.device("cpu")))
+
+
+def refuse_meta(module: nn.Module, name: str) -> None:
+    """Raise ModelError for a module without values: parameters or buffers on the device "meta"."""
+    for key, value in (*module.named_parameters(), *module.named_buffers()):
+        if value.is_meta:
+            raise unsuitable(
+                "A factory returns a model with values.",
+                f"{key!r} of {name!r} is on the device 'meta', which holds shapes only.",
+                "Build it on a real device: leave out device='meta', or call .to_empty(...) and initialise it.",
+            )
+
+
+def addresses(module: nn.Module) -> dict[str, tuple[nn.Parameter, int]]:
+    """Return every parameter of a module, by name, and where its values lie."""
+    return {key: (value, value.data_ptr()) for key, value in module.named_parameters()}
+
+
+def refuse_changed(module: nn.Module, name: str, first: Mapping[str, tuple[nn.Parameter, int]]) -> None:
+    """Raise ModelError where running a module made, replaced or moved what is trained."""
+    now = addresses(module)
+    for key in {**first, **now}:
+        before, after = first.get(key), now.get(key)
+        if before is None or after is None or before[0] is not after[0]:
+            raise unsuitable(
+                "A model has all its parameters when it is built; others are neither trained nor saved.",
+                f"Running {name!r} made, replaced or removed the parameter {key!r}.",
+                "Create parameters and layers in __init__, not in forward (nn.Lazy... layers find their sizes there).",
+            )
+        if before[0].requires_grad and before[1] != after[1]:
+            raise unsuitable(
+                "A parameter keeps its place in memory while it is trained.",
+                f"Running {name!r} moved {key!r} (.data = ...), so that training would not reach it.",
+                "Change it in place, under torch.no_grad(): parameter.copy_(values).",
+            )
+
+
+def check_outputs(outputs: Any, wanted: tuple[int, int], name: str) -> None:
+    """Raise ModelError unless outputs are [b, outputs], where axes of 1 may be squeezed out."""
+    count, width = wanted
+    fitting = {wanted, *([(count,)] if width == 1 else []), *([(width,)] if count == 1 else [])}
+    fitting |= {()} if wanted == (1, 1) else set()
+    if isinstance(outputs, Tensor) and tuple(outputs.shape) in fitting:
+        return
+    what = f"a tensor {list(outputs.shape)}" if isinstance(outputs, Tensor) else f"a {type(outputs).__name__}"
+    raise unsuitable(
+        "A model must return one row of outputs for each example: [b, outputs], always as many as at first.",
+        f"{name!r} returned {what} where {list(wanted)} was expected.",
+        "Keep the axis of the examples first, and return the same in training and in evaluation.",
+    )
 
 
 def input_kind(module: nn.Module) -> tuple[torch.dtype, torch.device]:

@@ -104,6 +104,7 @@ def train_clients(
             losses[i] = _train_client(work, network, loss, Local(x, y, _steps(batches, i), state))
             network.read(end[i])
             network.read_buffers(after[i])
+    network.check_parameters()
     return Outcome(start, end.numpy(), batches.steps, losses), after.numpy()
 
 

@@ -24,11 +24,15 @@ from hansa.core.nouns import Signature
 from hansa.core.registry import import_named
 from hansa.core.sections import Model
 from hansa.training.torch_factory import (
+    addresses,
     build_module,
+    check_outputs,
     extent,
     input_kind,
     materialise,
     outputs_of,
+    refuse_changed,
+    refuse_meta,
     try_forward,
     unsuitable,
 )
@@ -103,6 +107,8 @@ class Network:
     groups: tuple[Group, ...]
     buffers: tuple[Buffer, ...]
     result: Tensor
+    first: Mapping[str, tuple[nn.Parameter, int]]
+    """Every parameter of the module and its address, as they were before the module first ran."""
 
     @cached_property
     def branch(self) -> Branch:
@@ -185,11 +191,15 @@ class Network:
             values[start : start + value.numel()].copy_(value.reshape(-1))
             start += value.numel()
 
+    def check_parameters(self) -> None:
+        """Raise ModelError where running the module made, replaced or moved parameters."""
+        refuse_changed(self.module, self.name, self.first)
+
     def __call__(self, x: Tensor) -> Tensor:
         """Return the outputs for examples x [b, ...]: [b, outputs], in float32 or better."""
         outputs: Tensor = self.module(x)
-        if outputs.shape != (len(x), self.outputs):  # one output without its axis, or all squeezed out of one example
-            outputs = outputs.reshape(len(x), self.outputs)
+        check_outputs(outputs, (len(x), self.outputs), self.name)
+        outputs = outputs.reshape(len(x), self.outputs)
         return outputs.float() if outputs.element_size() < _FLOAT32_BYTES else outputs
 
 
@@ -225,6 +235,7 @@ def _build(
         )
     _TAKEN.add(module)
     materialise(module, name, signature, seed)
+    refuse_meta(module, name)
     tied = _tied(module, name)
     parameters, groups = _flatten(tied)
     buffers = _buffers(module)
@@ -234,7 +245,10 @@ def _build(
             f"{name!r} has none that requires a gradient.",
             "Leave requires_grad on for what is to be trained.",
         )
-    return Network(name, module, parameters, groups, buffers, try_forward(module, name, signature))
+    first = addresses(module)
+    result = try_forward(module, name, signature)
+    refuse_changed(module, name, first)
+    return Network(name, module, parameters, groups, buffers, result, first)
 
 
 def _tied(module: nn.Module, name: str) -> list[tuple[str, list[nn.Parameter]]]:

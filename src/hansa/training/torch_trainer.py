@@ -51,6 +51,7 @@ class TorchTrainer(LocalWork):
         if model.buffers == "average" and network.kept_buffers:
             layout = layout.with_branches(network.buffer_branch)
             values = np.concatenate([values, network.first_buffers()])
+        _refuse_not_finite(layout, values, network.name)
         return InitialModel(layout, values)
 
     def client_rows(self, model: Model, signature: Signature) -> dict[str, Array]:
@@ -109,6 +110,18 @@ class TorchTrainer(LocalWork):
                 found=f"The model {network.name!r} has BatchNorm layers and trainer.batch_size is 1.",
                 action="Raise trainer.batch_size, or use GroupNorm in place of BatchNorm.",
             )
+
+
+def _refuse_not_finite(layout: Layout, values: Floats, name: str) -> None:
+    for branch in layout.branches:
+        for key, view in layout.views(values, branch.name).items():
+            if not np.isfinite(view).all():
+                raise ModelError(
+                    "HANSA-MODEL-UNSUITABLE",
+                    rule="The first values of a model are finite float32 numbers.",
+                    found=f"{key!r} of {name!r} holds NaN or infinity.",
+                    action="Initialise it in the factory (torch.empty leaves whatever was in memory).",
+                )
 
 
 def _torch_modules() -> tuple[Any, Any]:
