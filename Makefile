@@ -8,7 +8,7 @@ DEVELOPMENT := $(VENV)/.hansa-development
 TESTS ?= -n 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint format docs images clean
+.PHONY: help setup demo test test-slow lint format docs reference images clean
 
 help:  ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
@@ -48,9 +48,12 @@ docs: $(DEVELOPMENT)  ## the documentation, in docs/_build/html
 	@$(BIN)/python -m sphinx -W -n -q --keep-going -b html docs docs/_build/html
 	@echo "docs/_build/html/index.html"
 
+reference: $(DEVELOPMENT)  ## write docs/reference/generated anew from the code
+	@$(BIN)/python docs/generate_reference.py
+
 images: $(DEVELOPMENT)  ## take the pictures of the README anew from a real run
 	@scripts/browser.sh
 	@$(BIN)/python scripts/report_picture.py docs/images
 
 clean:  ## remove what was built, but no run
-	@rm -rf $(VENV) docs/_build docs/reference/generated .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	@rm -rf $(VENV) docs/_build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -1,6 +1,7 @@
 """Write the reference from the code: plan sections, pieces, recipes, errors, commands, data sources, metrics.
 
-``conf.py`` calls :func:`generate` at every build; what it writes is not kept under version control.
+What it writes is kept under version control, so that links work where pages are read as files. `make reference` writes
+it anew, and so does every build of the documentation; a test says when that was forgotten.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ import dataclasses
 import inspect
 import json
 import re
-import shutil
 import types
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -62,9 +62,8 @@ _PLAIN: Final = {int: "integer", float: "number", str: "text", bool: "true or fa
 
 
 def generate(folder: Path = GENERATED) -> None:
-    """Write every page anew."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    """Write every page whose text has changed, and remove those that are no more."""
+    folder.mkdir(parents=True, exist_ok=True)
     pages = {"plan": plan_page(), **{f"{family}s": piece_page(family) for family in FAMILIES}}
     pages |= {
         "recipes": recipes_page(),
@@ -73,8 +72,13 @@ def generate(folder: Path = GENERATED) -> None:
         "commands": commands_page(),
         "errors": errors_page(),
     }
+    for page in set(folder.glob("*.md")) - {folder / f"{name}.md" for name in pages}:
+        page.unlink()
     for name, text in pages.items():
-        (folder / f"{name}.md").write_text(text, encoding="utf-8")
+        page = folder / f"{name}.md"
+        kept = text.rstrip("\n") + "\n"
+        if not page.is_file() or page.read_text(encoding="utf-8") != kept:
+            page.write_text(kept, encoding="utf-8")
 
 
 def sections() -> dict[str, type]:
@@ -148,11 +152,11 @@ def settings_table(section: type, path: str) -> str:
 
 def _type_of(field: Field, path: str) -> str:
     if field.family:
-        page = f"[{FAMILIES[field.family][0].removesuffix('s').lower()}](#{_label(field.family)})"
+        page = f"[{FAMILIES[field.family][0].removesuffix('s').lower()}]({field.family}s.md)"
         origin = get_origin(_without_none(field.inner))
         return f"list of {page}s" if origin is tuple else f"table of {page}s" if origin is not None else page
     if _section_of(field) is not None:
-        link = f"[section](#{_label(path)})"
+        link = f"[section](#{re.sub('[^a-z_-]', '', path)})"
         return f"list of {link}s" if get_origin(_without_none(field.inner)) is tuple else link
     return described(field.annotation)
 

@@ -83,7 +83,7 @@ def test_a_file_that_is_no_table_is_refused_with_the_line(tmp_path, content, say
     path.write_bytes(content)
     with pytest.raises(DataError, match=says) as caught:
         load(str(path))
-    assert caught.value.code == "HANSA-DATA-MISSING"
+    assert caught.value.code == "HANSA-DATA-INVALID"
 
 
 @pytest.mark.parametrize(

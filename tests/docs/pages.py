@@ -34,6 +34,12 @@ def blocks(page: Path) -> Iterator[Block]:
         yield Block(found["language"], found["text"], file)
 
 
+def anchors(page: Path) -> set[str]:
+    """Return the anchors of a page's headings as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 def run_page(page: Path, folder: Path) -> None:
     """Do in a folder what a page tells its reader to do: write files, type commands, run Python."""
     for block in blocks(page):

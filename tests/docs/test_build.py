@@ -9,7 +9,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from pages import ROOT
+from pages import ROOT, anchors
 
 LINK = re.compile(r"!?\[[^\]]*\]\((?P<target>[^)\s]+)\)")
 
@@ -30,12 +30,6 @@ def test_links_to_files_are_alive(page: str) -> None:
             file, _, anchor = target.partition("#")
             assert (ROOT / file).exists(), f"{page} links to {target}"
             assert not anchor or anchor in anchors(ROOT / file if file else ROOT / page), f"{page} links to {target}"
-
-
-def anchors(page: Path) -> set[str]:
-    """Return the anchors of a page's headings as GitHub makes them."""
-    headings = re.findall(r"^#+ (.*)$", page.read_text(), flags=re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def test_every_decision_is_listed_and_numbered_without_gaps() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import generate_reference
 import pytest
+from pages import anchors
 
 from hansa.core.errors import CATALOGUE
 from hansa.core.registry import PIECES, resolve
@@ -75,3 +76,22 @@ def test_errors_and_environment_variables_are_listed(reference: Path) -> None:
     assert [code for code in CATALOGUE if code not in (reference / "errors.md").read_text()] == []
     commands = (reference / "commands.md").read_text()
     assert [setting.name for setting in SETTINGS if setting.name not in commands] == []
+
+
+def test_the_reference_that_is_kept_is_fresh(reference: Path) -> None:
+    kept = {page.name: page.read_text() for page in generate_reference.GENERATED.glob("*.md")}
+    fresh = {page.name: page.read_text() for page in reference.glob("*.md")}
+    stale = sorted(name for name in kept | fresh if kept.get(name) != fresh.get(name))
+    assert stale == [], "docs/reference/generated is not what the code says; run: make reference"
+
+
+def test_every_link_between_pages_that_are_read_as_files_is_alive() -> None:
+    docs = generate_reference.GENERATED.parents[1]
+    for page in sorted(docs.glob("[!_]*/**/*.md")):
+        text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+        for target in re.findall(r"\]\(([^)\s]+)\)", text):
+            if not re.match(r"https?://", target):
+                file, _, anchor = target.partition("#")
+                assert (page.parent / file).exists(), f"{page} links to {target}"
+                found = anchors(page.parent / file if file else page)
+                assert not anchor or anchor in found, f"{page} links to {target}"

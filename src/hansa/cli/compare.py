@@ -8,12 +8,12 @@ from typing import Annotated, Any, Final
 
 import typer
 from rich.console import Console
+from rich.padding import Padding
 from rich.text import Text
 
 from hansa.cli.console import (
     NOT_DEFINED_STYLE,
     command_line,
-    facts,
     heading,
     new_table,
     print_json,
@@ -84,15 +84,18 @@ def _show_many(console: Console, runs: Sequence[Mapping[str, Any]], targets: Map
     if not found:
         return
     heading(console, "Where the plans differ")
-    facts(console, [(key, _values(values)) for key, values in found])
+    for key, values in found:
+        console.print(Text(key, style="dim"))
+        for line in _values(values):
+            console.print(Padding(Text(line), (0, 0, 0, 2)))
 
 
-def _values(values: Sequence[tuple[str, Sequence[str]]]) -> str:
+def _values(values: Sequence[tuple[str, Sequence[str]]]) -> list[str]:
     """Return a line per value with the runs that have it; the most frequent is that of all others."""
     most = max(len(names) for _, names in values)
-    rest = next((value for value, names in values if len(names) == most), "") if most > MANY else None
+    rest = next(value for value, names in values if len(names) == most) if most > MANY else None
     lines = [f"{value}: {', '.join(names)}" for value, names in values if value != rest]
-    return "\n".join([*lines, f"{rest}: all others"] if rest is not None else lines)
+    return lines if rest is None else [*lines, f"{rest}: all others"]
 
 
 def _labelled(folders: list[RunFolder]) -> list[dict[str, Any]]:

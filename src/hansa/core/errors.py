@@ -13,7 +13,7 @@ CATALOGUE: Final[dict[str, tuple[int, str]]] = {
     "HANSA-CODE-IMPORT": (2, "a factory or piece named in the plan cannot be imported"),
     "HANSA-MODEL-UNSUITABLE": (2, "the model cannot be trained as the plan asks"),
     "HANSA-DATA-MISSING": (3, "a data file is missing or cannot be read"),
-    "HANSA-DATA-INVALID": (3, "the data do not fit the plan"),
+    "HANSA-DATA-INVALID": (3, "the data are malformed or do not fit the plan"),
     "HANSA-EXTRA-MISSING": (3, "an optional dependency is not installed"),
     "HANSA-RUN-FOLDER": (4, "a run folder cannot be created, read or resumed"),
     "HANSA-RUN-STORAGE": (4, "the run folder could not be written; the last closed round is kept"),

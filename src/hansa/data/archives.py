@@ -19,7 +19,8 @@ import numpy as np
 from hansa.core.errors import DataError
 from hansa.core.layout import Array
 from hansa.core.settings import CACHE, value_of
-from hansa.data.refusals import reading, unreadable
+from hansa.data.recognition import recognised
+from hansa.data.refusals import malformed, reading
 
 MemoryMap = Literal["auto", "always", "never"]
 
@@ -47,6 +48,7 @@ class Archive:
         """Return one array in C order; a large one is mapped: in place, or from the cache where it lies otherwise."""
         with opened(self.path) as archive:
             member = archive.getinfo(f"{name}.npy")
+            self._refuse_objects(archive, name)
             if not self._maps(member.file_size):
                 with archive.open(member) as stream:
                     read = np.asarray(np.lib.format.read_array(stream, allow_pickle=False))
@@ -57,6 +59,16 @@ class Archive:
                 return plain(_mapped(self.path, member))
             return plain(_load(_unpacked(self.path, archive, member, fortran=fortran)))
 
+    def _refuse_objects(self, archive: zipfile.ZipFile, name: str) -> None:
+        """Raise DataError for an array of Python objects, which only unpickling could read."""
+        with archive.open(f"{name}.npy") as stream:
+            if _header(stream)[2].hasobject:
+                raise malformed(
+                    self.path,
+                    f"array {name!r} holds Python objects; object arrays are never read",
+                    action=f"Write text with {name}={name}.astype(str), and numbers with {name}={name}.astype(float).",
+                )
+
     def _maps(self, size: int) -> bool:
         return self.memory_map == "always" or (self.memory_map == "auto" and size > LARGE)
 
@@ -66,7 +78,7 @@ def open_archive(path: Path, memory_map: MemoryMap = "auto") -> Archive:
     with opened(path) as archive:
         names = tuple(name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy"))
     if not names:
-        raise unreadable(path, "the archive holds no arrays", action="Write it with numpy.savez.")
+        raise malformed(path, "the archive holds no arrays", action="Write it with numpy.savez.")
     return Archive(path, names, memory_map)
 
 
@@ -78,10 +90,16 @@ def opened(path: Path) -> Iterator[zipfile.ZipFile]:
             with zipfile.ZipFile(path) as archive:
                 yield archive
         except _BROKEN as error:
-            why = f"it is not a sound .npz archive of plain arrays ({error})"
-            raise unreadable(
-                path, why, action="Write it again with numpy.savez; object arrays are never read."
-            ) from error
+            raise _unsound(path, error) from error
+
+
+def _unsound(path: Path, error: Exception) -> DataError:
+    """Return the error for a file that is not a sound archive: what it is, where that is known."""
+    kind = None if zipfile.is_zipfile(path) else recognised(path)
+    if kind is not None:
+        return malformed(path, f"{kind[0]}, not a sound .npz archive", action=kind[1])
+    action = 'Write it again with numpy.savez; for a table as text set source = "csv".'
+    return malformed(path, f"it is not a sound .npz archive of plain arrays ({error})", action=action)
 
 
 def plain(mapped: Array) -> Array:

@@ -19,6 +19,7 @@ from hansa.data.example_arrays import (
     picked,
     refuse_unlike,
     table_of_arrays,
+    unlike_spreads,
 )
 from hansa.data.images import DIGITS, image_pool
 from hansa.data.labels import array_labels, as_column
@@ -65,9 +66,9 @@ def npz(data: Data, features: Features | None) -> Pool:
             f"{archive.path.name} has no array `client`, so examples must be dealt: set data.partition.",
         )
     central = _central(data, archive)
-    if features is not None:
-        return _as_table(arrays, central, features)
-    return _as_they_are(arrays, central)
+    pool = _as_they_are(arrays, central) if features is None else _as_table(arrays, central, features)
+    scaled = features is not None and features.scaling != "none"
+    return pool if scaled else replace(pool, notes=pool.notes + unlike_spreads(arrays))
 
 
 def _central(data: Data, archive: Archive) -> ExampleArrays | None:

@@ -9,10 +9,9 @@ import numpy as np
 
 from hansa.core.errors import DataError, PlanError, Problem
 from hansa.core.layout import Array, Floats
-from hansa.core.registry import nearest
 from hansa.core.sections import Column, Features
 from hansa.data.refusals import invalid
-from hansa.data.table import TEXT, Mask, Table, canonical, missing_in, parsed, texts
+from hansa.data.table import TEXT, Mask, Table, canonical, missing_in, nearest_column, parsed, texts
 
 _LARGEST: Final = float(np.finfo(np.float32).max)
 
@@ -21,7 +20,7 @@ def check_columns(table: Table, features: Features) -> None:
     """Raise PlanError for every column of ``features`` that the table lacks, with its key path."""
     named = [(f"features.columns.{i}.name", column.name) for i, column in enumerate(features.columns)]
     problems = [
-        Problem(path, f"{table.origin} has no usable column {name!r}; {nearest(name, table.columns)}")
+        Problem(path, f"{table.origin} has no usable column {name!r}; {nearest_column(name, table.columns)}")
         for path, name in [("features.label", features.label), *named]
         if name not in table.columns
     ]

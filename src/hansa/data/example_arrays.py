@@ -21,6 +21,8 @@ INPUTS: Final = ("X", "x", "x_train")
 LABELS: Final = ("y", "Y", "y_train")
 TEST_INPUTS: Final = ("X_test", "x_test")
 TEST_LABELS: Final = ("y_test", "Y_test")
+_ROWS_LOOKED_AT: Final = 10_000
+_UNLIKE: Final = 10.0
 _NUMBERS_AT_ONCE: Final = 1 << 22
 
 
@@ -136,6 +138,24 @@ def _check_values(x: Array, vocabulary: int, origin: str) -> None:
                 found=f"Example {start + row} (from 0) of {origin} holds {piece[row][~good[row]][0]}.",
                 action="Mend or remove it; with [features] NaN means missing and is imputed per client.",
             )
+
+
+def unlike_spreads(arrays: ExampleArrays) -> tuple[str, ...]:
+    """Return a note where the columns of X [N, p] differ much in their range: a gradient step suits few of them.
+
+    Of a large array, some rows are looked at.
+    """
+    if arrays.form != "number" or arrays.x.ndim != 2 or arrays.x.dtype.kind not in "fiu":
+        return ()
+    x = np.asarray(arrays.x[:: max(1, len(arrays.x) // _ROWS_LOOKED_AT)], dtype=np.float64)
+    with np.errstate(invalid="ignore", over="ignore"):
+        spreads = np.fmax.reduce(x, axis=0) - np.fmin.reduce(x, axis=0)
+    spreads = spreads[np.isfinite(spreads) & (spreads > 0)]
+    factor = spreads.max() / spreads.min() if len(spreads) else 1.0
+    if factor <= _UNLIKE:
+        return ()
+    note = f"columns differ in spread by a factor of {factor:,.0f}; "
+    return (note + '[features] label = "y", scaling = "federated" would scale them',)
 
 
 def table_of_arrays(arrays: ExampleArrays, label: str, names: tuple[str, ...] | None = None) -> Table:

@@ -16,6 +16,7 @@ from hansa.core.layout import Array
 from hansa.core.nouns import Signature
 from hansa.core.sections import Data, Features
 from hansa.data.archives import open_archive
+from hansa.data.decimal_commas import concatenated, localised, notes_of
 from hansa.data.encoding import check_columns, encode
 from hansa.data.example_arrays import (
     ExampleArrays,
@@ -34,7 +35,7 @@ from hansa.data.refusals import invalid, plan_problem, reading, resolved, unread
 from hansa.data.rows import ClientRows, Names, Roster, offsets_of
 from hansa.data.sources import source
 from hansa.data.stores import Form
-from hansa.data.table import TEXT, Table, concatenated, joined
+from hansa.data.table import TEXT, Table, joined
 from hansa.data.table_files import read_table
 from hansa.data.tables import central_examples, labels_of, natural_order, signature_of
 
@@ -115,16 +116,20 @@ def _tables(paths: Sequence[Path], features: Features, data: Data) -> Pool:
         table = read(path)
         check_columns(table, features)
         _refuse_empty(len(table), path)
-        kept.append(table if keep_all else Table({features.label: table.column(features.label)}, table.origin))
-    found = complete(features, concatenated(kept, paths[0].parent.name))
+        label = {features.label: table.column(features.label)}
+        kept.append(table if keep_all else replace(table, columns=label))
+    origin = paths[0].parent.name
+    whole, pointed = concatenated(kept, features, origin)
+    found = complete(features, whole)
     features = found.features
-    labels = [labels_of(table, features) for table in kept]
+    labels = [labels_of(localised(table, features)[0], features) for table in kept]
     read_x = partial(_encoded, features=features)
     for path in paths:
         read_x(path)
     central = None if data.central_path is None else central_examples(read(resolved(data.central_path)), features)
     pool = _pool(paths, labels, read_x, signature=signature_of(features), form="number")
-    return replace(pool, central=central, features=features, class_names=features.classes, notes=found.notes)
+    notes = found.notes + notes_of(pointed, origin)
+    return replace(pool, central=central, features=features, class_names=features.classes, notes=notes)
 
 
 def _arrays(paths: Sequence[Path], data: Data) -> Pool:
@@ -178,7 +183,7 @@ def _table(path: Path, label: str) -> Table:
 def _encoded(path: Path, features: Features) -> Array:
     table = _table(path, features.label)
     check_columns(table, features)
-    return encode(table, features)
+    return encode(localised(table, features)[0], features)
 
 
 def _read_arrays(path: Path) -> ExampleArrays:

@@ -12,7 +12,7 @@ import numpy as np
 
 from hansa.core.layout import Array, Int64s
 from hansa.data.imputation import Imputation
-from hansa.data.refusals import unreadable
+from hansa.data.refusals import malformed
 from hansa.data.rows import ClientRows
 from hansa.data.stores import AddArray, ArrayStore, Form, converted
 
@@ -92,7 +92,7 @@ class FolderStore:
         start, size = int(self.starts[ordinal]), int(self.starts[ordinal + 1] - self.starts[ordinal])
         if len(values) != size:
             why = f"it had {size} examples when the run began and has {len(values)} now"
-            raise unreadable(self.paths[ordinal], why, action="Restore the file, or start again.")
+            raise malformed(self.paths[ordinal], why, action="Restore the file, or start again.")
         if self.basis is None or self.imputation is None:
             return values
         learned = self.basis.subset(np.array([ordinal]))

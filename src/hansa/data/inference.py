@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 
 from hansa.core.layout import Array
 from hansa.core.sections import Column, Features
+from hansa.data.decimal_commas import localised, notes_of
 from hansa.data.encoding import refuse_infinite
 from hansa.data.refusals import invalid, plan_problem
 from hansa.data.table import Table, missing_in, parsed, texts
@@ -32,6 +34,9 @@ FEW_CLASSES: Final = 20
 MOST_CLASSES: Final = 1000
 FEW_CATEGORIES: Final = 50
 MOST_CATEGORIES: Final = 1000
+_TIME: Final = r"([T ]\d{1,2}:\d{2}(:\d{2}([.,]\d+)?)?( ?(Z|[+-]\d{2}(:?\d{2})?))?)?"
+_DAY: Final = r"(\d{4}[-/]\d{1,2}[-/]\d{1,2}|\d{1,2}([./-])\d{1,2}\2\d{4})"
+_DATE: Final = re.compile(_DAY + _TIME)
 POOLED_NOTE: Final = (
     "[features] was found by looking at the pooled file ({what}); in a federation nobody can, so declare it in the plan"
 )
@@ -61,6 +66,7 @@ def infer(table: Table, label: str, exclude: Collection[str] = ()) -> Inferred:
     Texts with many different values, row numbers and columns with a single value are left out. Bounds of numbers
     are what the file has, rounded outwards. Raises DataError where nothing useful is left.
     """
+    table, pointed = localised(table, Features(label=label), exclude)
     columns, notes = [], [f"column {name!r} was left out: neither text nor number" for name in table.unusable]
     for name, values in table.columns.items():
         if name == label or name in exclude or not name:
@@ -77,7 +83,7 @@ def infer(table: Table, label: str, exclude: Collection[str] = ()) -> Inferred:
             action="Add columns, or declare them under [[features.columns]].",
         )
     features = complete_label(Features(label=label, columns=tuple(columns)), table.column(label), table.origin)
-    return Inferred(features, tuple(notes))
+    return Inferred(features, (*notes, *notes_of(pointed, table.origin)))
 
 
 def complete(features: Features, table: Table, exclude: Collection[str] = ()) -> Inferred:
@@ -219,6 +225,8 @@ def _useless(name: str, values: Array, origin: str) -> str | None:
         return f"it has one value only, {str(known[0])!r}"
     if not bad.any():
         return _like_row_numbers(name, known, distinct)
+    if all(map(_DATE.fullmatch, np.unique(known).tolist())):
+        return "a date; turn it into a number (days since ...) to use it"
     if distinct > MOST_CATEGORIES or (distinct > FEW_CATEGORIES and distinct > 0.2 * len(known)):
         return f"it holds {distinct} different texts in {len(known)} rows, such as identifiers or free text"
     return None

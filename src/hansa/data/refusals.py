@@ -21,6 +21,13 @@ def unreadable(path: Path, why: str, *, action: str = "Correct data.path, or men
     )
 
 
+def malformed(path: Path, why: str, *, action: str = "Mend the file, or correct data.path.") -> DataError:
+    """Return the error for a file that is there, but is not what it should be."""
+    return invalid(
+        rule="A data file must be whole and of the kind it is read as.", found=f"{path}: {why}.", action=action
+    )
+
+
 def plan_problem(path: str, message: str) -> PlanError:
     """Return the error for one key of the plan."""
     return PlanError([Problem(path, message)])
@@ -42,13 +49,21 @@ def reading(path: Path) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise unreadable(path, "there is no such file") from error
+        raise _nowhere(path) from error
     except IsADirectoryError as error:
         raise unreadable(path, "it is a folder", action='Name a file, or use source = "folder".') from error
     except PermissionError as error:
         raise unreadable(path, "this user may not read it", action="Grant access, or name another file.") from error
     except OSError as error:
         raise unreadable(path, error.strerror or str(error)) from error
+
+
+def _nowhere(path: Path) -> DataError:
+    """Return the error for a path where nothing is; a relative one is of the working directory."""
+    if path.is_absolute() or str(path).startswith("~"):
+        return unreadable(path, "there is no such file")
+    action = "Correct data.path, or run in another folder; a path in a plan is relative to the folder in which you run."
+    return unreadable(path, f"there is no such file in {Path.cwd()}", action=action)
 
 
 def resolved(path: str) -> Path:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -10,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hansa.core.layout import Array
-from hansa.core.registry import nearest
 from hansa.data.refusals import invalid
 
 TEXT: Final = np.dtypes.StringDType()
@@ -25,11 +25,13 @@ class Table:
     """Columns of equal length, by name: texts (without white space around them) or numbers.
 
     ``origin`` names the file in messages. ``unusable`` names columns whose type is neither text nor number.
+    ``separator`` is what stands between the cells of a text, empty for other files.
     """
 
     columns: Mapping[str, Array]
     origin: str
     unusable: tuple[str, ...] = ()
+    separator: str = ""
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values()), ()))
@@ -44,7 +46,7 @@ class Table:
         raise invalid(
             rule="A column that the plan names must be in the file.",
             found=f"{found}.",
-            action=f"Correct the name; {nearest(name, self.columns)}",
+            action=f"Correct the name; {nearest_column(name, self.columns)}",
         )
 
     def with_column(self, name: str, values: Array) -> Table:
@@ -52,10 +54,14 @@ class Table:
         return replace(self, columns={**self.columns, name: values})
 
 
-def concatenated(tables: Sequence[Table], origin: str) -> Table:
-    """Return the rows of many tables, with the columns that all of them have; mixed types become texts."""
-    shared = [name for name in tables[0].columns if all(name in table.columns for table in tables)]
-    return Table({name: joined([table.columns[name] for table in tables]) for name in shared}, origin)
+def nearest_column(name: str, columns: Iterable[str], limit: int = 30) -> str:
+    """Return a hint that names a column almost called ``name``, or lists the columns in the file's order."""
+    names = list(columns)
+    folded = {each.casefold(): each for each in names}
+    close = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.75)
+    if close:
+        return f"did you mean {folded[close[0]]!r}?"
+    return f"its columns are: {', '.join(names[:limit])}{', ...' if len(names) > limit else ''}"
 
 
 def texts(column: Array) -> Array:

@@ -11,7 +11,8 @@ from typing import Any, Final
 import numpy as np
 
 from hansa.core.layout import Array
-from hansa.data.refusals import extra_missing, invalid, reading, unreadable
+from hansa.data.recognition import not_utf8, recognised
+from hansa.data.refusals import extra_missing, invalid, malformed, reading
 from hansa.data.table import TEXT, Table
 
 TABLE_SUFFIXES: Final = (".csv", ".tsv", ".txt", ".parquet")
@@ -29,6 +30,7 @@ def read_table(path: Path) -> Table:
 def read_csv(path: Path) -> Table:
     """Return a table of texts. The first line names the columns; UTF-8, with or without a byte order mark."""
     with reading(path), path.open(encoding="utf-8-sig", newline="") as file:
+        _refuse_other_kinds(path)
         try:
             delimiter = _delimiter(file.readline())
             file.seek(0)
@@ -36,16 +38,22 @@ def read_csv(path: Path) -> Table:
             header = _header(next(reader, []), path)
             blocks = list(_blocks(reader, len(header), path))
         except UnicodeDecodeError as error:
-            why = f"byte {error.start} of a block is not UTF-8 ({error.reason})"
-            raise unreadable(path, why, action="Save the file as UTF-8.") from error
+            action = "Save the file as UTF-8; it may be in Latin-1 or Windows-1252."
+            raise malformed(path, not_utf8(path), action=action) from error
         except csv.Error as error:
-            raise unreadable(
-                path, f"line {reader.line_num}: {error}", action="Mend the quotes of that line."
-            ) from error
+            raise malformed(path, f"line {reader.line_num}: {error}", action="Mend the quotes of that line.") from error
     if not blocks:
-        raise unreadable(path, "the table has no rows", action="Add rows below the header.")
+        raise malformed(path, "the table has no rows", action="Add rows below the header.")
     columns = zip(*blocks, strict=True)
-    return Table({name: np.concatenate(parts) for name, parts in zip(header, columns, strict=True)}, path.name)
+    read = {name: np.concatenate(parts) for name, parts in zip(header, columns, strict=True)}
+    return Table(read, path.name, separator=delimiter)
+
+
+def _refuse_other_kinds(path: Path) -> None:
+    """Raise DataError for a file that is no text, and say what it is."""
+    kind = recognised(path)
+    if kind is not None:
+        raise malformed(path, f"{kind[0]}, not a table as text", action=kind[1])
 
 
 def _delimiter(line: str) -> str:
@@ -57,10 +65,10 @@ def _delimiter(line: str) -> str:
 def _header(cells: list[str], path: Path) -> list[str]:
     names = [cell.strip() for cell in cells]
     if not any(names):
-        raise unreadable(path, "the first line does not name columns", action="Add a header line.")
+        raise malformed(path, "the first line does not name columns", action="Add a header line.")
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
-        raise unreadable(path, f"the header names {repeated[0]!r} twice", action="Give every column its own name.")
+        raise malformed(path, f"the header names {repeated[0]!r} twice", action="Give every column its own name.")
     return names
 
 
@@ -77,7 +85,7 @@ def _full_rows(reader: Any, width: int, path: Path) -> Iterator[list[str]]:
             yield row
         elif row:
             why = f"line {reader.line_num} has {len(row)} cells, the header has {width}"
-            raise unreadable(path, why, action="Mend that line, or quote cells that hold the separator.")
+            raise malformed(path, why, action="Mend that line, or quote cells that hold the separator.")
 
 
 def read_parquet(path: Path) -> Table:
@@ -91,9 +99,9 @@ def read_parquet(path: Path) -> Table:
         try:
             content = files.ParquetFile(path).read()
         except (pa.ArrowException, UnicodeDecodeError) as error:
-            raise unreadable(path, f"it is not a Parquet file ({_first_line(error)})") from error
+            raise malformed(path, f"it is not a Parquet file ({_first_line(error)})") from error
     if not content.num_rows:
-        raise unreadable(path, "the table has no rows", action="Add rows.")
+        raise malformed(path, "the table has no rows", action="Add rows.")
     names = content.column_names
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:

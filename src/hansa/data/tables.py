@@ -10,8 +10,8 @@ import numpy as np
 from hansa.core.datasets import Examples
 from hansa.core.layout import Array, Int64s
 from hansa.core.nouns import Signature
-from hansa.core.registry import nearest
 from hansa.core.sections import Data, Features
+from hansa.data.decimal_commas import localised, notes_of
 from hansa.data.encoding import check_columns, encode, encode_labels
 from hansa.data.imputation import Imputation
 from hansa.data.inference import complete
@@ -21,7 +21,7 @@ from hansa.data.refusals import invalid, plan_problem, resolved
 from hansa.data.rows import ClientRows, Names, Roster
 from hansa.data.sources import source
 from hansa.data.stores import ArrayStore
-from hansa.data.table import Table, missing_in, parsed, texts
+from hansa.data.table import Table, missing_in, nearest_column, parsed, texts
 from hansa.data.table_files import read_csv, read_parquet
 
 _OWN_CLIENTS = "the values of the column named by data.client"
@@ -65,17 +65,20 @@ def pool_of_table(
     by the same features and imputed from its own rows.
     """
     check_columns(table, features)
-    found = complete(features, table, () if client is None else (client,))
+    exclude = () if client is None else (client,)
+    owners = None if client is None else table.column(client)
+    table, pointed = localised(table, features, exclude)
+    found = complete(features, table, exclude)
     features = found.features
     store = ArrayStore(encode(table, features), labels_of(table, features))
     return Pool(
         store=store,
         signature=signature_of(features),
         class_names=features.classes,
-        roster=None if client is None else roster_of(table.column(client), table.origin, f"column {client!r}"),
+        roster=None if owners is None else roster_of(owners, table.origin, f"column {client!r}"),
         central=None if central is None else central_examples(central, features),
         features=features,
-        notes=notes + found.notes,
+        notes=notes + found.notes + notes_of(pointed, table.origin),
     )
 
 
@@ -92,6 +95,7 @@ def labels_of(table: Table, features: Features) -> Array:
 def central_examples(table: Table, features: Features) -> Examples:
     """Return the server's own examples, encoded by complete features; the server is a client of one here."""
     check_columns(table, features)
+    table = localised(table, features)[0]
     x = encode(table, features)
     rows = ClientRows.contiguous(np.array([len(x)]))
     return Examples(Imputation.of(features).apply(x, rows, rows), labels_of(table, features))
@@ -146,7 +150,7 @@ def _from_files(data: Data, features: Features | None, read: Callable[[Path], Ta
         )
     table = read(resolved(data.path))
     if data.client is not None and data.client not in table.columns:
-        hint = nearest(data.client, table.columns)
+        hint = nearest_column(data.client, table.columns)
         raise plan_problem("data.client", f"{table.origin} has no column {data.client!r}; {hint}")
     if data.client == features.label:
         raise plan_problem("data.client", f"{data.client!r} is also the label; a client is not predicted.")

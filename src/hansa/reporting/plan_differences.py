@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from hansa.reporting.figures import Figures, nested
 
 ABSENT: Final = "absent"
+_NOTHING: Final = frozenset({ABSENT, "[]", "{}"})
 _OUTSIDE_THE_PLAN: Final = frozenset({"name"})
 _PIECES: Final = ("trainer.hooks", "transforms", "aggregator", "server_optimizer")
+_KIND: Final = re.compile(rf"({'|'.join(map(re.escape, _PIECES))})(\[\d+\])?\.kind")
 _TESTED_ON: Final = {
     "data": ("data.source", "data.path", "data.central_path", "data.client", "features.task", "features.classes"),
     "label": ("features.label",),
@@ -35,7 +38,7 @@ def plan_rows(figures: Sequence[Figures]) -> list[list[str]]:
     if not _same_data(figures):
         shown = [key for key in shown if not key.startswith("features.columns")]
     rows = [[key, *(plan.get(key, ABSENT) for plan in plans)] for key in shown]
-    return [row for row in rows if len(set(row[1:])) > 1]
+    return [row for row in rows if len(set(row[1:])) > 1 and not set(row[1:]) <= _NOTHING]
 
 
 def grouped(figures: Sequence[Figures], labels: Sequence[str]) -> Differences:
@@ -44,7 +47,7 @@ def grouped(figures: Sequence[Figures], labels: Sequence[str]) -> Differences:
     Where several kinds of pieces differ, they stand together as the first entry, "method".
     """
     rows = plan_rows(figures)
-    kinds = [row[0] for row in rows if row[0].startswith(_PIECES) and row[0].endswith(".kind")]
+    kinds = [row[0] for row in rows if _KIND.fullmatch(row[0])]
     if len(kinds) > 1:
         method = ["method", *(_method(run, kinds) for run in figures)]
         rows = [method, *(row for row in rows if row[0] not in kinds)]
