@@ -55,6 +55,7 @@ def test_files_of_ones_own_are_known_by_their_names(hansa, tmp_path):
     assert found.json["names"] == ["a", "b", "c"]
     (tmp_path / "own.csv").write_text("who,x,y\n" + "".join(f"{i % 2},{i * 0.5},{i / 7}\n" for i in range(40)))
     found = hansa("data", "own.csv", "--client", "who", "--label", "y", "--json")
+    assert found.err.startswith("own.csv\n")
     assert found.json["names"] == ["0", "1"]
     assert found.json["examples"] == 40
 

@@ -278,12 +278,12 @@ def test_doctor_finds_this_installation_working(hansa):
 
 
 def test_doctor_says_what_is_missing_for_what(hansa, monkeypatch):
-    part = doctor.Part("no-such-package", "no_such_package", "nothing at all", "hansa[nothing]")
+    part = doctor.Part("no-such-package", "no_such_package", "nothing at all", "'.[nothing]'")
     monkeypatch.setattr(doctor, "OPTIONAL", (part,))
     found = hansa("doctor")
     assert found.status == 0
     assert "no-such-package" in found.said
-    assert "nothing at all; pip install 'hansa[nothing]'" in found.said
+    assert "nothing at all; in Hansa's folder: pip install -e '.[nothing]'" in found.said
 
 
 def test_doctor_fails_where_something_essential_is_missing(hansa, monkeypatch):

@@ -75,6 +75,7 @@ def test_three_classes_give_a_softmax_plan_that_runs_and_learns(hansa, table):
 def test_a_number_gives_a_regression_plan_that_runs_and_learns(hansa, table):
     without(table, "sick", "grade")
     assert hansa("init", table.name, "--client", "site", "--label", "cost", "--out", "cost.toml").status == 0
+    assert "by class" not in Path("cost.toml").read_text()
     done = hansa("run", "cost.toml", "--json")
     assert done.status == 0, done.err
     assert done.json["metrics"]["federated"]["rmse"]["overall"] < 3_500

@@ -66,6 +66,28 @@ def test_runs_are_compared_with_targets_and_the_keys_that_differ(hansa, plan, ru
     assert "never overwritten" in again.said
 
 
+def test_many_runs_are_lines_that_fit_the_screen(hansa, plan, run_folder, monkeypatch):
+    for epochs in (2, 3, 4):
+        name = f"run with {epochs} epochs in each round"
+        settings = ["--set", f"trainer.epochs={epochs}", "--set", f"name={name}"]
+        assert hansa("run", plan, "--out", f"e{epochs}", *settings, "--set", "evaluation.baselines=[]").status == 0
+    monkeypatch.setenv("COLUMNS", "80")
+    found = hansa("compare", run_folder, "e2", "e3", "e4")
+    assert found.status == 0, found.err
+    assert max(map(len, found.err.splitlines())) <= 80
+    assert "Where the plans differ" in found.err
+    assert "  3: run with 3 epochs in each round" in found.err
+    assert "note:" not in found.err
+
+
+def test_runs_on_different_examples_begin_with_a_note(hansa, plan, run_folder):
+    assert hansa("run", plan, "--out", "other", "--set", "seed=8", "--set", "data.test_fraction=0.3").status == 0
+    found = hansa("compare", run_folder, "other", "--json")
+    said = "The runs were tested on different examples (seed and test_fraction differ): their figures do not compare."
+    assert found.said.startswith(f"note: {said}")
+    assert found.json["note"] == said
+
+
 @pytest.mark.parametrize("target", ["auc=0.5", "federated.auc", "federated.auc=high"])
 def test_a_target_that_cannot_be_read_is_refused(hansa, run_folder, target):
     assert hansa("compare", run_folder, "--target", target).status == 2

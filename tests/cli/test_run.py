@@ -10,6 +10,8 @@ import pytest
 from rich.console import Console
 
 from hansa.cli.progress import Bar
+from hansa.simulation.run import run
+from hansa.wire.plans import read_plan
 
 
 @pytest.fixture
@@ -203,6 +205,20 @@ def test_resuming_a_finished_run_shows_its_result_again(hansa, done):
     found = hansa("run", "--resume", "out", "--json")
     assert found.status == 0
     assert found.json["model_sha256"] == done.json["model_sha256"]
+    assert "already finished: this is its result" in found.said
+
+
+def test_a_run_that_goes_on_says_from_where(hansa, plan):
+    def power_cut(event):
+        if event["event"] == "round" and event["round"] == 3:
+            raise RuntimeError("the lights went out")
+
+    with pytest.raises(RuntimeError):
+        run(read_plan(plan), out="cut", callbacks=[power_cut])
+    found = hansa("run", "--resume", "cut")
+    assert found.status == 0, found.err
+    assert "going on after round 3" in found.said
+    assert "already finished" not in found.said
 
 
 def test_resuming_what_is_no_run_is_refused(hansa):
@@ -227,3 +243,12 @@ def test_two_runs_of_one_plan_give_one_model(hansa, plan, done):
 def test_the_summary_in_the_folder_is_what_was_printed(done):
     last = json.loads(Path("out/metrics.jsonl").read_text().splitlines()[-1])
     assert last["model_sha256"] == done.json["model_sha256"]
+
+
+def test_a_model_that_is_worse_than_untrained_is_no_success(hansa, plan):
+    found = hansa("run", plan, "--set", "trainer.optimizer.learning_rate=100", "--out", "steep")
+    assert found.status == 0, found.err
+    assert "The federated model is worse than untrained: its loss" in found.said
+    assert "The step size is likely too large; comparisons mean little." in found.said
+    assert "better than training on pooled data" not in found.said
+    assert "worse than untrained" in Path("steep/report.html").read_text()

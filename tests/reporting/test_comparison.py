@@ -163,3 +163,13 @@ def test_the_page_of_many_runs_has_a_row_for_each() -> None:
     html = render_comparison(eight_runs())
     assert html.count('<th scope="row">a-method-with-a-long-name-3') == 1
     assert "All figures" in html
+
+
+def test_several_kinds_of_pieces_that_differ_are_one_method() -> None:
+    runs = eight_runs()
+    for run in runs[:2]:
+        run["plan_text"] = run["plan_text"].replace("[cohort]", "[[trainer.hooks]]\nkind = 'prox'\n\n[cohort]")
+    found = dict(differences(runs))
+    names = [f"a-method-with-a-long-name-{number}" for number in range(8)]
+    assert found["method"][0] == ("hooks prox, server optimizer sgd", names[:1])
+    assert not any(key.endswith(".kind") for key in found)

@@ -35,6 +35,7 @@ PAGES: dict[str, tuple[Callable[[], str], int]] = {
     "many": (lambda: render_report(**many_run(clients=5000, rounds=1000)), 8),
     "bare": (lambda: render_report(**bare_run()), 4),
     "attacked": (lambda: render_report(**attacked()), 7),
+    "eight runs": (lambda: render_comparison([heart_run(), many_run(clients=50, rounds=30)] * 4), 5),
     "comparison": (lambda: render_comparison([heart_run(), many_run(clients=50, rounds=30), bare_run()]), 5),
 }
 

@@ -106,9 +106,18 @@ def test_a_lower_loss_is_better_and_a_lower_auc_is_worse() -> None:
 
 def test_the_clients_that_gain_and_lose_most_are_named() -> None:
     words = said(heart_run())
-    assert "Largest gain: Switzerland, 0.024." in words
-    assert "Largest loss: VA Long Beach, 0.009." in words
+    assert "Largest gain: Switzerland (0.024)." in words
+    assert "Largest loss: VA Long Beach (0.009)." in words
     assert "better for 2, worse for 2 of 4 clients" in words
+
+
+def test_a_client_whose_name_is_a_number_is_called_a_client() -> None:
+    run = heart_run()
+    local = run["summary"]["baselines"]["local_only"]["clients"]
+    for position, rows in enumerate(zip(run["summary"]["metrics"]["per_client"], local, strict=True)):
+        for row in rows:
+            row["client"] = str(position)
+    assert "Largest gain: client 2 (0.024)." in said(run)
 
 
 def test_own_examples_are_compared_over_the_same_clients_only() -> None:

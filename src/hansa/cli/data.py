@@ -65,9 +65,10 @@ def command(  # noqa: PLR0913 - a command's options
     sections = _sections(with_overrides(tables, settings or []))
     data = load(**sections)
     found = describe(data)
-    show(console, sections["data"].source, data, found)
+    title = sections["data"].path or sections["data"].source
+    show(console, title, data, found)
     if picture is not None:
-        write_new(picture, page(sections["data"].source, data, found), "--picture")
+        write_new(picture, page(title, data, found), "--picture")
         console.print()
         command_line(console, "picture", str(picture))
     if as_json:

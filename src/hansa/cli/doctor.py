@@ -38,6 +38,7 @@ class Part:
     extra: str = ""
 
 
+CPU_WHEELS: Final = "--extra-index-url https://download.pytorch.org/whl/cpu"
 ESSENTIAL: Final = (
     Part("numpy", "numpy", "all numbers"),
     Part("pydantic", "pydantic", "checking plans"),
@@ -49,9 +50,9 @@ ESSENTIAL: Final = (
     Part("rich", "rich", "tables and progress"),
 )
 OPTIONAL: Final = (
-    Part("torch", "torch", "the torch trainer: any nn.Module", "hansa[torch]"),
-    Part("pyarrow", "pyarrow", "reading Parquet files", "hansa[parquet]"),
-    Part("scikit-learn", "sklearn", 'the source "digits"', "hansa[digits]"),
+    Part("torch", "torch", "the torch trainer: any nn.Module", f"'.[torch]' (no GPU: {CPU_WHEELS})"),
+    Part("pyarrow", "pyarrow", "reading Parquet files", "'.[parquet]'"),
+    Part("scikit-learn", "sklearn", 'the source "digits"', "'.[digits]'"),
 )
 
 
@@ -121,7 +122,8 @@ def _show(console: Console, findings: list[Finding], machine: dict[str, str], br
 
 def _use(finding: Finding) -> str:
     """Return what a package is for, and what to do where it is not there."""
-    install = f"; pip install '{finding.part.extra}'" if finding.part.extra and finding.state != OK else ""
+    wanted = finding.part.extra and finding.state != OK
+    install = f"; in Hansa's folder: pip install -e {finding.part.extra}" if wanted else ""
     problem = f" ({finding.problem})" if finding.problem else ""
     return finding.part.use + problem + install
 

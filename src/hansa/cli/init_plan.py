@@ -96,7 +96,8 @@ def _data(found: Found) -> list[str]:
         f"path = {quoted(str(found.path))}",
         f"client = {quoted(found.client)}",
         f"# {plural(found.clients, 'client')}, {sizes}.",
-        "test_fraction = 0.25          # of each client's rows, held out for testing, stratified by class",
+        "test_fraction = 0.25          # of each client's rows, held out for testing"
+        + ("" if found.regression else ", stratified by class"),
     ]
 
 

@@ -67,6 +67,8 @@ class Watch:
         self.round = int(event["round"])
         if self._first is None:
             self._first = self.round
+            if self.round > 1:
+                sentence(self.console, f"going on after round {self.round - 1}")
         self.loss = number(event["train_loss"])
         self._updates += event["cohort"]
         self._seconds += event["seconds"]

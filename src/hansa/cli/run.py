@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from hansa.cli.console import command_line, print_json, screen, shown
+from hansa.cli.console import command_line, print_json, screen, sentence, shown
 from hansa.cli.failures import running
 from hansa.cli.options import AsJson, Overrides
 from hansa.cli.outcome import show_outcome
@@ -41,6 +41,8 @@ def command(  # noqa: PLR0913 - a command's options
             )
         with watch(console) as seen, running(lambda: seen.folder or resume_from):
             result = resume(resume_from, callbacks=[seen])
+        if seen.folder is None:
+            sentence(console, "already finished: this is its result")
     else:
         if plan is None:
             raise typer.BadParameter("name a plan, or a run folder with --resume.", param_hint="PLAN.toml")

@@ -225,10 +225,16 @@ def _split(metric: str, both: list[tuple[str, float, float]]) -> str:
     ordered = sorted(clear, key=lambda item: item[1].gain)
     named = []
     if ordered[-1][1].gain > 0:
-        named.append(f"Largest gain: {ordered[-1][0]}, {ordered[-1][1].size}.")
+        named.append(f"Largest gain: {_named(ordered[-1])}.")
     if ordered[0][1].gain < 0:
-        named.append(f"Largest loss: {ordered[0][0]}, {ordered[0][1].size}.")
+        named.append(f"Largest loss: {_named(ordered[0])}.")
     return " ".join([sentence, *named])
+
+
+def _named(found: tuple[str, Verdict]) -> str:
+    """Return a client with its difference; a bare number is called a client, so that it is not taken for a figure."""
+    name, verdict = found
+    return f"{'client ' if name.strip().isdigit() else ''}{name} ({verdict.size})"
 
 
 def _own_pooled(run: Figures, metric: str) -> str:

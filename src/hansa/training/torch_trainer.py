@@ -135,6 +135,6 @@ def _torch_modules() -> tuple[Any, Any]:
             "HANSA-EXTRA-MISSING",
             rule='trainer.kind = "torch" needs torch.',
             found="It is not installed here.",
-            action="Run: pip install hansa[torch]",
+            action="Run in the clone: pip install -e '.[torch]'",
         ) from error
     return torch_model, torch_loop

@@ -21,7 +21,7 @@ _SHOWN: Final = 100
 
 
 def read_plan(path: Path | str, overrides: Iterable[str] = ()) -> Plan:
-    """Return the plan in a file, with overrides such as "cohort.size=10" applied before it is checked.
+    """Return the plan in a file, with overrides such as "rounds=10" applied before it is checked.
 
     Overrides reach what a recipe gives as well; those of the recipe itself come first.
 
