@@ -213,5 +213,5 @@ def page(source: str, data: FederatedData, found: Description) -> str:
         title=f"Data: {source}",
         facts_of=_facts(data, found),
         notes=list(data.notes),
-        data=replace(section, charts=charts),
+        data=replace(section, charts=charts, counted="Examples"),
     )

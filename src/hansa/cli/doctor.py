@@ -38,7 +38,6 @@ class Part:
     extra: str = ""
 
 
-CPU_WHEELS: Final = "--extra-index-url https://download.pytorch.org/whl/cpu"
 ESSENTIAL: Final = (
     Part("numpy", "numpy", "all numbers"),
     Part("pydantic", "pydantic", "checking plans"),
@@ -50,7 +49,7 @@ ESSENTIAL: Final = (
     Part("rich", "rich", "tables and progress"),
 )
 OPTIONAL: Final = (
-    Part("torch", "torch", "the torch trainer: any nn.Module", f"'.[torch]' (no GPU: {CPU_WHEELS})"),
+    Part("torch", "torch", "the torch trainer: any nn.Module", "'.[torch]' (without a GPU, install PyTorch's CPU build first)"),
     Part("pyarrow", "pyarrow", "reading Parquet files", "'.[parquet]'"),
     Part("scikit-learn", "sklearn", 'the source "digits"', "'.[digits]'"),
 )

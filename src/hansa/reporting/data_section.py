@@ -43,6 +43,7 @@ class DataSection:
     lines: tuple[ClientLine, ...]
     charts: tuple[Chart, ...]
     labelled: bool
+    counted: str = "Training examples"
 
 
 def data_section(data: object) -> DataSection:
