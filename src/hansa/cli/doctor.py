@@ -49,7 +49,12 @@ ESSENTIAL: Final = (
     Part("rich", "rich", "tables and progress"),
 )
 OPTIONAL: Final = (
-    Part("torch", "torch", "the torch trainer: any nn.Module", "'.[torch]' (without a GPU, install PyTorch's CPU build first)"),
+    Part(
+        "torch",
+        "torch",
+        "the torch trainer: any nn.Module",
+        "'.[torch]' (without a GPU, install PyTorch's CPU build first)",
+    ),
     Part("pyarrow", "pyarrow", "reading Parquet files", "'.[parquet]'"),
     Part("scikit-learn", "sklearn", 'the source "digits"', "'.[digits]'"),
 )

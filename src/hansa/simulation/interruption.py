@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
@@ -39,7 +40,8 @@ class Interruption:
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
-        self.tell({"event": "interrupted"})
+        with suppress(RuntimeError):  # a notice that would break into another being written is let go
+            self.tell({"event": "interrupted"})
 
     def after_round(self, round_number: int) -> None:
         """Raise RunError if an interrupt came during the round."""
