@@ -117,7 +117,7 @@ def test_without_torch_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch
     monkeypatch.delattr("hansa.training.torch_loop", raising=False)
     monkeypatch.delattr("hansa.training.torch_model", raising=False)
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(HansaError, match=r"pip install hansa\[torch\]") as caught:
+    with pytest.raises(HansaError, match=r"pip install -e .\.\[torch\]") as caught:
         TorchTrainer(optimizer=SGD, epochs=1).initial(LINEAR, SIGNATURE, Stream(1))
     assert caught.value.code == "HANSA-EXTRA-MISSING"
 
