@@ -221,3 +221,25 @@ def test_what_replay_json_says_must_be_there(heart, tmp_path):
         with pytest.raises(RunError):
             hansa.replay(result.path)
     assert json.loads((result.path / "environment.json").read_text())["processor"]
+
+
+def test_a_replay_with_other_kernels_is_exact_or_names_them(heart, tmp_path):
+    code = f"""
+import hansa
+plan = hansa.recipe("fedavg", **{heart!r})
+hansa.run(plan, out={str(tmp_path / "run")!r})
+"""
+    environment = {**os.environ, "OPENBLAS_CORETYPE": "Nehalem"}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+    before = json.loads((tmp_path / "run" / "environment.json").read_text())["linear_algebra"]
+    found = hansa.replay(tmp_path / "run").differences
+    assert before
+    assert not found or found[0].startswith(f"environment: linear_algebra was {before} and is ")
+
+
+def test_a_run_that_is_resumed_elsewhere_says_what_changed(heart, tmp_path, monkeypatch):
+    interrupted(hansa.recipe("fedavg", **heart), tmp_path / "run", monkeypatch)
+    path = tmp_path / "run" / "environment.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "linear_algebra": "another"}))
+    notes = hansa.resume(tmp_path / "run").summary["notes"]
+    assert any(note.startswith("resumed where the environment: linear_algebra was another and is ") for note in notes)

@@ -218,6 +218,19 @@ def storing(run: Path) -> Iterator[None]:
         ) from error
 
 
+def _linear_algebra() -> str:
+    """Return the library of numpy's matrix products and its kernels, which the environment may choose."""
+    import numpy as np  # noqa: F401, PLC0415 - what it loads is what is asked about
+    from threadpoolctl import threadpool_info  # noqa: PLC0415 - needed where a run begins
+
+    kernels = {
+        " ".join(str(found.get(key) or "") for key in ("internal_api", "version", "architecture")).strip()
+        for found in threadpool_info()
+        if found.get("user_api") == "blas"
+    }
+    return ", ".join(sorted(kernels)) or "unknown"
+
+
 def _processor() -> str:
     """Return the processor's name: matrix products may add up in another order on another one."""
     try:
@@ -243,6 +256,7 @@ def describe_environment(executor: str) -> dict[str, str]:
         "platform": platform.platform(),
         "machine": platform.machine(),
         "processor": _processor(),
+        "linear_algebra": _linear_algebra(),
         "processors": str(os.cpu_count()),
         "byteorder": sys.byteorder,
     }

@@ -86,20 +86,25 @@ def _named(value: Any, key: str = "") -> Iterator[str]:
 def differences(folder: RunFolder, again: RunFolder) -> tuple[str, ...]:
     """Return what two runs of one plan have that differs, measured times and memory aside.
 
-    Where something differs, what changed in the environment is listed as well.
+    Where something differs, what changed in the environment comes first.
     """
     found = [MODEL] if folder.digests()[MODEL] != again.digests()[MODEL] else []
     before, after = folder.events(), again.events()
     if len(before) != len(after):
         found.append(f"{METRICS}: {len(before)} lines, then {len(after)}")
-    for number, (one, other) in enumerate(zip(before, after, strict=False), start=1):
-        keys = sorted(key for key in {*one, *other} - _MEASURED if one.get(key) != other.get(key))
-        if keys:
-            found.append(f"{METRICS} line {number}: {', '.join(keys)}")
-    return (*found, *_environment_changes(folder)) if found else ()
+    unlike = [
+        (number, keys)
+        for number, (one, other) in enumerate(zip(before, after, strict=False), start=1)
+        if (keys := sorted(key for key in {*one, *other} - _MEASURED if one.get(key) != other.get(key)))
+    ]
+    if unlike:
+        number, keys = unlike[0]
+        found.append(f"{METRICS}: {len(unlike)} of {len(before)} lines, from line {number} on ({', '.join(keys)})")
+    return (*environment_changes(folder), *found) if found else ()
 
 
-def _environment_changes(folder: RunFolder) -> list[str]:
+def environment_changes(folder: RunFolder) -> list[str]:
+    """Return what a result may depend on and is no longer what it was when the run began."""
     before = folder.read_json(ENVIRONMENT)
     now = describe_environment(str(before.get("executor", "")))
     return [

@@ -6,7 +6,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from hansa.reporting.run_folder import (
 from hansa.simulation.baselines import run_baselines
 from hansa.simulation.engine import Callback, Engine
 from hansa.simulation.executors import executor_named
-from hansa.simulation.identity import differences, identity_of, prepare_again, where_it_began
+from hansa.simulation.identity import differences, environment_changes, identity_of, prepare_again, where_it_began
 from hansa.simulation.preparation import prepare
 from hansa.simulation.summary import summarise
 from hansa.wire.models import model_bytes, sha256
@@ -77,13 +77,18 @@ def run(
 
 
 def resume(path: Path | str, *, callbacks: Sequence[Callback] = ()) -> RunResult:
-    """Go on with a run that was interrupted, from its last closed round, to the same final model."""
+    """Go on with a run that was interrupted, from its last closed round, to the same final model.
+
+    A note says so where the environment is not the one in which it began: the last bits may then differ.
+    """
     folder = RunFolder.open(Path(path).absolute())
     identity = _identity(folder)
     if identity["files"]:
         return RunResult(folder.path, folder.summary())
     with folder.alone(), where_it_began(identity):
         prepared = prepare_again(folder, identity)
+        changed = tuple(f"resumed where the {change}" for change in environment_changes(folder))
+        prepared = replace(prepared, notes=(*prepared.notes, *changed))
         return _execute(Engine(prepared, folder, executor_named(identity["executor"]), tuple(callbacks)))
 
 
