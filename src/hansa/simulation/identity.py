@@ -100,7 +100,8 @@ def differences(folder: RunFolder, again: RunFolder) -> tuple[str, ...]:
     if unlike:
         number, keys = unlike[0]
         found.append(f"{METRICS}: {len(unlike)} of {len(before)} lines, from line {number} on ({', '.join(keys)})")
-    return (*environment_changes(folder), *found) if found else ()
+    changes = (f"environment: {change}" for change in environment_changes(folder))
+    return (*changes, *found) if found else ()
 
 
 def environment_changes(folder: RunFolder) -> list[str]:
@@ -108,7 +109,7 @@ def environment_changes(folder: RunFolder) -> list[str]:
     before = folder.read_json(ENVIRONMENT)
     now = describe_environment(str(before.get("executor", "")))
     return [
-        f"environment: {name} was {before.get(name)} and is {now.get(name)}"
+        f"{name} was {before.get(name)} and is {now.get(name)}"
         for name in sorted({*before, *now})
         if before.get(name) != now.get(name)
     ]

@@ -87,7 +87,7 @@ def resume(path: Path | str, *, callbacks: Sequence[Callback] = ()) -> RunResult
         return RunResult(folder.path, folder.summary())
     with folder.alone(), where_it_began(identity):
         prepared = prepare_again(folder, identity)
-        changed = tuple(f"resumed where the {change}" for change in environment_changes(folder))
+        changed = tuple(f"resumed in another environment: {change}" for change in environment_changes(folder))
         prepared = replace(prepared, notes=(*prepared.notes, *changed))
         return _execute(Engine(prepared, folder, executor_named(identity["executor"]), tuple(callbacks)))
 
