@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import hansa
+from hansa.core.nouns import ClientBatch, Scaling, Signature
+from hansa.simulation.baselines import _with_steps_of_all
+from hansa.simulation.client_store import ClientStore
+from hansa.simulation.preparation import prepare
+from hansa.testing import MemoryClients
+
+
+@given(
+    sizes=st.lists(st.integers(1, 40), min_size=1, max_size=30),
+    rows=st.integers(1, 100),
+    clients=st.integers(1, 8),
+)
+def test_parts_cover_all_clients_in_order_and_stay_within_the_padded_rows(sizes, rows, clients):
+    data = MemoryClients([np.zeros((size, 1), np.float32) for size in sizes], [np.zeros(size, int) for size in sizes])
+    centers = np.arange(len(sizes), dtype=np.float32).reshape(-1, 1, 1)
+    scaling = Scaling(centers, np.ones_like(centers))
+    batch = ClientBatch(np.arange(len(sizes)), data, Signature((1,), 2), scaling)
+    parts = list(batch.parts(rows=rows, clients=clients))
+    assert np.concatenate([part.ordinals for part in parts]).tolist() == list(range(len(sizes)))
+    for part in parts:
+        assert len(part) <= clients
+        assert len(part) == 1 or len(part) * part.sizes.max() <= rows
+        assert part.scaling.center[:, 0, 0].tolist() == part.ordinals.tolist()
+
+
+@pytest.mark.parametrize(("work", "steps"), [({"steps": 3}, 12), ({"epochs": 3}, None)])
+def test_pooled_training_makes_the_steps_of_all_clients(work, steps, heart):
+    trainer = {"kind": "linear", "batch_size": 16, "optimizer": {"kind": "sgd", "learning_rate": 0.1}, **work}
+    prepared = prepare(hansa.recipe("fedavg", **{**heart, "trainer": trainer}))
+    assert _with_steps_of_all(prepared).plan.trainer.steps == steps
+    assert prepared.plan.trainer.steps == work.get("steps")
+
+
+def test_a_file_of_participation_that_was_never_finished_is_made_anew(tmp_path):
+    (tmp_path / "participation.new").write_bytes(b"half")
+    store = ClientStore(tmp_path, ["a", "b"], {})
+    assert store.times(np.array([0, 1])).tolist() == [0, 0]
+    assert store.last_round(np.array([0, 1])).tolist() == [-1, -1]
+    store.apply(4, np.array([1]), np.array([1]))
+    again = ClientStore(tmp_path, ["a", "b"], {})
+    assert again.last_round(np.array([0, 1])).tolist() == [-1, 4]
