@@ -106,17 +106,6 @@ def test_the_extreme_words_stay_within_the_unit_interval():
         assert (words.integers(high, 3) == high - 1).all()
 
 
-@pytest.mark.parametrize("count", [1, 2, 7])
-def test_normal_numbers_are_standard_normal(count):
-    numbers = Streams(1).of("noise", 1).normal(np.arange(40_000), count)
-    assert numbers.shape == (40_000, count)
-    assert np.abs(numbers.mean(axis=0)).max() < 0.03
-    np.testing.assert_allclose(numbers.var(axis=0), 1, atol=0.05)
-    np.testing.assert_allclose((numbers**4).mean(axis=0), 3, atol=0.3)
-    if count > 1:
-        assert np.abs(np.corrcoef(numbers.T) - np.eye(count)).max() < 0.03
-
-
 def test_neighbouring_clients_and_words_are_not_correlated():
     bits = Stream(5).bits(np.arange(4096), 8)
     ones = np.unpackbits(bits.view(np.uint8)).mean()

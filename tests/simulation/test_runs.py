@@ -277,3 +277,12 @@ def test_a_plan_is_read_from_a_path_given_as_text(heart, tmp_path):
         """
     )
     assert hansa.read_plan(str(path)) == hansa.read_plan(path)
+
+
+def test_a_run_that_stops_early_is_judged_on_all_clients(heart, tmp_path):
+    heart |= {"rounds": 50, "stopping": {"metric": "federated.auc", "target": 0.7}}
+    heart["evaluation"] = {"every": 1, "federated_clients": 2}
+    result = hansa.run(hansa.recipe("fedavg", **heart), out=tmp_path / "run")
+    assert result.summary["rounds"] < 50
+    assert result.summary["metrics"]["federated"]["accuracy"]["clients"] == 4
+    assert len(result.summary["metrics"]["per_client"]) == 4

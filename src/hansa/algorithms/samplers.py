@@ -1,4 +1,7 @@
-"""Cohort samplers: each draws ordinals in O(cohort), whatever the population."""
+"""Cohort samplers: each draws ordinals in O(cohort), whatever the population.
+
+``min-separation`` does so while enough of the population is rested; else it looks through the population once.
+"""
 
 from __future__ import annotations
 

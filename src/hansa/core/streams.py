@@ -67,14 +67,6 @@ class Stream:
         """Return numbers in [0, 1) with 53 bits: float64 [n, count]."""
         return _unit(self.bits(clients, count))
 
-    def normal(self, clients: Int64s, count: int) -> Floats:
-        """Return standard normal numbers (Box and Muller 1958): float64 [n, count]."""
-        pairs = (count + 1) // 2
-        uniform = self.uniform(clients, 2 * pairs)
-        radius = np.sqrt(-2.0 * np.log1p(-uniform[:, :pairs]))
-        angle = 2.0 * np.pi * uniform[:, pairs:]
-        return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)], axis=1)[:, :count]
-
     def permutations(self, clients: Int64s, sizes: Int64s, *, draw: int = 0, width: int | None = None) -> Int64s:
         """Return a shuffle of ``range(size)`` for each client, padded at the end with -1: int64 [n, width].
 

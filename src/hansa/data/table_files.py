@@ -15,7 +15,6 @@ from hansa.data.recognition import not_utf8, recognised
 from hansa.data.refusals import extra_missing, invalid, malformed, reading
 from hansa.data.table import TEXT, Table
 
-TABLE_SUFFIXES: Final = (".csv", ".tsv", ".txt", ".parquet")
 _ROWS_AT_ONCE: Final = 50_000
 
 

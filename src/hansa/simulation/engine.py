@@ -145,12 +145,14 @@ class Engine:
         last = number == plan.rounds
         stopped = "the last round of the plan" if last else asked
         if stopped is not None or number % plan.evaluation.every == 0:
-            measured = self._measure(everyone=stopped is not None or number == 0)
+            everyone = stopped is not None or number == 0
+            measured = self._measure(everyone=everyone)
             self.watched = [*self.watched, measured.value(plan.stopping.metric)]
-            stopped = stopped or stopping_reason(plan.stopping, self.watched, self._higher_is_better())
-            self.folder.append_events([measured.event])
             told = self.tell(measured.event)
-            stopped = stopped or told
+            stopped = stopped or stopping_reason(plan.stopping, self.watched, self._higher_is_better()) or told
+            if stopped is not None and not everyone and plan.evaluation.federated_clients is not None:
+                measured = self._measure(everyone=True)
+            self.folder.append_events([measured.event])
             if number == 0 or stopped is not None:
                 rows = measured.clients
                 self.folder.append_events([{"event": "clients", "round": number, "part": "test", "clients": rows}])

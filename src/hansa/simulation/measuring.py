@@ -63,12 +63,12 @@ def measure(prepared: Prepared, state: ServerState, store: ClientStore, *, every
     return Measured(event, clients)
 
 
-def predictor(prepared: Prepared, values: Array, store: ClientStore | None) -> Predict:
+def predictor(prepared: Prepared, values: Array, store: ClientStore) -> Predict:
     """Return predictions of one model [d]; a client's ordinal brings in the buffers that it keeps."""
 
     def predict(x: Array, ordinal: int | None) -> Array:
         states = {}
-        if store is not None and ordinal is not None:
+        if ordinal is not None:
             states = {name: rows[0] for name, rows in store.states(np.array([ordinal])).items()}
         return prepared.plan.trainer.predict(prepared.plan.model, prepared.data.signature, values, x, states)
 
