@@ -52,7 +52,7 @@ def test_mixing_leaves_its_argument_alone():
 @given(st.lists(st.integers(0, 2**40), min_size=1, max_size=8), st.integers(1, 9), st.integers(0, MASK))
 def test_a_clients_numbers_do_not_depend_on_the_batch(clients, count, key):
     stream, numbers = Stream(key), np.array(clients)
-    for draw in (stream.bits, stream.uniform, stream.normal):
+    for draw in (stream.bits, stream.uniform):
         together = draw(numbers, count)
         assert together.shape == (len(clients), count)
         for row, client in zip(together, clients, strict=True):
