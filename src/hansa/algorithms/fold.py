@@ -1,8 +1,8 @@
 """How updates are collected: a sum in an order that the plan fixes, or rows on disk for rules that need them.
 
-Float addition is not associative. So positions of the cohort are summed in float64 in blocks of 32, row after
-row, and blocks are merged in order of position, whatever the order in which they come. Workers and replicas fold
-whole blocks; the sum is the same.
+Float addition is not associative. So positions of the cohort are summed in float64 in blocks of 4, row after
+row, and blocks are merged in order of position, whatever the order in which they come. Workers and replicas collect
+whole blocks apart (:func:`partial_collector`); the sum is the same.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from hansa.core.errors import PlanError, Problem
 from hansa.core.layout import NON_FINITE, Array, Int64s, Layout
 from hansa.core.nouns import Aggregate, Batch
 
-BLOCK = 32
-"""Cohort positions in one block."""
+BLOCK = 4
+"""Cohort positions in one block: small, so that a small cohort can be shared out evenly."""
 COLUMNS = 4096
 """Columns that a rule over rows reads at a time."""
 
@@ -33,6 +33,9 @@ class Collector(Protocol):
 
     def add(self, batch: Batch, position: int) -> None:
         """Take updates of consecutive positions from ``position`` on."""
+
+    def merge(self, other: Any) -> None:
+        """Take over what a partial collector of the same kind holds."""
 
     def finish(self, aggregator: Any, population: int) -> Aggregate:
         """Return what the aggregator makes of them; ``population`` clients were eligible."""
@@ -46,6 +49,22 @@ def collector(aggregator: Any, layout: Layout, capacity: int, folder: Path | Non
     return Fold(layout) if aggregator.needs_sum_only else RowStore(layout, capacity, folder)
 
 
+def partial_collector(aggregator: Any, layout: Layout) -> Fold | Rows:
+    """Return an empty collector of a part of a round, which goes into the round's own by ``merge``."""
+    return Fold(layout) if aggregator.needs_sum_only else Rows()
+
+
+@dataclass
+class Rows:
+    """Updates as they came: a part of what a :class:`RowStore` holds."""
+
+    parts: list[tuple[Batch, int]] = field(default_factory=list)
+
+    def add(self, batch: Batch, position: int) -> None:
+        """Keep updates of consecutive positions from ``position`` on."""
+        self.parts.append((batch, position))
+
+
 @dataclass
 class _Block:
     values: Array
@@ -54,7 +73,7 @@ class _Block:
 
 @dataclass
 class Fold:
-    """A sum in the making: ``values`` float64 [d] holds the first ``merged`` blocks.
+    """A sum in the making: ``values`` float64 [d] holds the first ``merged`` blocks (and nothing before there is one).
 
     Memory is that of the model, plus a vector for each block that is open or waits for its predecessor.
     """
@@ -67,22 +86,44 @@ class Fold:
     waiting: dict[int, _Block] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.values = np.zeros(self.layout.size)
+        self.values = np.zeros(0)
         self.lanes = np.zeros(len(self.layout.lanes), dtype=np.int64)
 
     def add(self, batch: Batch, position: int) -> None:
         """Add decoded updates; the rows of one block come in order. Raises ValueError for any other position."""
-        for offset, row in enumerate(batch.values):
-            number, place = divmod(position + offset, BLOCK)
-            taken = BLOCK if number < self.merged else self.waiting[number].rows if number in self.waiting else 0
-            if taken != place:
-                raise ValueError(f"position {position + offset} of the cohort came twice or out of order")
-            block = self.waiting.setdefault(number, _Block(np.zeros(self.layout.size)))
-            block.values += row
-            block.rows += 1
+        done, count = 0, len(batch)
+        while done < count:
+            number, place = divmod(position + done, BLOCK)
+            whole = (count - done) // BLOCK if place == 0 else 0
+            rows = whole * BLOCK or min(BLOCK - place, count - done)
+            if whole:
+                self._add_blocks(number, batch.values[done : done + rows])
+            else:
+                self._add_rows(number, place, batch.values[done : done + rows])
+            done += rows
         self.lanes += batch.lanes.sum(axis=0, dtype=np.int64)
-        self.count += len(batch)
+        self.count += count
         self._merge(complete=True)
+
+    def _add_rows(self, number: int, place: int, rows: Array) -> None:
+        """Add rows to an open block from a place on, or begin one."""
+        taken = BLOCK if number < self.merged else self.waiting[number].rows if number in self.waiting else 0
+        if taken != place:
+            raise ValueError(f"position {number * BLOCK + place} of the cohort came twice or out of order")
+        block = self.waiting.setdefault(number, _Block(np.zeros(self.layout.size)))
+        for row in rows:
+            block.values += row
+        block.rows += len(rows)
+
+    def _add_blocks(self, first: int, rows: Array) -> None:
+        """Add whole blocks: rows [blocks x BLOCK, d], each block summed row after row."""
+        count = len(rows) // BLOCK
+        known = [number for number in range(first, first + count) if self._has(number)]
+        if known:
+            raise ValueError(f"position {known[0] * BLOCK} of the cohort came twice or out of order")
+        sums = np.add.reduce(rows.reshape(count, BLOCK, -1), axis=1, dtype=np.float64, initial=0.0)
+        for number, values in enumerate(sums, start=first):
+            self.waiting[number] = _Block(values, BLOCK)
 
     def merge(self, other: Fold) -> None:
         """Take over the blocks of another fold. Raises ValueError if both have one, which would count it twice."""
@@ -109,6 +150,8 @@ class Fold:
         return number < self.merged or number in self.waiting
 
     def _merge(self, *, complete: bool) -> None:
+        if not self.merged and (0 in self.waiting or not complete):
+            self.values = np.zeros(self.layout.size)
         while self.merged in self.waiting:
             rows = self.waiting[self.merged].rows
             if rows < BLOCK and complete:
@@ -167,6 +210,11 @@ class RowStore:
             self._finite[position : position + len(batch)] = batch.lane(NON_FINITE.name) == 0
         self.lanes += batch.lanes.sum(axis=0, dtype=np.int64)
         self.count += len(batch)
+
+    def merge(self, other: Rows) -> None:
+        """Write the updates of a part to their positions."""
+        for batch, position in other.parts:
+            self.add(batch, position)
 
     def finish(self, aggregator: Any, population: int) -> Aggregate:
         """Return the aggregator's combination, block of columns by block; nobody's, if nobody came."""

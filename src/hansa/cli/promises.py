@@ -21,7 +21,7 @@ from hansa.reporting.disclosure import server_sees
 from hansa.reporting.figures import bytes_text, count_text, plural, seconds_text
 from hansa.simulation.client_store import ClientStore
 from hansa.simulation.engine import simulate_round
-from hansa.simulation.executors import executor_named
+from hansa.simulation.executors import Serial
 from hansa.simulation.measuring import measure
 from hansa.simulation.preparation import Prepared, federated_scaling
 
@@ -126,7 +126,7 @@ class Costs:
         }
 
 
-def costs(prepared: Prepared, executor: str = "serial") -> Costs:
+def costs(prepared: Prepared) -> Costs:
     """Return what a prepared plan costs. Two rounds and one evaluation are done, in a folder that is thrown away."""
     plan = prepared.plan
     with (
@@ -136,9 +136,9 @@ def costs(prepared: Prepared, executor: str = "serial") -> Costs:
     ):
         scaling = federated_scaling(prepared, prepared.data.train, np.arange(prepared.population))
         state = replace(prepared.first, features=scaling)
-        closed = simulate_round(prepared, state, store, executor_named(executor))
+        closed = simulate_round(prepared, state, store, Serial())
         if closed.seconds < 1:
-            closed = simulate_round(prepared, state, store, executor_named(executor))
+            closed = simulate_round(prepared, state, store, Serial())
         began = time.perf_counter()
         measure(prepared, closed.state, store, everyone=plan.evaluation.federated_clients is None)
         evaluating = time.perf_counter() - began

@@ -12,9 +12,9 @@ from hansa.cli.console import command_line, print_json, screen, sentence, shown
 from hansa.cli.failures import running
 from hansa.cli.options import AsJson, Overrides
 from hansa.cli.outcome import show_outcome
-from hansa.cli.progress import Watch, watch
+from hansa.cli.progress import watch
 from hansa.reporting.run_folder import PLAN, REPORT, RunFolder
-from hansa.simulation.executors import EXECUTORS
+from hansa.simulation.choice import EXECUTORS
 from hansa.simulation.run import RunResult, resume, run
 from hansa.wire.plans import read_plan
 
@@ -24,6 +24,10 @@ def command(  # noqa: PLR0913 - a command's options
     *,
     settings: Overrides = None,
     executor: Annotated[str, typer.Option(help=f"How updates are computed: {', '.join(EXECUTORS)}.")] = "serial",
+    workers: Annotated[
+        int | None, typer.Option(help="How many chunks are computed at once. Default: one a processor.", min=1)
+    ] = None,
+    chunk: Annotated[int | None, typer.Option(help="How many clients train at once in a chunk.", min=1)] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="The run folder; it must not exist. Default: runs/RUN_ID.")
     ] = None,
@@ -46,18 +50,12 @@ def command(  # noqa: PLR0913 - a command's options
     else:
         if plan is None:
             raise typer.BadParameter("name a plan, or a run folder with --resume.", param_hint="PLAN.toml")
-        result = _start(console, plan, settings or [], executor, out)
+        read = read_plan(plan, settings or [])
+        with watch(console) as seen, running(lambda: seen.folder):
+            result = run(read, out=out, executor=executor, workers=workers, chunk=chunk, callbacks=[seen])
     _show(console, result)
     if as_json:
         print_json({**result.summary, "folder": str(result.path), "report": str(result.report)})
-
-
-def _start(console: Console, plan: Path, settings: list[str], executor: str, out: Path | None) -> RunResult:
-    """Read the plan and run it."""
-    read = read_plan(plan, settings)
-    seen: Watch
-    with watch(console) as seen, running(lambda: seen.folder):
-        return run(read, out=out, executor=executor, callbacks=[seen])
 
 
 def _show(console: Console, result: RunResult) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from hansa.algorithms import divergence
 from hansa.algorithms.fold import collector
-from hansa.algorithms.rounds import close_round, open_round, receive
+from hansa.algorithms.rounds import close_round, open_round
 from hansa.core.layout import Array
 from hansa.core.nouns import RoundReport, ServerState
 from hansa.core.sections import Stopping
@@ -62,10 +62,10 @@ def simulate_round(prepared: Prepared, state: ServerState, store: ClientStore, e
     with storing(store.folder.parent):
         collected = collector(plan.aggregator, state.layout, len(assignment.cohort), store.folder)
     bytes_up = 0.0
-    for updates in executor.updates(prepared, assignment, store):
-        bytes_up += updates.batch.bytes_each * len(updates.batch)
-        collected.add(receive(plan, assignment, updates.batch, streams), updates.position)
-        journal.write(updates.position, updates.states)
+    for partial in executor.partials(prepared, assignment, store.states):
+        bytes_up += partial.bytes_up
+        collected.merge(partial.collected)
+        journal.write(partial.position, partial.states)
     aggregate = collected.finish(plan.aggregator, assignment.population)
     closed, report = close_round(plan, state, aggregate)
     each = bytes_up / max(1, len(assignment.cohort))
@@ -90,7 +90,7 @@ class Engine:
     def run(self) -> tuple[ServerState, str]:
         """Run, or go on, until the last round or a stopping rule; return the last state and why it is the last."""
         self._begin()
-        with closing(self.store), Interruption(self.folder.path, self.tell) as interruption:
+        with closing(self.executor), closing(self.store), Interruption(self.folder.path, self.tell) as interruption:
             stopped = self._look(None)
             while stopped is None:
                 stopped = self._look(self._round())

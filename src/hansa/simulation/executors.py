@@ -2,53 +2,140 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Final, Protocol
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Protocol
 
-from hansa.algorithms.rounds import client_update
-from hansa.core.errors import PlanError, Problem
-from hansa.core.layout import Array
+import numpy as np
+
+from hansa.algorithms.fold import BLOCK, Fold, Rows, partial_collector
+from hansa.algorithms.rounds import client_update, receive
+from hansa.core.layout import Array, Floats, Int64s
 from hansa.core.nouns import Assignment, Batch
-from hansa.core.registry import nearest
-from hansa.simulation.client_store import ClientStore
 from hansa.simulation.preparation import Prepared
+from hansa.simulation.spans import AHEAD, Span, gathered, in_order_of_work, spans
+
+StatesOf = Callable[[Int64s], dict[str, Array]]
+"""The current rows of some clients, by ordinal: name -> [n, ...]."""
 
 
 @dataclass(frozen=True)
-class Updates:
-    """Encoded updates and next states of consecutive cohort positions."""
+class Partial:
+    """What one span of the cohort gave: its updates, collected, and the next rows of its clients by position."""
 
     position: int
-    batch: Batch
-    states: dict[str, Array]
+    collected: Fold | Rows
+    states: Mapping[str, Array]
+    bytes_up: float
 
 
 class Executor(Protocol):
-    """Computes a cohort's updates."""
+    """Computes a cohort's updates. It may hold workers, until it is closed."""
 
-    def updates(self, prepared: Prepared, assignment: Assignment, store: ClientStore) -> Iterator[Updates]:
-        """Yield the updates of every position; the rows of one fold block in order."""
+    def partials(
+        self, prepared: Prepared, assignment: Assignment, states_of: StatesOf, factors: Floats | None = None
+    ) -> Iterator[Partial]:
+        """Yield what every span of the cohort gave, in any order.
+
+        ``factors`` float32 [cohort] scale each client's update and its weight before they are summed.
+        """
+
+    def close(self) -> None:
+        """Let go of the workers."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """One span of a cohort with the current rows of its clients: what a worker is handed."""
+
+    span: Span
+    chunk: int
+    states: Mapping[str, Array]
+    factors: Floats | None
+
+
+def work_of(assignment: Assignment, span: Span, chunk: int, states_of: StatesOf, factors: Floats | None) -> Work:
+    """Return a span with what its computation needs beside the assignment."""
+    states = states_of(assignment.cohort[span.positions])
+    return Work(span, chunk, states, None if factors is None else factors[span.positions])
+
+
+@np.errstate(over="ignore", invalid="ignore")  # what overflows is found, and explained, by divergence.check
+def compute(prepared: Prepared, assignment: Assignment, work: Work) -> Partial:
+    """Compute the updates of a span, a chunk of clients at a time, and collect them."""
+    plan, span = prepared.plan, work.span
+    collected = partial_collector(plan.aggregator, assignment.layout)
+    following: list[dict[str, Array]] = []
+    bytes_up = 0.0
+    for chunk in span.chunks(work.chunk):
+        clients = prepared.clients(assignment.cohort[chunk.positions], assignment.features)
+        here = slice(chunk.start - span.start, chunk.stop - span.start)
+        states = {name: rows[here] for name, rows in work.states.items()}
+        batch, after = client_update(plan, assignment, clients, states, prepared.streams)
+        bytes_up += batch.bytes_each * len(batch)
+        batch = receive(plan, assignment, batch, prepared.streams)
+        collected.add(batch if work.factors is None else _scaled(batch, work.factors[here]), chunk.start)
+        following.append(after)
+    rows = {name: np.concatenate([after[name] for after in following]) for name in following[0]}
+    return Partial(span.start, collected, rows, bytes_up)
+
+
+def _scaled(batch: Batch, factors: Floats) -> Batch:
+    """Return updates and their weights times one factor a client."""
+    weights = {
+        lane.name: batch.lane(lane.name) * factors
+        for lane in batch.layout.lanes
+        if lane.weighted or lane.purpose == "weight"
+    }
+    return replace(batch, values=batch.values * factors[:, None]).with_lanes(weights)
 
 
 class Serial:
     """One client after the other, as on devices: the reference that every other executor is held to."""
 
-    def updates(self, prepared: Prepared, assignment: Assignment, store: ClientStore) -> Iterator[Updates]:
-        """Yield one client's update after the other, in cohort order."""
-        for position in range(len(assignment.cohort)):
-            ordinals = assignment.cohort[position : position + 1]
-            clients = prepared.clients(ordinals, assignment.features)
-            states = store.states(ordinals)
-            batch, following = client_update(prepared.plan, assignment, clients, states, prepared.streams)
-            yield Updates(position, batch, following)
+    def partials(
+        self, prepared: Prepared, assignment: Assignment, states_of: StatesOf, factors: Floats | None = None
+    ) -> Iterator[Partial]:
+        """Yield block after block, in cohort order."""
+        for span in spans(len(assignment.cohort), BLOCK):
+            yield compute(prepared, assignment, work_of(assignment, span, 1, states_of, factors))
+
+    def close(self) -> None:
+        """Do nothing: there are no workers."""
 
 
-EXECUTORS: Final[dict[str, type[Executor]]] = {"serial": Serial}
+class Batched:
+    """A chunk of clients at once over the client axis; several chunks at once on threads.
 
+    Threads share everything, so they cost no memory but that of their chunks. They help where a trainer spends its
+    time in numpy's products, which do not hold Python's lock.
+    """
 
-def executor_named(name: str) -> Executor:
-    """Return the executor of that name. Raises PlanError for an unknown one."""
-    if name not in EXECUTORS:
-        raise PlanError([Problem("--executor", f"unknown executor {name!r}; {nearest(name, EXECUTORS)}")])
-    return EXECUTORS[name]()
+    def __init__(self, *, chunk: int, workers: int) -> None:
+        self.chunk = chunk
+        self.workers = workers
+        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="hansa-chunk") if workers > 1 else None
+
+    def partials(
+        self, prepared: Prepared, assignment: Assignment, states_of: StatesOf, factors: Floats | None = None
+    ) -> Iterator[Partial]:
+        """Yield chunk after chunk, in any order where there are threads."""
+        work = partial(work_of, assignment, chunk=self.chunk, states_of=states_of, factors=factors)
+        ordered = spans(len(assignment.cohort), self.chunk)
+        threads = self._threads
+        if threads is None:
+            for span in ordered:
+                yield compute(prepared, assignment, work(span))
+            return
+        sizes = prepared.data.train.sizes(assignment.cohort)
+        ordered = in_order_of_work(ordered, sizes, AHEAD * self.workers)
+        yield from gathered(
+            ordered, lambda span: threads.submit(compute, prepared, assignment, work(span)), AHEAD * self.workers
+        )
+
+    def close(self) -> None:
+        """End the threads."""
+        if self._threads is not None:
+            self._threads.shutdown()

@@ -19,8 +19,8 @@ from hansa.wire.plans import read_plan
 _MEASURED: Final = frozenset({"seconds", "seconds_per_round", "client_updates_per_second", "peak_rss_mb"})
 
 
-def identity_of(prepared: Prepared, executor: str, run_id: str) -> dict[str, Any]:
-    """Return what replay.json holds from the start; "files" follows when the run is finished."""
+def identity_of(prepared: Prepared, executor: Mapping[str, Any], run_id: str) -> dict[str, Any]:
+    """Return what replay.json holds from the start (``executor`` is how it is computed); "files" follows when the run is finished."""
     return {
         "run_id": run_id,
         "executor": executor,

@@ -27,8 +27,8 @@ from hansa.reporting.run_folder import (
     new_run_id,
 )
 from hansa.simulation.baselines import run_baselines
+from hansa.simulation.choice import Choice, choose, executor_of
 from hansa.simulation.engine import Callback, Engine
-from hansa.simulation.executors import executor_named
 from hansa.simulation.identity import differences, environment_changes, identity_of, prepare_again, where_it_began
 from hansa.simulation.preparation import prepare
 from hansa.simulation.summary import summarise
@@ -54,26 +54,33 @@ class RunResult:
         return self.path / MODEL
 
 
-def run(
-    plan: Plan, *, out: Path | str | None = None, executor: str = "serial", callbacks: Sequence[Callback] = ()
+def run(  # noqa: PLR0913 - where, how and watched by whom
+    plan: Plan,
+    *,
+    out: Path | str | None = None,
+    executor: str = "serial",
+    workers: int | None = None,
+    chunk: int | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> RunResult:
     """Run a plan in simulation, in a new folder (default: runs/ and a new run id), and return its result.
 
+    ``executor`` computes the clients' updates, ``chunk`` clients at once on each of ``workers``.
     Raises HansaError: PlanError, DataError, ModelError before the first round, RunError and DivergenceError later.
     """
     if not isinstance(plan, Plan):
         raise PlanError(
             [Problem("plan", f"must be a Plan, not {type(plan).__name__}; hansa.read_plan(path) reads one.")]
         )
-    computing = executor_named(executor)
+    choice = choose(executor, workers=workers, chunk=chunk)
     prepared = prepare(plan)
     run_id = new_run_id()
     folder = RunFolder.create(Path(out) if out is not None else Path("runs") / run_id)
     folder.write(PLAN, write_plan(prepared.plan))
     with folder.alone():
-        folder.write(ENVIRONMENT, _json(describe_environment(executor)))
-        folder.write(REPLAY, _json(identity_of(prepared, executor, run_id)))
-        return _execute(Engine(prepared, folder, computing, tuple(callbacks)))
+        folder.write(ENVIRONMENT, _json(describe_environment(choice.text)))
+        folder.write(REPLAY, _json(identity_of(prepared, choice.as_json(), run_id)))
+        return _execute(Engine(prepared, folder, executor_of(choice), tuple(callbacks)))
 
 
 def resume(path: Path | str, *, callbacks: Sequence[Callback] = ()) -> RunResult:
@@ -89,7 +96,7 @@ def resume(path: Path | str, *, callbacks: Sequence[Callback] = ()) -> RunResult
         prepared = prepare_again(folder, identity)
         changed = tuple(f"resumed in another environment: {change}" for change in environment_changes(folder))
         prepared = replace(prepared, notes=(*prepared.notes, *changed))
-        return _execute(Engine(prepared, folder, executor_named(identity["executor"]), tuple(callbacks)))
+        return _execute(Engine(prepared, folder, executor_of(_choice(folder, identity)), tuple(callbacks)))
 
 
 @dataclass(frozen=True)
@@ -116,7 +123,7 @@ def replay(path: Path | str, *, callbacks: Sequence[Callback] = ()) -> Replayed:
         for name in (PLAN, ENVIRONMENT):
             again.write(name, folder.read(name))
         again.write(REPLAY, _json({**identity, "files": {}}))
-        result = _execute(Engine(prepared, again, executor_named(identity["executor"]), tuple(callbacks)))
+        result = _execute(Engine(prepared, again, executor_of(_choice(folder, identity)), tuple(callbacks)))
         return Replayed((), differences(folder, again), result.summary["model_sha256"])
 
 
@@ -157,14 +164,25 @@ def _run_and_report(engine: Engine) -> RunResult:
 
 def _identity(folder: RunFolder) -> dict[str, Any]:
     identity = folder.read_json(REPLAY)
-    if not isinstance(identity.get("files"), Mapping) or not isinstance(identity.get("executor"), str):
-        raise RunError(
-            "HANSA-RUN-CHANGED",
-            rule=f"{REPLAY} says what a run was.",
-            found=f"In {folder.path} it does not.",
-            action="Restore the file, or run the plan again.",
-        )
+    if not isinstance(identity.get("files"), Mapping):
+        raise _no_identity(folder)
     return identity
+
+
+def _choice(folder: RunFolder, identity: Mapping[str, Any]) -> Choice:
+    try:
+        return Choice.from_json(identity["executor"])
+    except (TypeError, LookupError) as error:
+        raise _no_identity(folder) from error
+
+
+def _no_identity(folder: RunFolder) -> RunError:
+    return RunError(
+        "HANSA-RUN-CHANGED",
+        rule=f"{REPLAY} says what a run was.",
+        found=f"In {folder.path} it does not.",
+        action="Restore the file, or run the plan again.",
+    )
 
 
 def _json(content: Mapping[str, Any]) -> str:
