@@ -82,6 +82,10 @@ class ClientOptimizer(Protocol):
     def plain_sgd(self) -> bool:
         """True for SGD without momentum: an update is the learning rate times the sum of its gradients."""
 
+    @property
+    def descends_directly(self) -> bool:
+        """True where a step takes the learning rate times the gradient off the parameter, and does nothing else."""
+
     def start(self, parameter: Any) -> dict[str, Any]:
         """Return the optimizer's buffers for one parameter [n, ...]."""
 
