@@ -54,7 +54,6 @@ class LinearTrainer(LocalWork):
     and with it the order in which a matrix product adds up.
     """
 
-    batching: ClassVar[str] = "fused"
     bends_gradients: ClassVar[bool] = True
 
     def initial(self, model: Model, signature: Signature, stream: Stream) -> InitialModel:  # noqa: ARG002 - convex: zeros are a fair start
@@ -70,6 +69,10 @@ class LinearTrainer(LocalWork):
     def notes(self, model: Model, signature: Signature) -> tuple[str, ...]:  # noqa: ARG002 - the trainer protocol
         """Return nothing: a linear model has no surprises."""
         return ()
+
+    def batching(self, model: Model, signature: Signature) -> tuple[str, str]:  # noqa: ARG002 - the trainer protocol
+        """Return "fused": the gradients are derived by hand."""
+        return "fused", "a linear model's gradients are batched matrix products"
 
     def client_rows(self, model: Model, signature: Signature) -> dict[str, Array]:  # noqa: ARG002 - the trainer protocol
         """Return nothing: a linear model has no buffers."""
