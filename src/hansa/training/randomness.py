@@ -88,8 +88,8 @@ def _generators(network: Network) -> tuple[Any, ...]:
     states = [torch.default_generator.get_state()]
     if device.type == "cuda":
         states.append(torch.cuda.get_rng_state(device))
-    _, key, position, *_ = np.random.get_state()  # noqa: NPY002 - what a module may draw from, not what we do
-    return (*(state.numpy().tobytes() for state in states), random.getstate(), bytes(key), position)
+    numbers: Any = np.random.get_state()  # noqa: NPY002 - what a module may draw from, not what we do
+    return (*(state.numpy().tobytes() for state in states), random.getstate(), numbers[1].tobytes(), numbers[2])
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -93,10 +94,13 @@ class TorchTrainer(LocalWork):
         loss = torch_loop.loss_name(self.loss, network, clients.signature)
         together = len(clients) > 1 and clients.sizes.any()
         kind = self.batching(model, clients.signature)[0] if together else "none"
+        # if kind == "fused": the steps that are derived by hand belong here
         if kind == "vmap":
             from hansa.training import vmapped  # noqa: PLC0415 - as above: torch is an extra
 
-            return vmapped.train_clients(self, network, loss, context, states)
+            # What vmap cannot take may show on real data only. The loop is the reference: it takes it, or says why not.
+            with suppress(ModelError):
+                return vmapped.train_clients(self, network, loss, context, states)
         outcome: tuple[Outcome, Floats] = torch_loop.train_clients(
             self, network, torch_loop.LOSSES[loss], context, states
         )

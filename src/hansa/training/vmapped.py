@@ -8,8 +8,8 @@ holds each client's own. (vmap of grad gives the same numbers and took 1.5 times
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 from weakref import WeakKeyDictionary
@@ -130,6 +130,7 @@ class Stacked:
             place.container[place.key] = leaf if place.trained else leaf.detach()
         for place in self.buffer_places:
             place.container[place.key] = buffers[place.index]
+        outputs: Tensor
         if self.draws is None:
             outputs = self.module(x)
         else:
@@ -241,6 +242,7 @@ def _together(
         state,
         work.optimizer.start(values),
     )
+
 
 class _Pack:
     """All steps of all clients, laid out step by step: one gather a step.
