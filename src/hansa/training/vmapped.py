@@ -53,6 +53,9 @@ EACH: Final[Mapping[str, Each]] = {
 
 _FLOAT32_BYTES: Final = 4
 
+_LISTS: Final = ("_flat_weights", "_flat_weight_refs")
+"""Where recurrent layers note their parameters once more; they renew the lists when they find others."""
+
 
 class Step(NamedTuple):
     """One local step of n clients: examples [n, b, ...], labels [n, b], shares of the mean [n, b], seeds and number.
@@ -69,10 +72,10 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a module holds one tensor: a dictionary or list, its key, and the index of what is put there."""
+    """Where a module holds one tensor: a dictionary, its key, and the index of what is put there."""
 
     container: Any
-    key: Any
+    key: str
     index: int
     held: Any
     trained: bool
@@ -94,6 +97,13 @@ class Stacked:
             _Place(owner._buffers, key, index, None, trained=False)  # noqa: SLF001 - where a module keeps them
             for index, buffer in enumerate(network.kept_buffers)
             for owner, key in buffer.owners
+        ]
+        self.lists = [
+            (vars(module), key, vars(module)[key])
+            for module in self.module.modules()
+            if isinstance(module, nn.RNNBase)
+            for key in _LISTS
+            if key in vars(module)
         ]
         self.seeded = bool(draws and draws.axes)
         self.vmapped = torch.vmap(self._forward, in_dims=(0, 0, 0, 0 if self.seeded else None))
@@ -155,6 +165,8 @@ class Stacked:
                 place.container[place.key] = place.held
             for place, value in zip(self.buffer_places, buffers, strict=True):
                 place.container[place.key] = value
+            for attributes, key, held in self.lists:
+                attributes[key] = held
 
 
 def _parameters(network: Network) -> tuple[list[tuple[slice, tuple[int, ...]]], list[_Place]]:
@@ -163,8 +175,6 @@ def _parameters(network: Network) -> tuple[list[tuple[slice, tuple[int, ...]]], 
     found: list[tuple[int, Any, Any, nn.Parameter]] = []
     for module in network.module.modules():
         held: list[tuple[Any, Any, Any]] = [(module._parameters, *item) for item in module._parameters.items()]  # noqa: SLF001 - where a module keeps them
-        flat = getattr(module, "_flat_weights", None)  # recurrent layers keep a list beside
-        held += [(flat, *item) for item in enumerate(flat)] if isinstance(flat, list) else []
         for container, key, value in held:
             offset = value.data_ptr() - values.data_ptr() if isinstance(value, nn.Parameter) and value.numel() else -1
             if 0 <= offset < values.nbytes:
