@@ -19,7 +19,7 @@ from hansa.core.nouns import Assignment, Batch, ClientBatch, ClientContext, Sign
 from hansa.core.sections import Model
 from hansa.core.streams import Stream, Streams
 from hansa.testing import MemoryClients
-from hansa.training import vmapped
+from hansa.training import torch_loop, vmapped
 from hansa.training.optimizers import Adam, AdamW, Sgd
 from hansa.training.torch_trainer import TorchTrainer
 
@@ -121,6 +121,13 @@ def network(kind: str) -> nn.Module:
     return module
 
 
+class Vmapped(TorchTrainer):
+    """Trains several clients under vmap even where a faster path is sound, so that each path is held for itself."""
+
+    def batching(self, model: Model, signature: Signature) -> tuple[str, str]:
+        return "vmap", "it is what is tested"
+
+
 KINDS = {
     **dict.fromkeys(("mlp", "dropout", "alpha", "tied", "frozen", "buffers"), FEATURES),
     "cnn": IMAGES,
@@ -140,6 +147,18 @@ def some_clients(sizes: Sequence[int], signature: Signature) -> MemoryClients:
     if signature.integer_inputs:
         x = [random.integers(0, signature.vocabulary, (size, *signature.shape)) for size in sizes]
     return MemoryClients(x, [random.integers(0, signature.classes, size) for size in sizes])
+
+
+@pytest.fixture(autouse=True)
+def no_retreat(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a test fail where clients that should train together were left to the loop, which would equal itself."""
+    loop = torch_loop.train_clients
+
+    def only_alone(work: Any, network: Any, loss: Any, context: ClientContext, states: Any) -> Any:
+        assert len(context.clients) == 1
+        return loop(work, network, loss, context, states)
+
+    monkeypatch.setattr(torch_loop, "train_clients", only_alone)
 
 
 def trained(
@@ -171,7 +190,8 @@ def check_parity(
     """Compare clients that train together with each of them alone, which is the loop."""
     model, signature = model_of(kind), KINDS[kind]
     clients = some_clients(sizes, signature)
-    assert trainer.batching(model, signature)[0] == "vmap", trainer.batching(model, signature)
+    plain = TorchTrainer(optimizer=trainer.optimizer, epochs=1)
+    assert plain.batching(model, signature)[0] != "none", plain.batching(model, signature)
     together, following = trained(trainer, model, clients, signature, range(len(sizes)))
     for i in range(len(sizes)):
         alone, own = trained(trainer, model, clients, signature, [i])
@@ -184,13 +204,13 @@ def check_parity(
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_together_equals_alone_for_every_kind_of_module(kind: str) -> None:
-    check_parity(TorchTrainer(optimizer=SGD, epochs=2, batch_size=4), kind)
+    check_parity(Vmapped(optimizer=SGD, epochs=2, batch_size=4), kind)
 
 
 @pytest.mark.parametrize("kind", ["mlp", "dropout"])
 @pytest.mark.parametrize("hooks", [(Prox(mu=0.7),), (ControlVariate(),), (Prox(mu=0.7), ControlVariate())])
 def test_together_equals_alone_under_every_hook(kind: str, hooks: Any) -> None:
-    check_parity(TorchTrainer(optimizer=SGD, epochs=2, batch_size=4, hooks=hooks), kind)
+    check_parity(Vmapped(optimizer=SGD, epochs=2, batch_size=4, hooks=hooks), kind)
 
 
 OPTIMIZERS = [
@@ -202,7 +222,7 @@ OPTIMIZERS = [
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda optimizer: type(optimizer).__name__)
 def test_together_equals_alone_with_every_optimizer(optimizer: Any) -> None:
-    check_parity(TorchTrainer(optimizer=optimizer, epochs=2, batch_size=4), "dropout", tolerance=1e-4)
+    check_parity(Vmapped(optimizer=optimizer, epochs=2, batch_size=4), "dropout", tolerance=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -212,7 +232,7 @@ def test_together_equals_alone_with_every_optimizer(optimizer: Any) -> None:
 )
 @pytest.mark.parametrize("kind", ["dropout", "transformer"])
 def test_together_equals_alone_for_ragged_clients(work: dict[str, Any], kind: str) -> None:
-    check_parity(TorchTrainer(optimizer=SGD, **work), kind, sizes=(1, 3, 40))
+    check_parity(Vmapped(optimizer=SGD, **work), kind, sizes=(1, 3, 40))
 
 
 def test_a_client_without_examples_stays_where_it_is_among_others() -> None:
@@ -226,7 +246,7 @@ def test_a_client_without_examples_stays_where_it_is_among_others() -> None:
             return super().gather(ordinals, np.where((ordinals == 1)[:, None], 0, positions))
 
     batch, _ = trained(
-        TorchTrainer(optimizer=SGD, epochs=2, batch_size=4),
+        Vmapped(optimizer=SGD, epochs=2, batch_size=4),
         model_of("mlp"),
         WithNone(clients.x, clients.y),
         FEATURES,
@@ -240,7 +260,7 @@ def test_a_client_without_examples_stays_where_it_is_among_others() -> None:
 @settings(max_examples=15, deadline=None)
 @given(sizes=st.lists(st.integers(1, 14), min_size=2, max_size=6), seed=st.integers(0, 5))
 def test_a_clients_result_does_not_depend_on_the_others_of_its_chunk(sizes: list[int], seed: int) -> None:
-    trainer, model = TorchTrainer(optimizer=SGD, epochs=2, batch_size=4), model_of("dropout")
+    trainer, model = Vmapped(optimizer=SGD, epochs=2, batch_size=4), model_of("dropout")
     clients = some_clients(sizes, FEATURES)
     whole, _ = trained(trainer, model, clients, FEATURES, range(len(sizes)))
     some = np.random.default_rng(seed).permutation(len(sizes))[: max(2, len(sizes) // 2)].tolist()
@@ -251,9 +271,7 @@ def test_a_clients_result_does_not_depend_on_the_others_of_its_chunk(sizes: list
 def test_a_client_that_diverges_does_not_reach_the_others() -> None:
     clients = some_clients((6, 6, 6), FEATURES)
     clients.x[1][2] = np.inf
-    batch, _ = trained(
-        TorchTrainer(optimizer=SGD, epochs=2, batch_size=4), model_of("mlp"), clients, FEATURES, range(3)
-    )
+    batch, _ = trained(Vmapped(optimizer=SGD, epochs=2, batch_size=4), model_of("mlp"), clients, FEATURES, range(3))
     assert np.isfinite(batch.values).all(axis=1).tolist() == [True, False, True]
 
 
@@ -261,7 +279,7 @@ def test_a_client_that_diverges_does_not_reach_the_others() -> None:
 @pytest.mark.parametrize("ordinals", [[0, 1, 2, 3], [2]], ids=["together", "alone"])
 def test_each_path_repeats_itself_bit_for_bit(kind: str, ordinals: list[int]) -> None:
     clients = some_clients((7, 1, 12, 3), KINDS[kind])
-    trainer = TorchTrainer(optimizer=SGD, epochs=2, batch_size=4)
+    trainer = Vmapped(optimizer=SGD, epochs=2, batch_size=4)
     once, again = (trained(trainer, model_of(kind), clients, KINDS[kind], ordinals)[0] for _ in range(2))
     np.testing.assert_array_equal(once.values, again.values)
     np.testing.assert_array_equal(once.lanes, again.lanes)
@@ -269,7 +287,7 @@ def test_each_path_repeats_itself_bit_for_bit(kind: str, ordinals: list[int]) ->
 
 def test_the_module_is_given_back_as_it_was() -> None:
     clients, model = some_clients((5, 4), TOKENS), model_of("lstm")
-    trainer = TorchTrainer(optimizer=SGD, epochs=1, batch_size=4)
+    trainer = Vmapped(optimizer=SGD, epochs=1, batch_size=4)
     module = trainer._network(model, TOKENS).module
     before, flat = dict(module.named_parameters()), list(module.body._flat_weights)
     trained(trainer, model, clients, TOKENS, [0, 1])
@@ -278,12 +296,13 @@ def test_the_module_is_given_back_as_it_was() -> None:
 
 
 def test_what_vmap_cannot_take_on_the_data_is_left_to_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    clients, trainer = some_clients((5, 4), FEATURES), TorchTrainer(optimizer=SGD, epochs=1, batch_size=4)
+    clients, trainer = some_clients((5, 4), FEATURES), Vmapped(optimizer=SGD, epochs=1, batch_size=4)
     wanted, _ = trained(trainer, model_of("mlp"), clients, FEATURES, [0, 1])
 
     def broken(*_: Any) -> Any:
         raise RuntimeError("no batching rule")
 
+    monkeypatch.undo()
     monkeypatch.setattr(vmapped.Stacked, "step", broken)
     found, _ = trained(trainer, model_of("mlp"), clients, FEATURES, [0, 1])
     np.testing.assert_allclose(found.values, wanted.values, atol=1e-6)

@@ -110,8 +110,11 @@ class Stacked:
 
     def leaves(self, values: Tensor) -> list[Tensor]:
         """Return the parameters as views [n, *shape] of values [n, size], each with a gradient of its own."""
-        count = len(values)
-        return [values[:, part].view(count, *shape).detach().requires_grad_() for part, shape in self.spans]
+        return [view.detach().requires_grad_() for view in self.views(values)]
+
+    def views(self, values: Tensor) -> list[Tensor]:
+        """Return the parameters' places in values [n, size]: [n, *shape] each."""
+        return [values[:, part].view(len(values), *shape) for part, shape in self.spans]
 
     def buffers(self, values: Tensor) -> list[Tensor]:
         """Return the floating, persistent buffers as views [n, *shape] of values [n, size of them]."""
@@ -243,11 +246,13 @@ def _together(
     device = network.input_kind[1]
     values, buffers = (torch.from_numpy(rows).to(device) for rows in first)
     state = {name: torch.from_numpy(vector).to(device) for name, vector in vectors.items()}
+    gradient = torch.empty_like(values)
     return _Active(
         runner.leaves(values),
         runner.buffers(buffers),
         values,
-        torch.empty_like(values),
+        gradient,
+        runner.views(gradient),
         values.clone() if work.hooks else values,
         state,
         work.optimizer.start(values),
@@ -298,6 +303,7 @@ class _Active:
     buffers: Sequence[Tensor]
     values: Tensor
     gradient: Tensor
+    places: Sequence[Tensor]
     start: Tensor
     state: dict[str, Tensor]
     memory: dict[str, Tensor]
@@ -313,7 +319,8 @@ def _descend(work: LocalWork, runner: Stacked, each: Each, pack: _Pack, all_clie
             if count < len(now.values):
                 now = _first(runner, all_clients, count)
             gradients, loss = runner.step(now.leaves, now.buffers, each, step)
-            torch.cat([gradient.reshape(count, -1) for gradient in gradients], dim=1, out=now.gradient)
+            for place, gradient in zip(now.places, gradients, strict=True):
+                place.copy_(gradient)  # a gradient of a weight is often transposed: one copy, not reshape and cat
             if pack.some_empty[step.number - 1]:
                 empty = pack.empty[step.number - 1, :count]
                 now.gradient[empty] = 0
@@ -333,6 +340,7 @@ def _first(runner: Stacked, clients: _Active, count: int) -> _Active:
         [buffer[:count] for buffer in clients.buffers],
         values,
         clients.gradient[:count],
+        [place[:count] for place in clients.places],
         clients.start[:count],
         {name: vector[:count] for name, vector in clients.state.items()},
         {name: vector[:count] for name, vector in clients.memory.items()},
