@@ -29,6 +29,11 @@ class Sgd:
         """Return True without momentum."""
         return self.momentum == 0
 
+    @property
+    def gradient_rate(self) -> float | None:
+        """Return eta where a step is w <- w - eta g and nothing else, so that a trainer may take it by itself."""
+        return None if self.momentum or self.weight_decay else self.learning_rate
+
     def start(self, parameter: Any) -> dict[str, Any]:
         """Return a velocity of zeros where there is momentum."""
         return {"velocity": parameter * 0} if self.momentum else {}

@@ -14,8 +14,10 @@ from torch.nn import functional
 
 from hansa.core.layout import Array, Floats, Int64s
 from hansa.core.nouns import ClientBatch, ClientContext, ClientStates, Signature
+from hansa.training.kernels import chosen
 from hansa.training.local import LocalBatches, LocalWork, Outcome, bend, hook_states, local_batches
 from hansa.training.torch_factory import isolated_torch, reseed, unsuitable, user_code
+from hansa.training.torch_kernels import Products, keep_memory, layers
 from hansa.training.torch_model import Network
 
 GATHER_BYTES: Final = 2**26
@@ -96,12 +98,17 @@ def train_clients(
     vectors = hook_states(work.hooks, context, states)
     end, after = torch.empty(start.shape), torch.empty(buffers.shape)
     losses = np.zeros(count)
+    rate = None if work.hooks else getattr(work.optimizer, "gradient_rate", None)
     with _training(network):
         for i, (x, y) in enumerate(examples(clients, network)):
             network.load(_tensor(start[i]), _tensor(buffers[i]))
             reseed(int(seeds[i]))
             state = {name: _tensor(vector[i]) for name, vector in vectors.items()}
-            losses[i] = _train_client(work, network, loss, Local(x, y, _steps(batches, i), state))
+            local = Local(x, y, _steps(batches, i), state)
+            if rate is None:
+                losses[i] = _train_client(work, network, loss, local)
+            else:
+                losses[i] = _descend_client(rate, network, loss, local)
             network.read(end[i])
             network.read_buffers(after[i])
     network.check_parameters()
@@ -117,8 +124,7 @@ def _train_client(work: LocalWork, network: Network, loss: Loss, local: Local) -
     ]
     total = 0.0
     for number, positions in enumerate(local.steps, start=1):
-        for group in network.groups:
-            group.gradients.zero_()
+        network.collect_gradients()
         if len(positions):
             total += _backward(network, loss, local.x[positions], local.y[positions])
         for group, memory, start, state in zip(network.groups, memories, starts, states, strict=True):
@@ -127,11 +133,28 @@ def _train_client(work: LocalWork, network: Network, loss: Loss, local: Local) -
     return total / max(len(local.steps), 1)
 
 
-def _backward(network: Network, loss: Loss, x: Tensor, y: Tensor) -> float:
-    """Add the gradients of the mean loss of these examples to the groups'; return that loss."""
+def _descend_client(rate: float, network: Network, loss: Loss, local: Local) -> float:
+    """Take every step of one client as :func:`_train_client` does, where a step is w <- w - rate g."""
+    total, products = 0.0, Products()
+    network.release_gradients()
+    for positions in local.steps:
+        if len(positions):
+            total += _backward(network, loss, local.x[positions], local.y[positions], products)
+            network.descend(rate)
+            products.descend(rate)
+    return total / max(len(local.steps), 1)
+
+
+def _backward(network: Network, loss: Loss, x: Tensor, y: Tensor, products: Products | None = None) -> float:
+    """Make the gradients of the mean loss of these examples; return that loss.
+
+    Gradients of dense layers may stay in ``products``.
+    """
     lone = len(x) == 1 and bool(network.batch_norms)
     with user_code(f"Training {network.name!r}"), _running_statistics(network) if lone else nullcontext():
-        value = loss(network(x), y)
+        with layers(chosen(), products):
+            outputs = network(x)
+        value = loss(outputs, y)
         value.backward()  # type: ignore[no-untyped-call]  # torch has no types there
     return value.item()
 
@@ -139,6 +162,7 @@ def _backward(network: Network, loss: Loss, x: Tensor, y: Tensor) -> float:
 @contextmanager
 def _training(network: Network) -> Iterator[None]:
     """Set what training a module needs; on leaving, torch's random numbers go on as if nothing had been."""
+    keep_memory()
     with isolated_torch(0), torch.enable_grad():
         network.module.train()
         yield
