@@ -131,7 +131,7 @@ class Fold:
         if any(map(other._has, mine)) or any(map(self._has, other.waiting)):
             raise ValueError("two folds that have the same block of the cohort cannot be merged")
         if other.merged:
-            self.values, self.merged = other.values, other.merged
+            self.values, self.merged = other.values.copy(), other.merged  # it may be mapped, to be read only
         self.waiting |= other.waiting
         self.lanes += other.lanes
         self.count += other.count

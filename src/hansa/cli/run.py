@@ -14,7 +14,7 @@ from hansa.cli.options import AsJson, Overrides
 from hansa.cli.outcome import show_outcome
 from hansa.cli.progress import watch
 from hansa.reporting.run_folder import PLAN, REPORT, RunFolder
-from hansa.simulation.choice import EXECUTORS
+from hansa.simulation.choice import AUTO, EXECUTORS
 from hansa.simulation.run import RunResult, resume, run
 from hansa.wire.plans import read_plan
 
@@ -23,7 +23,7 @@ def command(  # noqa: PLR0913 - a command's options
     plan: Annotated[Path | None, typer.Argument(metavar="PLAN.toml", help="The plan.", show_default=False)] = None,
     *,
     settings: Overrides = None,
-    executor: Annotated[str, typer.Option(help=f"How updates are computed: {', '.join(EXECUTORS)}.")] = "serial",
+    executor: Annotated[str, typer.Option(help=f"How updates are computed: {', '.join((AUTO, *EXECUTORS))}.")] = AUTO,
     workers: Annotated[
         int | None, typer.Option(help="How many chunks are computed at once. Default: one a processor.", min=1)
     ] = None,

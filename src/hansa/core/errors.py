@@ -20,6 +20,7 @@ CATALOGUE: Final[dict[str, tuple[int, str]]] = {
     "HANSA-RUN-CHANGED": (4, "files of a run folder changed after the run"),
     "HANSA-RUN-DIFFERS": (5, "a replay did not give the same result"),
     "HANSA-RUN-MEMORY": (4, "there is not enough memory; the last closed round is kept"),
+    "HANSA-RUN-WORKERS": (4, "worker processes kept dying; the last closed round is kept"),
     "HANSA-RUN-DIVERGED": (6, "training diverged"),
     "HANSA-RUN-INTERRUPTED": (130, "the run was interrupted after a whole round"),
     "HANSA-INTERNAL": (70, "an unexpected error: a bug of Hansa, or of code that the plan names"),

@@ -18,6 +18,7 @@ from hansa.core.nouns import RoundReport, ServerState
 from hansa.core.sections import Stopping
 from hansa.reporting.run_folder import CHECKPOINT, RunFolder, storing
 from hansa.simulation.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from hansa.simulation.choice import Choice, executor_of
 from hansa.simulation.client_store import ClientStore, Journal
 from hansa.simulation.executors import Executor
 from hansa.simulation.interruption import Interruption
@@ -78,8 +79,9 @@ class Engine:
 
     prepared: Prepared
     folder: RunFolder
-    executor: Executor
+    choice: Choice
     callbacks: tuple[Callback, ...] = ()
+    executor: Executor = field(init=False)
     state: ServerState = field(init=False)
     store: ClientStore = field(init=False)
     early_norms: list[float] = field(default_factory=list)
@@ -89,6 +91,7 @@ class Engine:
     @np.errstate(over="ignore", invalid="ignore")  # what overflows is found, and explained, by divergence.check
     def run(self) -> tuple[ServerState, str]:
         """Run, or go on, until the last round or a stopping rule; return the last state and why it is the last."""
+        self.executor = executor_of(self.choice)
         self._begin()
         with closing(self.executor), closing(self.store), Interruption(self.folder.path, self.tell) as interruption:
             stopped = self._look(None)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from hansa.core.layout import Array, Floats, Int64s
 from hansa.core.nouns import Assignment, Batch
 from hansa.simulation.preparation import Prepared
 from hansa.simulation.spans import AHEAD, Span, gathered, in_order_of_work, spans
+from hansa.training.kernels import Kernels, use
 
 StatesOf = Callable[[Int64s], dict[str, Array]]
 """The current rows of some clients, by ordinal: name -> [n, ...]."""
@@ -60,6 +61,12 @@ def work_of(assignment: Assignment, span: Span, chunk: int, states_of: StatesOf,
     """Return a span with what its computation needs beside the assignment."""
     states = states_of(assignment.cohort[span.positions])
     return Work(span, chunk, states, None if factors is None else factors[span.positions])
+
+
+def with_kernels(kernels: Kernels, compute_it: Callable[..., Partial], *arguments: Any) -> Partial:
+    """Compute with some kernels."""
+    with use(kernels):
+        return compute_it(*arguments)
 
 
 @np.errstate(over="ignore", invalid="ignore")  # what overflows is found, and explained, by divergence.check

@@ -44,6 +44,11 @@ class Prepared:
         """Return the number of clients that may train."""
         return len(self.data.train.names)
 
+    def for_workers(self) -> Prepared:
+        """Return what computing updates needs, without what only evaluation reads."""
+        data = dataclasses.replace(self.data, validation=None, test=None, held_out=None, central=None)
+        return dataclasses.replace(self, data=data, metrics=(), notes=())
+
     def clients(self, ordinals: Array, scaling: Scaling | None) -> ClientBatch:
         """Return some clients with their training examples."""
         return ClientBatch(ordinals, self.data.train, self.data.signature, scaling)

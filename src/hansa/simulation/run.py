@@ -26,8 +26,9 @@ from hansa.reporting.run_folder import (
     describe_environment,
     new_run_id,
 )
+from hansa.simulation import auto
 from hansa.simulation.baselines import run_baselines
-from hansa.simulation.choice import Choice, choose, executor_of
+from hansa.simulation.choice import AUTO, Choice, asked_for
 from hansa.simulation.engine import Callback, Engine
 from hansa.simulation.identity import differences, environment_changes, identity_of, prepare_again, where_it_began
 from hansa.simulation.preparation import prepare
@@ -58,7 +59,7 @@ def run(  # noqa: PLR0913 - where, how and watched by whom
     plan: Plan,
     *,
     out: Path | str | None = None,
-    executor: str = "serial",
+    executor: str = AUTO,
     workers: int | None = None,
     chunk: int | None = None,
     callbacks: Sequence[Callback] = (),
@@ -72,15 +73,16 @@ def run(  # noqa: PLR0913 - where, how and watched by whom
         raise PlanError(
             [Problem("plan", f"must be a Plan, not {type(plan).__name__}; hansa.read_plan(path) reads one.")]
         )
-    choice = choose(executor, workers=workers, chunk=chunk)
+    asked = asked_for(executor, workers=workers, chunk=chunk)
     prepared = prepare(plan)
+    choice = asked or auto.choose(prepared)
     run_id = new_run_id()
     folder = RunFolder.create(Path(out) if out is not None else Path("runs") / run_id)
     folder.write(PLAN, write_plan(prepared.plan))
     with folder.alone():
         folder.write(ENVIRONMENT, _json(describe_environment(choice.text)))
         folder.write(REPLAY, _json(identity_of(prepared, choice.as_json(), run_id)))
-        return _execute(Engine(prepared, folder, executor_of(choice), tuple(callbacks)))
+        return _execute(Engine(prepared, folder, choice, tuple(callbacks)))
 
 
 def resume(path: Path | str, *, callbacks: Sequence[Callback] = ()) -> RunResult:
@@ -96,7 +98,7 @@ def resume(path: Path | str, *, callbacks: Sequence[Callback] = ()) -> RunResult
         prepared = prepare_again(folder, identity)
         changed = tuple(f"resumed in another environment: {change}" for change in environment_changes(folder))
         prepared = replace(prepared, notes=(*prepared.notes, *changed))
-        return _execute(Engine(prepared, folder, executor_of(_choice(folder, identity)), tuple(callbacks)))
+        return _execute(Engine(prepared, folder, _choice(folder, identity), tuple(callbacks)))
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,7 @@ def replay(path: Path | str, *, callbacks: Sequence[Callback] = ()) -> Replayed:
         for name in (PLAN, ENVIRONMENT):
             again.write(name, folder.read(name))
         again.write(REPLAY, _json({**identity, "files": {}}))
-        result = _execute(Engine(prepared, again, executor_of(_choice(folder, identity)), tuple(callbacks)))
+        result = _execute(Engine(prepared, again, _choice(folder, identity), tuple(callbacks)))
         return Replayed((), differences(folder, again), result.summary["model_sha256"])
 
 
@@ -139,7 +141,12 @@ def _execute(engine: Engine) -> RunResult:
 def _run_and_report(engine: Engine) -> RunResult:
     prepared, folder = engine.prepared, engine.folder
     plan = prepared.plan
-    about = {"name": plan.name, "notes": prepared.notes, "folder": str(folder.path)}
+    about = {
+        "name": plan.name,
+        "notes": prepared.notes,
+        "folder": str(folder.path),
+        "computed": (engine.choice.text, engine.choice.why),
+    }
     engine.tell({"event": "start", "rounds": plan.rounds, **about})
     state, stopped = engine.run()
     model = model_bytes(plan, state)

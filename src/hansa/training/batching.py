@@ -217,7 +217,7 @@ def _alone(
     """Return the gradient of one client's mean loss, as the loop takes it: float32 [size]."""
     network.load(values)
     (group,) = network.groups
-    group.gradients.zero_()
+    network.collect_gradients()
     x, y = examples
     LOSSES[loss](_outputs(network, signature, x), y).backward()  # type: ignore[no-untyped-call]  # torch has no types there
     return group.gradients.to("cpu", copy=True)

@@ -63,7 +63,7 @@ class Program:
         back, losses = residual(self.loss, x.reshape(*y.shape, -1), y)
         losses *= share
         losses[share == 0] = 0  # what padding gave may not be finite
-        loss = np.einsum("nb->n", losses)
+        loss: Array = np.einsum("nb->n", losses)
         back *= (share * np.float32(scale))[..., None]
         back = back.reshape(x.shape)
         first = next((place for place, layer in enumerate(self.layers) if layer.names), 0)

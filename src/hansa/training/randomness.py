@@ -78,8 +78,7 @@ def _randomness(network: Network, signature: Signature) -> Randomness:
 
 def _gradient(network: Network, draws: Draws, x: Tensor) -> Tensor:
     """Return the gradient of the sum of a training step's squared outputs."""
-    for group in network.groups:
-        group.gradients.zero_()
+    network.collect_gradients()
     draws.set(0, 1)
     with draws:
         outputs = network(x)
@@ -118,8 +117,7 @@ def trial(network: Network) -> Iterator[Tensor]:
             yield moved
         finally:
             network.load(held)
-            for group in network.groups:
-                group.gradients.zero_()
+            network.collect_gradients()
 
 
 def trial_examples(network: Network, signature: Signature, count: int, *, seed: int = 0) -> tuple[Tensor, Tensor]:

@@ -118,7 +118,7 @@ class Layers(TorchFunctionMode):
             swaps[functional.linear] = self._dense
         self._swaps = swaps
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ARG002 - torch's protocol
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Return what the kernels make of a call of torch, or what torch makes of it."""
         swap = self._swaps.get(func)
         if swap is not None and args and _ordinary(args[0]) and (kwargs is None or "input" not in kwargs):
@@ -138,7 +138,7 @@ class Layers(TorchFunctionMode):
         dilation: Any = 1,
         groups: int = 1,
     ) -> Tensor | None:
-        if x.dim() != 4:  # noqa: PLR2004 - [b, c, h, w]
+        if x.dim() != 4:
             return None
         simple = self.kernels.fourier and groups == 1 and _pair(stride) == _pair(dilation) == (1, 1)
         shape = _shape(x, weight, padding) if simple else None
@@ -152,7 +152,7 @@ class Layers(TorchFunctionMode):
         return plain(_channels_last(x), weight, bias, stride, padding, dilation, groups)
 
     def _pool(self, plain: Callable[..., Tensor], x: Tensor, *args: Any, **kwargs: Any) -> Tensor | None:
-        if x.dim() != 4:  # noqa: PLR2004 - [b, c, h, w]
+        if x.dim() != 4:
             return None
         self.swapped.add("channels_last")
         return plain(_channels_last(x), *args, **kwargs)
@@ -160,7 +160,7 @@ class Layers(TorchFunctionMode):
     def _dense(
         self, plain: Callable[..., Tensor], x: Tensor, weight: Tensor, bias: Tensor | None = None
     ) -> Tensor | None:
-        if weight.dim() != 2 or weight.numel() < _DENSE_ENTRIES or x.numel() == 0:  # noqa: PLR2004 - [o, i]
+        if weight.dim() != 2 or weight.numel() < _DENSE_ENTRIES or x.numel() == 0:
             return None
         self.swapped.add("dense")
         hooked = weight._backward_hooks or weight._post_accumulate_grad_hooks or not weight.is_leaf  # noqa: SLF001 - torch has no public name for them
