@@ -113,7 +113,7 @@ class Fleet:
         return np.asarray(down + examples / (speed * self.devices.examples_per_second) + up)
 
     def reachable_for(self, clients: Int64s, at: float) -> Array:
-        """Return for how long each can still be reached: float64 [n] seconds, 0 where it cannot, inf for always."""
+        """Return for how long each can still be reached: float64 [n] seconds, 0 for less than one, inf for always."""
         words = self._traits(clients)
         shift = self._of(clients, words)["shift_hours"] * (2 * words[:, 5] - 1)
         period = self.devices.period_hours
@@ -124,7 +124,7 @@ class Fleet:
             now = (hour + turn)[:, None]
             inside = (hours[:, :, 0] <= now) & (now < hours[:, :, 1])
             left = np.maximum(left, np.where(inside, hours[:, :, 1] - now, 0.0).max(axis=1))
-        return np.asarray(left * HOUR)
+        return np.asarray(np.where(left * HOUR < 1, 0.0, left * HOUR))
 
     def lost_after(self, clients: Int64s, opening: int) -> Array:
         """Return after how long each client that begins in an opening is lost: float64 [n] seconds, inf for never."""

@@ -27,6 +27,8 @@ from hansa.simulation.work import DRAWS, WAIT, Opened, Part, Work, stalled
 
 _CANDIDATES: Final = 8
 """Clients that are drawn at once for one that is wanted."""
+_FRUITLESS: Final = 100
+"""Clients without a report that counts, for each that trains at the same time, before the run ends."""
 
 
 @dataclass(frozen=True, order=True)
@@ -102,25 +104,36 @@ class TimedBuffers:
         versions.keep(state.round, state.model)
         coins = self.work.prepared.streams.of("cohort", state.round + 1).coins()
         begun = self.buffer.started
-        told = {"reported": 0, "too_stale": 0, "dropped_out": 0}
-        until = self.clock + 2 * HOUR * self.work.fleet.devices.period_hours
-        while not self.buffer.full:
-            self._start(coins)
-            verdict = self._advance()
-            if verdict is not None:
-                told[verdict] += 1
-            elif self.clock > until and not self.ends:
-                period = self.work.fleet.devices.period_hours
-                raise stalled(
-                    f"Nobody could be reached for two periods of {period:g} hours.",
-                    "Widen the hours in which clients are available.",
-                )
+        told = self._fill(coins)
         step = self.buffer.step()
         self.participants += int((store.times(np.array([each.client for each in step])) == 0).sum())
         parts = [
             self._part(state, store, versions, list(group)) for _, group in groupby(step, lambda each: each.version)
         ]
         return Opened(tuple(parts), self._facts(state, step, told, self.buffer.started - begun))
+
+    def _fill(self, coins: Coins) -> dict[str, int]:
+        """Play until the buffer is full; return what became of those who worked. Raises RunError if it never will be."""
+        told = {"reported": 0, "too_stale": 0, "dropped_out": 0}
+        waits, period = 0, self.work.fleet.devices.period_hours
+        while not self.buffer.full:
+            self._start(coins)
+            verdict = self._advance()
+            waits = waits + 1 if verdict is None and not self.ends else 0
+            if verdict is not None:
+                told[verdict] += 1
+            if waits > 2 * HOUR * period / WAIT:
+                raise stalled(
+                    f"Nobody could be reached for two periods of {period:g} hours.",
+                    "Widen the hours in which clients are available.",
+                )
+            if told["too_stale"] + told["dropped_out"] > _FRUITLESS * self.buffer.schedule.concurrency:
+                raise stalled(
+                    f"Of {sum(told.values())} clients that worked, {told['reported']} reported in time for "
+                    f"version {self.buffer.version + 1}.",
+                    "Raise schedule.max_staleness, or the hours in which clients are available, or lower their losses.",
+                )
+        return told
 
     def _start(self, coins: Coins) -> None:
         """Start clients that can be reached until as many train as may, or too few are found."""
