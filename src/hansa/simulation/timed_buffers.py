@@ -113,7 +113,7 @@ class TimedBuffers:
         return Opened(tuple(parts), self._facts(state, step, told, self.buffer.started - begun))
 
     def _fill(self, coins: Coins) -> dict[str, int]:
-        """Play until the buffer is full; return what became of those who worked. Raises RunError if it never will be."""
+        """Play until the buffer is full; return what became of those who worked. Raises RunError if it never is."""
         told = {"reported": 0, "too_stale": 0, "dropped_out": 0}
         waits, period = 0, self.work.fleet.devices.period_hours
         while not self.buffer.full:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hansa.algorithms.rounds import open_round
@@ -28,6 +28,24 @@ class NoClock:
     def notes(self) -> dict[str, Any]:
         """Return nothing: there is no clock."""
         return {}
+
+
+def simulated(prepared: Prepared, rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Return what the clock tells of a whole run, from the events of its rounds; None where there is no clock.
+
+    ``participants`` counts the different clients of whom an update was part of a step.
+    """
+    if prepared.fleet is None:
+        return None
+    last = rounds[-1] if rounds else {}
+    counted = ("selected", "reported", "late", "too_stale", "dropped_out", "bytes_up_total", "bytes_down_total")
+    return {
+        "seconds": last.get("simulated_seconds", 0.0),
+        "participants": last.get("participants", 0),
+        "population": prepared.population,
+        **{name: sum(event[name] for event in rounds) for name in counted if name in last},
+        "abandoned": sum(event.get("attempts", 1) - 1 for event in rounds),
+    }
 
 
 def timeline_of(prepared: Prepared, version: int = 0, notes: Mapping[str, Any] | None = None) -> Timeline:
