@@ -96,8 +96,8 @@ class ClientBatch:
             yield self.of(slice(start, stop))
             start = stop
 
-    def of(self, some: slice) -> ClientBatch:
-        """Return some of these clients, with their own rows of a scaling that has one a client."""
+    def of(self, some: slice | Int64s) -> ClientBatch:
+        """Return some of these clients, in that order, with their own rows of a scaling that has one a client."""
         scaling = self.scaling
         if scaling is not None and scaling.center.ndim > 1:
             scaling = Scaling(scaling.center[some], scaling.scale[some])

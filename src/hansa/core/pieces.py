@@ -82,6 +82,10 @@ class ClientOptimizer(Protocol):
     def plain_sgd(self) -> bool:
         """True for SGD without momentum: an update is the learning rate times the sum of its gradients."""
 
+    @property
+    def descends_directly(self) -> bool:
+        """True where a step takes the learning rate times the gradient off the parameter, and does nothing else."""
+
     def start(self, parameter: Any) -> dict[str, Any]:
         """Return the optimizer's buffers for one parameter [n, ...]."""
 
@@ -103,8 +107,6 @@ class Trainer(Protocol):
     def hooks(self) -> tuple[Hook, ...]:
         """What bends the gradients, in order."""
 
-    batching: ClassVar[str]
-    """"none", "vmap" or "fused"."""
     bends_gradients: ClassVar[bool]
     """True if hooks can bend its gradients."""
 
@@ -113,6 +115,9 @@ class Trainer(Protocol):
 
     def notes(self, model: Any, signature: Signature) -> tuple[str, ...]:
         """Return what the user should know of this model in a federation (BatchNorm, for one)."""
+
+    def batching(self, model: Any, signature: Signature) -> tuple[str, str]:
+        """Return how clients train together, "none", "vmap" or "fused", and why: shown to users."""
 
     def client_rows(self, model: Any, signature: Signature) -> dict[str, Array]:
         """Return what the trainer keeps for a client between rounds (local buffers): name -> first row."""

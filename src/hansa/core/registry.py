@@ -126,6 +126,9 @@ def import_named(target: str) -> Any:
     module_name, separator, name = target.partition(":")
     if not (separator and module_name and name):
         raise _import_error(target, "it is not of the form 'package.module:name'")
+    known = getattr(sys.modules.get(module_name), name, None)
+    if known is not None:
+        return known
     working_directory = str(Path.cwd())
     if working_directory not in sys.path and "" not in sys.path:
         sys.path.append(working_directory)

@@ -20,7 +20,7 @@ _MEASURED: Final = frozenset({"seconds", "seconds_per_round", "client_updates_pe
 
 
 def identity_of(prepared: Prepared, executor: Mapping[str, Any], run_id: str) -> dict[str, Any]:
-    """Return what replay.json holds from the start (``executor`` is how it is computed); "files" follows when the run is finished."""
+    """Return what replay.json holds from the start, with how it is computed; "files" follows at the end."""
     return {
         "run_id": run_id,
         "executor": executor,

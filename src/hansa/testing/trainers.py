@@ -25,7 +25,6 @@ class QuadraticTrainer(LocalWork):
     the first parameters (else zeros); its factory is not called.
     """
 
-    batching: ClassVar[str] = "fused"
     bends_gradients: ClassVar[bool] = True
 
     def initial(self, model: Model, signature: Signature, stream: Stream) -> InitialModel:  # noqa: ARG002 - the trainer protocol
@@ -37,6 +36,10 @@ class QuadraticTrainer(LocalWork):
     def notes(self, model: Model, signature: Signature) -> tuple[str, ...]:  # noqa: ARG002 - the trainer protocol
         """Return nothing."""
         return ()
+
+    def batching(self, model: Model, signature: Signature) -> tuple[str, str]:  # noqa: ARG002 - the trainer protocol
+        """Return "fused": every client at once."""
+        return "fused", "a toy of a few lines of numpy"
 
     def client_rows(self, model: Model, signature: Signature) -> dict[str, Array]:  # noqa: ARG002 - the trainer protocol
         """Return nothing: the trainer keeps nothing for a client."""
@@ -78,7 +81,6 @@ def _gradient(examples: Array, points: Floats) -> tuple[Floats, Array]:
 class StumpTrainer:
     """Fits the two leaves of one split, x[0] <= 0 or not, by their mean labels: a trainer without gradients."""
 
-    batching: ClassVar[str] = "fused"
     bends_gradients: ClassVar[bool] = False
     optimizer: ClassVar[None] = None
 
@@ -92,6 +94,10 @@ class StumpTrainer:
     def notes(self, model: Model, signature: Signature) -> tuple[str, ...]:  # noqa: ARG002 - the trainer protocol
         """Return nothing."""
         return ()
+
+    def batching(self, model: Model, signature: Signature) -> tuple[str, str]:  # noqa: ARG002 - the trainer protocol
+        """Return "fused": every client at once."""
+        return "fused", "a toy of a few lines of numpy"
 
     def client_rows(self, model: Model, signature: Signature) -> dict[str, Array]:  # noqa: ARG002 - the trainer protocol
         """Return nothing: the trainer keeps nothing for a client."""

@@ -41,7 +41,7 @@ class LocalWork:
 class LocalBatches:
     """The examples of every local step: ``positions`` int64 [n, steps, batch], -1 is padding.
 
-    Client i takes ``steps[i]`` steps; its later rows are padding.
+    Client i takes ``steps[i]`` steps; its later rows are not looked at.
     """
 
     positions: Int64s
@@ -58,8 +58,14 @@ def local_batches(work: LocalWork, ordinals: Int64s, sizes: Int64s, stream: Stre
     for epoch in range(int((-(-steps // per_epoch)).max(initial=0))):
         (busy,) = np.nonzero(epoch * per_epoch < steps)
         batches = _batches(stream.permutations(ordinals[busy], sizes[busy], draw=epoch), batch)
+        if epoch == 0:
+            most = min(batches.shape[1], positions.shape[1])
+            positions[:, :most] = batches[:, :most]
+            continue
         numbers = epoch * per_epoch[busy, None] + np.arange(batches.shape[1])[None, :]
-        rows, places = np.nonzero((numbers < (epoch + 1) * per_epoch[busy, None]) & (numbers < steps[busy, None]))
+        rows, places = np.nonzero(numbers < (epoch + 1) * per_epoch[busy, None])
+        within = numbers[rows, places] < positions.shape[1]
+        rows, places = rows[within], places[within]
         positions[busy[rows], numbers[rows, places]] = batches[rows, places]
     return LocalBatches(positions, steps)
 
@@ -108,7 +114,7 @@ def hand_back(
 ) -> tuple[Batch, dict[str, Array]]:
     """Return the updates over all branches, and the states that hooks keep."""
     layout = context.layout
-    values = np.zeros((len(context.clients), layout.size), dtype=np.float32)
+    values = np.empty((len(context.clients), layout.size), dtype=np.float32)  # every branch is written below
     np.subtract(outcome.end, outcome.start, out=values[:, layout.slices["params"]])
     if outcome.buffers is not None:
         sent = context.assignment.model[..., layout.slices["buffers"]]

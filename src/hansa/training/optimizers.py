@@ -29,6 +29,11 @@ class Sgd:
         """Return True without momentum."""
         return self.momentum == 0
 
+    @property
+    def descends_directly(self) -> bool:
+        """Return True without momentum and weight decay."""
+        return self.momentum == 0 and self.weight_decay == 0
+
     def start(self, parameter: Any) -> dict[str, Any]:
         """Return a velocity of zeros where there is momentum."""
         return {"velocity": parameter * 0} if self.momentum else {}
@@ -69,6 +74,11 @@ class Adam:
 
     @property
     def plain_sgd(self) -> bool:
+        """Return False."""
+        return False
+
+    @property
+    def descends_directly(self) -> bool:
         """Return False."""
         return False
 

@@ -14,7 +14,9 @@ from torch.nn import functional
 
 from hansa.core.layout import Array, Floats, Int64s
 from hansa.core.nouns import ClientBatch, ClientContext, ClientStates, Signature
+from hansa.training.dropout import Draws
 from hansa.training.local import LocalBatches, LocalWork, Outcome, bend, hook_states, local_batches
+from hansa.training.randomness import draws_of
 from hansa.training.torch_factory import isolated_torch, reseed, unsuitable, user_code
 from hansa.training.torch_model import Network
 
@@ -72,12 +74,13 @@ def loss_name(choice: str, network: Network, signature: Signature) -> str:
 
 @dataclass(frozen=True)
 class Local:
-    """One client's work: its examples, the example positions of each step, and what its hooks read."""
+    """One client's work: its examples, the example positions of each step, what its hooks read and its seed."""
 
     x: Tensor
     y: Tensor
     steps: list[Tensor]
     state: Mapping[str, Tensor]
+    seed: int
 
 
 def train_clients(
@@ -92,23 +95,24 @@ def train_clients(
     batches = local_batches(work, clients.ordinals, clients.sizes, context.streams.of("order", number))
     seeds = context.streams.of("dropout", number).bits(clients.ordinals, 1)[:, 0] >> np.uint64(1)
     start = _rows(network.held(context.assignment.model[..., context.layout.slices["params"]]), count)
-    buffers = _rows(_buffers_before(network, context, states), count)
+    buffers = _rows(buffers_before(network, context, states), count)
     vectors = hook_states(work.hooks, context, states)
     end, after = torch.empty(start.shape), torch.empty(buffers.shape)
     losses = np.zeros(count)
+    draws = draws_of(network, clients.signature)
     with _training(network):
         for i, (x, y) in enumerate(examples(clients, network)):
             network.load(_tensor(start[i]), _tensor(buffers[i]))
             reseed(int(seeds[i]))
             state = {name: _tensor(vector[i]) for name, vector in vectors.items()}
-            losses[i] = _train_client(work, network, loss, Local(x, y, _steps(batches, i), state))
+            losses[i] = _train_client(work, network, loss, Local(x, y, _steps(batches, i), state, int(seeds[i])), draws)
             network.read(end[i])
             network.read_buffers(after[i])
     network.check_parameters()
     return Outcome(start, end.numpy(), batches.steps, losses), after.numpy()
 
 
-def _train_client(work: LocalWork, network: Network, loss: Loss, local: Local) -> float:
+def _train_client(work: LocalWork, network: Network, loss: Loss, local: Local, draws: Draws | None) -> float:
     """Take every step of one client from the values that are loaded; return its mean loss."""
     memories = [work.optimizer.start(group.values) for group in network.groups]
     starts = [group.values.clone() if work.hooks else group.values for group in network.groups]
@@ -120,18 +124,21 @@ def _train_client(work: LocalWork, network: Network, loss: Loss, local: Local) -
         for group in network.groups:
             group.gradients.zero_()
         if len(positions):
-            total += _backward(network, loss, local.x[positions], local.y[positions])
+            if draws is not None:
+                draws.set(local.seed, number)
+            total += _backward(network, loss, local.x[positions], local.y[positions], draws)
         for group, memory, start, state in zip(network.groups, memories, starts, states, strict=True):
             gradient = bend(work.hooks, group.values, group.gradients, start, state)
             work.optimizer.step(group.values, gradient, memory, number)
     return total / max(len(local.steps), 1)
 
 
-def _backward(network: Network, loss: Loss, x: Tensor, y: Tensor) -> float:
+def _backward(network: Network, loss: Loss, x: Tensor, y: Tensor, draws: Draws | None) -> float:
     """Add the gradients of the mean loss of these examples to the groups'; return that loss."""
     lone = len(x) == 1 and bool(network.batch_norms)
     with user_code(f"Training {network.name!r}"), _running_statistics(network) if lone else nullcontext():
-        value = loss(network(x), y)
+        with draws or nullcontext():
+            value = loss(network(x), y)
         value.backward()  # type: ignore[no-untyped-call]  # torch has no types there
     return value.item()
 
@@ -157,7 +164,7 @@ def _running_statistics(network: Network) -> Iterator[None]:
             layer.train()
 
 
-def _buffers_before(network: Network, context: ClientContext, states: ClientStates) -> Floats:
+def buffers_before(network: Network, context: ClientContext, states: ClientStates) -> Floats:
     """Return the buffers that clients start from: the server's [size], or their own [n, size]."""
     if "buffers" in context.layout.slices:
         sent: Floats = context.assignment.model[..., context.layout.slices["buffers"]]

@@ -13,7 +13,7 @@ from hansa.core.nouns import Batch, ClientContext, ClientStates, InitialModel, S
 from hansa.core.schema import Doc
 from hansa.core.sections import Model
 from hansa.core.streams import Stream
-from hansa.training.local import LocalWork, hand_back
+from hansa.training.local import LocalWork, Outcome, hand_back
 
 if TYPE_CHECKING:
     from hansa.training.torch_model import Network
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class TorchTrainer(LocalWork):
-    """Trains any ``torch.nn.Module``, one client after another, on the device where its factory puts it.
+    """Trains any ``torch.nn.Module``, many clients at once where that is sound, on the device of its factory.
 
     What travels are the parameters that require a gradient, once per storage, as float32, and under
     ``buffers = "average"`` the floating persistent buffers. Frozen parameters, integer buffers and buffers
@@ -29,7 +29,6 @@ class TorchTrainer(LocalWork):
     assignment. A tensor that a module keeps in a plain attribute is not reset between clients.
     """
 
-    batching: ClassVar[str] = "none"
     bends_gradients: ClassVar[bool] = True
 
     loss: Annotated[
@@ -61,13 +60,22 @@ class TorchTrainer(LocalWork):
             return {}
         return {"buffers": network.first_buffers()}
 
-    def train(self, model: Model, context: ClientContext, states: ClientStates) -> tuple[Batch, dict[str, Array]]:
-        """Train the clients one by one. A loss that stops being finite is handed back as it is."""
+    def batching(self, model: Model, signature: Signature) -> tuple[str, str]:
+        """Return how clients of a chunk train, "none" (one by one) or "vmap" (together), and why."""
         _, torch_loop = _torch_modules()
-        signature = context.clients.signature
+        from hansa.training.batching import batching_of  # noqa: PLC0415 - as above: torch is an extra
+
         network = self._network(model, signature)
-        loss = torch_loop.LOSSES[torch_loop.loss_name(self.loss, network, signature)]
-        outcome, buffers = torch_loop.train_clients(self, network, loss, context, states)
+        found: tuple[str, str] = batching_of(network, torch_loop.loss_name(self.loss, network, signature), signature)
+        return found
+
+    def train(self, model: Model, context: ClientContext, states: ClientStates) -> tuple[Batch, dict[str, Array]]:
+        """Train the clients: one alone by the loop, several together where :meth:`batching` says that they may.
+
+        A loss that stops being finite is handed back as it is.
+        """
+        network = self._network(model, context.clients.signature)
+        outcome, buffers = self._trained(model, network, context, states)
         averaged = "buffers" in context.layout.slices
         if averaged:
             outcome = replace(outcome, buffers=buffers)
@@ -75,6 +83,24 @@ class TorchTrainer(LocalWork):
         if network.kept_buffers and not averaged:
             following = {**following, "buffers": buffers}
         return batch, following
+
+    def _trained(
+        self, model: Model, network: Network, context: ClientContext, states: ClientStates
+    ) -> tuple[Outcome, Floats]:
+        """Return where the clients ended, by the fastest sound path, and their buffers [n, size of them]."""
+        _, torch_loop = _torch_modules()
+        clients = context.clients
+        loss = torch_loop.loss_name(self.loss, network, clients.signature)
+        together = len(clients) > 1 and clients.sizes.any()
+        kind = self.batching(model, clients.signature)[0] if together else "none"
+        if kind == "vmap":
+            from hansa.training import vmapped  # noqa: PLC0415 - as above: torch is an extra
+
+            return vmapped.train_clients(self, network, loss, context, states)
+        outcome: tuple[Outcome, Floats] = torch_loop.train_clients(
+            self, network, torch_loop.LOSSES[loss], context, states
+        )
+        return outcome
 
     def predict(self, model: Model, signature: Signature, values: Floats, x: Array, states: ClientStates) -> Array:
         """Return the outputs in eval mode: float32 [b, outputs].
