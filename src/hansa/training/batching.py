@@ -151,7 +151,9 @@ def _differs(network: Network, loss: str, signature: Signature, values: Tensor) 
     leaves = runner.leaves(both.to(x.device))
     seeds = torch.full((2,), _SEED)
     with runner.borrowed():
-        gradients, _ = runner.step(leaves, runner.buffers(buffers), EACH[loss], Step(x, y.reshape(-1), shares, seeds, 1))
+        gradients, _ = runner.step(
+            leaves, runner.buffers(buffers), EACH[loss], Step(x, y.reshape(-1), shares, seeds, 1)
+        )
     floor = float(alone.abs().max()) * _FLOOR
     for (place, _), gradient in zip(runner.spans, gradients, strict=True):
         wanted = alone[:, place]
@@ -160,7 +162,9 @@ def _differs(network: Network, loss: str, signature: Signature, values: Tensor) 
     return ""
 
 
-def _alone(network: Network, loss: str, signature: Signature, values: Tensor, examples: tuple[Tensor, Tensor]) -> Tensor:
+def _alone(
+    network: Network, loss: str, signature: Signature, values: Tensor, examples: tuple[Tensor, Tensor]
+) -> Tensor:
     """Return the gradient of one client's mean loss, as the loop takes it: float32 [size]."""
     network.load(values)
     (group,) = network.groups

@@ -130,9 +130,7 @@ def _with_globals(function: Any, **names: Any) -> Callable[..., Any]:
     A mode is off while its handler runs, so that it cannot see what torch's attention calls inside; and a call of
     torch's attention with the mode on would come back to the handler at once.
     """
-    copy = FunctionType(
-        function.__code__, {**function.__globals__, **names}, function.__name__, function.__defaults__
-    )
+    copy = FunctionType(function.__code__, {**function.__globals__, **names}, function.__name__, function.__defaults__)
     copy.__kwdefaults__ = function.__kwdefaults__
     return copy
 

@@ -101,9 +101,7 @@ def _vmapped(cell: Any) -> Any:
                 *(
                     value.movedim(dim, axis)
                     if dim is not None
-                    else value.unsqueeze(axis).expand(
-                        *value.shape[:axis], info.batch_size, *value.shape[axis:]
-                    )
+                    else value.unsqueeze(axis).expand(*value.shape[:axis], info.batch_size, *value.shape[axis:])
                     for value, dim, axis in zip(values, in_dims, _VMAP_AXES, strict=True)
                 )
             ), (1, 0)

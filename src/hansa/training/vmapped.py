@@ -242,6 +242,7 @@ def _together(
         work.optimizer.start(values),
     )
 
+
 class _Pack:
     """All steps of all clients, laid out step by step: one gather a step.
 
