@@ -79,7 +79,7 @@ def test_a_comparison_counts_the_simulated_time_to_a_target() -> None:
     assert rows["simulated time to federated.accuracy 2.000"] == ["not reached"] * 3
     assert rows["simulated time"] == ["1 h 0 min", "6 min 40 s", "not recorded"]
     assert rows["clients that took part"] == ["4 of 9", "4 of 9", "not recorded"]
-    assert rows["clients late, total"] == ["40", "40", "not recorded"]
+    assert rows["clients late or too stale, total"] == ["40", "40", "not recorded"]
     assert "AUC over simulated time" in render_comparison(runs)
     header = overview([*runs, timed_run(1.0, "fastest")], targets=targets)[0]
     assert "simulated time to federated.auc 0.880" in header

@@ -219,14 +219,25 @@ def _costs(figures: Sequence[Figures]) -> Rows:
         "seconds per round, median": [seconds_text(run.value("seconds_per_round")) for run in figures],
     }
     if any(run.clock for run in figures):
-        counts = {"picked": "selected", "reported in time": "reported", "late": "late", "dropped out": "dropped_out"}
+        counts = {
+            "picked": ("selected",),
+            "reported in time": ("reported",),
+            "late or too stale": ("late", "too_stale"),
+        }
+        counts["dropped out"] = ("dropped_out",)
         cells["simulated time"] = [seconds_text(run.value("simulated", "seconds")) for run in figures]
         cells["clients that took part"] = [participation_text(run) if run.clock else NOT_RECORDED for run in figures]
         cells |= {
-            f"clients {name}, total": [count_text(run.value("simulated", key)) for run in figures]
-            for name, key in counts.items()
+            f"clients {name}, total": [count_text(_first_of(run, keys)) for run in figures]
+            for name, keys in counts.items()
         }
     return [[name, *values] for name, values in cells.items()]
+
+
+def _first_of(run: Figures, keys: Sequence[str]) -> float | None:
+    """Return the first of some totals of simulated time that a run has."""
+    found = (run.value("simulated", key) for key in keys)
+    return next((value for value in found if value is not None), None)
 
 
 def _charts(figures: Sequence[Figures], labels: Sequence[str]) -> list[Chart]:
