@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from hansa.core.layout import views_of
 from hansa.core.nouns import Signature
+from hansa.training.fused_layers import Draws
 from hansa.training.randomness import draws_of, named, randomness_of, trial, trial_examples
+from hansa.training.torch_chain import NoStackError, program_of
 from hansa.training.torch_loop import LOSSES
 from hansa.training.torch_model import Network
 from hansa.training.vmapped import EACH, Step, stacked
 
 Batching = tuple[str, str]
-"""("vmap" or "none", why)."""
+"""("fused", "vmap" or "none", why)."""
 
 _TOLERANCE: Final = 1e-3
 """How far a trial's gradient may be from the loop's, as a share of the parameter's largest: rounding, no more."""
@@ -38,15 +42,15 @@ _PLAIN: Final = frozenset(vars(nn.Module()))
 
 
 def batching_of(network: Network, loss: str, signature: Signature) -> Batching:
-    """Return ("vmap", why) if a network's clients may train together, else ("none", why not); found once.
+    """Return how a network's clients may train together ("fused" or "vmap"), or "none", and why; found once.
 
     They may if a module's examples do not reach one another, nothing but parameters changes in training, and a trial
     step of two clients of unlike sizes equals that of the loop to rounding.
     """
     found = _FOUND.setdefault(network, {})
     if loss not in found:
-        reason = _refusal(network) or _other_randomness(network, signature) or _tried(network, loss, signature)
-        found[loss] = ("none", reason) if reason else ("vmap", "a trial step of two clients equals that of the loop")
+        reason = _refusal(network) or _other_randomness(network, signature)
+        found[loss] = ("none", reason) if reason else _tried(network, loss, signature)
     return found[loss]
 
 
@@ -66,17 +70,22 @@ def _other_randomness(network: Network, signature: Signature) -> str:
     return randomness_of(network, signature).other
 
 
-def _tried(network: Network, loss: str, signature: Signature) -> str:
-    """Return what trial steps found against a network, or nothing."""
+def _tried(network: Network, loss: str, signature: Signature) -> Batching:
+    """Return what trial steps find of a network."""
     with trial(network) as values:
-        for check in (_keeps_state, _mixes_examples, _differs):
-            try:
-                reason = check(network, loss, signature, values)
-            except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever it raises is why the loop is taken
-                return f"a trial step of it raised {named(error)}"
+        try:
+            reason = _keeps_state(network, signature, values) or _mixes_examples(network, signature, values)
             if reason:
-                return reason
-    return ""
+                return "none", reason
+            pair = _pair(network, loss, signature, values)
+            no_stack = _no_stack(network, loss, pair)
+            if not no_stack:
+                return "fused", "it is a stack of layers, and a trial step of two clients equals that of the loop"
+            if _near_alone(network, pair, _stacked(network, loss, signature, pair)):
+                return "vmap", f"{no_stack}; a trial step of two clients under vmap equals that of the loop"
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever it raises is why the loop is taken
+            return "none", f"a trial step of it raised {named(error)}"
+    return "none", "under vmap its gradients differ from those of the loop"
 
 
 def _outputs(network: Network, signature: Signature, x: Tensor) -> Tensor:
@@ -89,7 +98,7 @@ def _outputs(network: Network, signature: Signature, x: Tensor) -> Tensor:
         return network(x)
 
 
-def _keeps_state(network: Network, loss: str, signature: Signature, values: Tensor) -> str:  # noqa: ARG001 - as every check
+def _keeps_state(network: Network, signature: Signature, values: Tensor) -> str:
     """Return which buffer or attribute a training step changes, after a first one that may fill caches."""
     network.load(values)
     x, _ = trial_examples(network, signature, _SIZES[0])
@@ -116,7 +125,7 @@ def _attributes(module: nn.Module) -> dict[str, Any]:
     return found
 
 
-def _mixes_examples(network: Network, loss: str, signature: Signature, values: Tensor) -> str:  # noqa: ARG001 - as every check
+def _mixes_examples(network: Network, signature: Signature, values: Tensor) -> str:
     """Return that the outputs for one example depend on others, if they do."""
     network.load(values)
     count = _SIZES[0]
@@ -134,8 +143,19 @@ def _mixes_examples(network: Network, loss: str, signature: Signature, values: T
     return ""
 
 
-def _differs(network: Network, loss: str, signature: Signature, values: Tensor) -> str:
-    """Return that two clients' gradients together are not those of the loop, if so."""
+class _Pair(NamedTuple):
+    """Two clients of unlike sizes in a trial step: parameters [2, size], examples, shares [2, b], and the gradients
+    [2, size] that the loop finds for each alone.
+    """
+
+    parameters: Tensor
+    x: Tensor
+    y: Tensor
+    shares: Tensor
+    alone: Tensor
+
+
+def _pair(network: Network, loss: str, signature: Signature, values: Tensor) -> _Pair:
     count = _SIZES[0]
     x, y = trial_examples(network, signature, 2 * count)
     x, y = x.view(2, count, *x.shape[1:]), y.view(2, count)
@@ -145,21 +165,52 @@ def _differs(network: Network, loss: str, signature: Signature, values: Tensor) 
     )
     x[1, -1], y[1, -1] = x[1, 0], y[1, 0]
     shares = torch.tensor([[1 / count if place < size else 0 for place in range(count)] for size in _SIZES])
-    shares = (shares / shares.sum(dim=1, keepdim=True)).to(x.device)
+    return _Pair(both, x, y, (shares / shares.sum(dim=1, keepdim=True)).to(x.device), alone)
+
+
+def _no_stack(network: Network, loss: str, pair: _Pair) -> str:
+    """Return why a network is no stack of layers, or nothing where it is one and agrees with the loop."""
+    try:
+        program = program_of(network, loss)
+    except NoStackError as reason:
+        return str(reason)
+    parameters, gradients = pair.parameters.numpy(), np.zeros(pair.parameters.shape, dtype=np.float32)
+    program.gradients(
+        views_of(network.branch, parameters),
+        views_of(network.branch, gradients),
+        pair.x.numpy(),
+        pair.y.numpy(),
+        pair.shares.numpy(),
+        scale=1.0,
+        draws=Draws(np.full(2, _SEED), 1),
+    )
+    agrees = _near_alone(network, pair, torch.from_numpy(gradients))
+    return "" if agrees else "as a stack of layers its gradients differ from those of the loop"
+
+
+def _stacked(network: Network, loss: str, signature: Signature, pair: _Pair) -> Tensor:
+    """Return the gradients of both clients under vmap: float32 [2, size]."""
     runner = stacked(network, signature)
-    buffers = torch.from_numpy(network.first_buffers()).to(x.device).expand(2, -1)
-    leaves = runner.leaves(both.to(x.device))
+    buffers = torch.from_numpy(network.first_buffers()).to(pair.x.device).expand(2, -1)
+    leaves = runner.leaves(pair.parameters.to(pair.x.device))
     seeds = torch.full((2,), _SEED)
+    step = Step(pair.x, pair.y.reshape(-1), pair.shares, seeds, 1)
     with runner.borrowed():
-        gradients, _ = runner.step(
-            leaves, runner.buffers(buffers), EACH[loss], Step(x, y.reshape(-1), shares, seeds, 1)
-        )
-    floor = float(alone.abs().max()) * _FLOOR
-    for (place, _), gradient in zip(runner.spans, gradients, strict=True):
-        wanted = alone[:, place]
-        if not _near(gradient.reshape(2, -1).cpu(), wanted, float(wanted.abs().max()) * _TOLERANCE + floor):
-            return "under vmap its gradients differ from those of the loop"
-    return ""
+        found, _ = runner.step(leaves, runner.buffers(buffers), EACH[loss], step)
+    gradients = torch.zeros(pair.parameters.shape)
+    for (place, _), gradient in zip(runner.spans, found, strict=True):
+        gradients[:, place] = gradient.detach().reshape(2, -1).cpu()
+    return gradients
+
+
+def _near_alone(network: Network, pair: _Pair, gradients: Tensor) -> bool:
+    """Return whether gradients [2, size] are those of the loop, parameter by parameter."""
+    floor = float(pair.alone.abs().max()) * _FLOOR
+    wanted, found = (views_of(network.branch, array.numpy()) for array in (pair.alone, gradients))
+    return all(
+        np.allclose(found[name], array, rtol=0, atol=float(np.abs(array).max(initial=0)) * _TOLERANCE + floor)
+        for name, array in wanted.items()
+    )
 
 
 def _alone(

@@ -1,7 +1,8 @@
 """The layers of the fused path: each forward and its derivative by hand, for n clients with weights of their own.
 
 ``forward`` returns the layer's output and what ``backward`` needs of it. ``backward`` takes the derivative of the loss
-by the output, writes those by the parameters into the arrays that it is given, and returns that by the input.
+by the output, writes those by the parameters into the arrays that it is given, and returns that by the input. It may
+write over the derivative that it is given.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 
 from hansa.core.layout import Array
+from hansa.training.dropout_masks import masks
 
 Arrays = Mapping[str, Array]
 
@@ -168,7 +170,7 @@ class Shape:
     """Gives every example a shape, where -1 stands for what is left."""
 
     shape: tuple[int, ...] = (-1,)
-    names: tuple[str, ...] = ()
+    names: tuple[str, ...] = field(default=(), repr=False)
 
     def forward(self, parameters: Arrays, x: Array, draws: Draws | None) -> tuple[Array, Any]:  # noqa: ARG002
         """Return x [n, b, *shape]."""
@@ -177,6 +179,27 @@ class Shape:
     def backward(self, parameters: Arrays, into: Arrays, saved: Any, back: Array, *, onward: bool) -> Array:  # noqa: ARG002
         """Return the derivative in the shape that x had."""
         return back.reshape(saved)
+
+
+@dataclass(frozen=True)
+class Dropout:
+    """Sets elements to 0 with probability p in training, by each client's own masks, and scales up the others."""
+
+    p: float
+    names: tuple[str, ...] = field(default=(), repr=False)
+
+    def forward(self, parameters: Arrays, x: Array, draws: Draws | None) -> tuple[Array, Any]:  # noqa: ARG002
+        """Return x times a mask, or x where there are no draws."""
+        if draws is None:
+            return x, None
+        mask = masks(draws.seeds, draws.step, draws.calls, x[0].size, self.p).reshape(x.shape)
+        draws.calls += 1
+        return x * mask, mask
+
+    def backward(self, parameters: Arrays, into: Arrays, saved: Any, back: Array, *, onward: bool) -> Array:  # noqa: ARG002
+        """Return back times the mask."""
+        back *= saved
+        return back
 
 
 @dataclass(frozen=True)
@@ -194,7 +217,8 @@ class Activation:
 
     def backward(self, parameters: Arrays, into: Arrays, saved: Any, back: Array, *, onward: bool) -> Array:  # noqa: ARG002
         """Return back times f'(x)."""
-        return back * ACTIVATIONS[self.kind][1](*saved, np.float32(self.argument))
+        back *= ACTIVATIONS[self.kind][1](*saved, np.float32(self.argument))
+        return back
 
 
 def _sigmoid(x: Array) -> Array:
@@ -203,7 +227,7 @@ def _sigmoid(x: Array) -> Array:
 
 def _swish_slope(x: Array) -> Array:
     gate = _sigmoid(x)
-    return gate * (1 + x * (1 - gate))
+    return np.asarray(gate * (1 + x * (1 - gate)))
 
 
 ACTIVATIONS: Final[Mapping[str, tuple[Callable[[Array, Any], Array], Callable[[Array, Array, Any], Array]]]] = {

@@ -89,7 +89,7 @@ class LinearTrainer(LocalWork):
         layout = self.initial(model, signature, Stream(0)).layout
         parameters = views_of(layout.branch("params"), values[None, : layout.size])
         examples = np.asarray(x, dtype=np.float32)[None]
-        return _program(_linear_model(model)).outputs(parameters, examples)[0]
+        return np.asarray(_program(_linear_model(model)).outputs(parameters, examples)[0])
 
 
 def _program(linear: LinearModel) -> Program:

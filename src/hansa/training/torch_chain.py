@@ -9,12 +9,13 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import fx, nn
 from torch.nn import functional
 
-from hansa.training.fused import LossName, Program
+from hansa.training.fused import Program
 from hansa.training.fused_layers import Activation, Dropout, Embedding, Layer, LayerNorm, Linear, Shape
 from hansa.training.torch_model import Network
 
@@ -23,8 +24,17 @@ class NoStackError(Exception):
     """Says what of a module the fused path has not."""
 
 
-def program_of(network: Network, loss: LossName) -> Program:
+_FOUND: Final[WeakKeyDictionary[Network, tuple[Layer, ...]]] = WeakKeyDictionary()
+
+
+def program_of(network: Network, loss: str) -> Program:
     """Return the stack of layers that a network is. Raises NoStackError with the reason if it is none."""
+    if network not in _FOUND:
+        _FOUND[network] = _stack(network)
+    return Program(_FOUND[network], loss)
+
+
+def _stack(network: Network) -> tuple[Layer, ...]:
     module = network.module
     if len(network.groups) != 1 or network.groups[0].values.dtype != torch.float32:
         raise NoStackError("its parameters are not all float32 on one device")
@@ -34,6 +44,8 @@ def program_of(network: Network, loss: LossName) -> Program:
         raise NoStackError("it has buffers")
     if any(_hooked(part) for part in module.modules()):
         raise NoStackError("it has hooks of its own")
+    if type(module) in _MODULES:
+        return tuple(_MODULES[type(module)](module, lambda parameter: _name(network, parameter)))
     module.train()
     try:
         graph = fx.symbolic_trace(module).graph
@@ -43,7 +55,7 @@ def program_of(network: Network, loss: LossName) -> Program:
     used = [name for layer in layers for name in layer.names]
     if sorted(used) != sorted(parameter.name for parameter in network.parameters):
         raise NoStackError("a parameter is shared, frozen or not used")
-    return Program(layers, loss)
+    return layers
 
 
 def _hooked(module: nn.Module) -> bool:
@@ -72,12 +84,12 @@ def _chain(graph: fx.Graph) -> Iterator[fx.Node]:
 def _is_batch_size(node: fx.Node, of: Any) -> bool:
     """Return True for x.size(0) and x.shape[0], which a reshape of x may use."""
     if node.op == "call_method" and node.target == "size":
-        return node.args == (of, 0)
+        return bool(node.args == (of, 0))
     if node.op == "call_function" and node.target is getattr:
-        return node.args == (of, "shape")
+        return bool(node.args == (of, "shape"))
     if node.op == "call_function" and node.target is operator.getitem:
         inner = node.args[0]
-        return node.args[1] == 0 and isinstance(inner, fx.Node) and _is_batch_size(inner, of)
+        return bool(node.args[1] == 0 and isinstance(inner, fx.Node) and _is_batch_size(inner, of))
     return False
 
 

@@ -61,7 +61,7 @@ class TorchTrainer(LocalWork):
         return {"buffers": network.first_buffers()}
 
     def batching(self, model: Model, signature: Signature) -> tuple[str, str]:
-        """Return how clients of a chunk train, "none" (one by one) or "vmap" (together), and why."""
+        """Return how clients of a chunk train, "none" (one by one), "fused" or "vmap" (together), and why."""
         _, torch_loop = _torch_modules()
         from hansa.training.batching import batching_of  # noqa: PLC0415 - as above: torch is an extra
 
@@ -93,6 +93,12 @@ class TorchTrainer(LocalWork):
         loss = torch_loop.loss_name(self.loss, network, clients.signature)
         together = len(clients) > 1 and clients.sizes.any()
         kind = self.batching(model, clients.signature)[0] if together else "none"
+        if kind == "fused":
+            from hansa.training import fused, torch_chain  # noqa: PLC0415 - as above: torch is an extra
+
+            program = torch_chain.program_of(network, loss)
+            ended = fused.train_clients(self, program, network.branch, context, states)
+            return ended, np.zeros((len(clients), 0), dtype=np.float32)
         if kind == "vmap":
             from hansa.training import vmapped  # noqa: PLC0415 - as above: torch is an extra
 
