@@ -49,8 +49,8 @@ def test_a_client_is_the_same_whoever_is_asked_about_beside_it_and_however_often
     ask = {"examples": 10.0, "down_bytes": 1e6, "up_bytes": 1e6}
     assert phones.seconds(some, **ask).tolist() == phones.seconds(many, **ask)[some].tolist()
     assert phones.reachable_for(some, 1e4).tolist() == phones.reachable_for(many, 1e4)[some].tolist()
-    assert phones.lost_after(some, 3).tolist() == phones.lost_after(many, 3)[some].tolist()
-    assert phones.lost_after(some, 3).tolist() != phones.lost_after(some, 4).tolist()
+    assert phones.lost_after(some, some).tolist() == phones.lost_after(many, many)[some].tolist()
+    assert phones.lost_after(some, some).tolist() != phones.lost_after(some, some + 1).tolist()
     assert fleet(Devices(preset="phones"), seed=1).seconds(some, **ask).tolist() != phones.seconds(some, **ask).tolist()
 
 
@@ -123,9 +123,9 @@ def test_reachable_means_that_some_interval_holds_the_hour(intervals, hour):
 
 
 def test_losses_come_at_the_rate_that_is_given():
-    drawn = of(losses_per_hour=2.0).lost_after(np.arange(20000), 1)
+    drawn = of(losses_per_hour=2.0).lost_after(np.arange(20000), np.arange(20000))
     assert drawn.mean() / HOUR == pytest.approx(0.5, rel=0.03)
-    assert np.isinf(of().lost_after(np.arange(3), 1)).all()
+    assert np.isinf(of().lost_after(np.arange(3), np.arange(3))).all()
 
 
 # Settings

@@ -126,9 +126,9 @@ class Fleet:
             left = np.maximum(left, np.where(inside, hours[:, :, 1] - now, 0.0).max(axis=1))
         return np.asarray(np.where(left * HOUR < 1, 0.0, left * HOUR))
 
-    def lost_after(self, clients: Int64s, opening: int) -> Array:
-        """Return after how long each client that begins in an opening is lost: float64 [n] seconds, inf for never."""
-        words = self.streams.of("departures", opening).uniform(clients, 1)[:, 0]
+    def lost_after(self, clients: Int64s, starts: Int64s) -> Array:
+        """Return after how long each client is lost: float64 [n] seconds, inf for never. ``starts`` number draws."""
+        words = self.streams.of("departures").uniform(starts, 1)[:, 0]
         hazard = self._of(clients, self._traits(clients))["losses_per_hour"] / HOUR
         with np.errstate(divide="ignore"):
             return np.asarray(np.where(hazard > 0, -np.log1p(-words) / hazard, np.inf))

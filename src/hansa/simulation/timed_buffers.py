@@ -145,10 +145,11 @@ class TimedBuffers:
             drawn = np.array(list(dict.fromkeys(coins.integers(population, _CANDIDATES * wanted).tolist())))
             able = self.work.fleet.reachable_for(drawn, self.clock) > 0
             found = [client for client in drawn[able].tolist() if self.buffer.may_start(client)]
-            for client in found[:wanted]:
-                start = self.buffer.start(client)
-                ends, lost = self.work.ends(np.array([client]), self.clock, start)
-                heapq.heappush(self.ends, End(float(ends[0]), start, client, bool(lost[0])))
+            clients = np.array(found[:wanted], dtype=np.int64)
+            starts = np.array([self.buffer.start(client) for client in clients.tolist()], dtype=np.int64)
+            ends, lost = self.work.ends(clients, self.clock, starts)
+            for end in zip(ends.tolist(), starts.tolist(), clients.tolist(), lost.tolist(), strict=True):
+                heapq.heappush(self.ends, End(*end))
 
     @property
     def _wanted(self) -> int:

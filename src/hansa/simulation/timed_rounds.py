@@ -28,7 +28,7 @@ class TimedRounds:
 
     work: Work
     clock: float = 0.0
-    openings: int = 0
+    started: int = 0
     participants: int = 0
 
     def open(self, state: ServerState, store: ClientStore) -> Opened:
@@ -56,7 +56,7 @@ class TimedRounds:
 
     def notes(self) -> dict[str, Any]:
         """Return the clock and the counts that go on."""
-        return {"clock": self.clock, "openings": self.openings, "participants": self.participants}
+        return {"clock": self.clock, "started": self.started, "participants": self.participants}
 
     def _pick(self, state: ServerState, store: ClientStore, coins: Coins) -> tuple[Assignment, int]:
         """Return the assignment of clients that can be reached, and the size of the cohort without those on top.
@@ -96,11 +96,11 @@ class TimedRounds:
 
     def _play(self, cohort: Int64s, size: int) -> Round:
         """Return the round of a cohort as it went, and move the clock to its end."""
-        self.openings += 1
         schedule: Any = self.work.prepared.plan.schedule
         at_goal = self.work.prepared.plan.secure_aggregation is None
         played = Round.opened(schedule, cohort.tolist(), at=self.clock, size=size, at_goal=at_goal)
-        ends, lost = self.work.ends(cohort, self.clock, self.openings)
+        ends, lost = self.work.ends(cohort, self.clock, self.started + np.arange(1, len(cohort) + 1))
+        self.started += len(cohort)
         for position in np.argsort(ends, kind="stable").tolist():
             client, at = int(cohort[position]), float(ends[position])
             if lost[position]:

@@ -70,14 +70,15 @@ class Work:
         """Return the work of a plan; the size of an update is that of one of zeros, encoded."""
         return cls(prepared, fleet, float(prepared.first.model.nbytes), encoded_bytes(prepared))
 
-    def ends(self, clients: Int64s, at: float, opening: int) -> tuple[Array, Array]:
+    def ends(self, clients: Int64s, at: float, starts: Int64s) -> tuple[Array, Array]:
         """Return when each client that begins at a moment reports or is lost (float64 [n]), and whether it is lost.
 
-        A client is lost when its own fate says so, or when it cannot be reached any more before it has reported.
+        ``starts`` are the numbers of their starts in the run. A client is lost when its own fate says so, or when it
+        cannot be reached any more before it has reported.
         """
         examples = examples_seen(self.prepared.plan.trainer, self.prepared.data.train.sizes(clients))
         takes = self.fleet.seconds(clients, examples, down_bytes=self.bytes_down, up_bytes=self.bytes_up)
-        stays = np.minimum(self.fleet.lost_after(clients, opening), self.fleet.reachable_for(clients, at))
+        stays = np.minimum(self.fleet.lost_after(clients, starts), self.fleet.reachable_for(clients, at))
         return at + np.minimum(takes, stays), stays < takes
 
 

@@ -144,9 +144,7 @@ def _mixes_examples(network: Network, signature: Signature, values: Tensor) -> s
 
 
 class _Pair(NamedTuple):
-    """Two clients of unlike sizes in a trial step: parameters [2, size], examples, shares [2, b], and the gradients
-    [2, size] that the loop finds for each alone.
-    """
+    """Two clients of unlike sizes in a trial step, and the gradients [2, size] that the loop finds for each alone."""
 
     parameters: Tensor
     x: Tensor

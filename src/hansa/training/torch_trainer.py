@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -102,7 +103,9 @@ class TorchTrainer(LocalWork):
         if kind == "vmap":
             from hansa.training import vmapped  # noqa: PLC0415 - as above: torch is an extra
 
-            return vmapped.train_clients(self, network, loss, context, states)
+            # What vmap cannot take may show on real data only. The loop is the reference: it takes it, or says why not.
+            with suppress(ModelError):
+                return vmapped.train_clients(self, network, loss, context, states)
         outcome: tuple[Outcome, Floats] = torch_loop.train_clients(
             self, network, torch_loop.LOSSES[loss], context, states
         )
