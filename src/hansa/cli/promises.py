@@ -168,6 +168,8 @@ def pieces(plan: Plan) -> list[tuple[str, str]]:
         "aggregator": to_plain(plan.aggregator, "aggregator"),
         "server optimizer": to_plain(plan.server_optimizer, "server_optimizer"),
     }
+    if plan.devices is not None:
+        tables["devices"] = to_plain(plan.devices)
     return [(name, _text(table)) for name, table in tables.items()]
 
 

@@ -71,7 +71,8 @@ class TimedRounds:
             if not fleet.always:
                 assignment = self._reachable(assignment, state, store, coins)
             if len(assignment.cohort) or not size:
-                return assignment, min(size, getattr(plan.cohort, "size", size))
+                sampler: Any = plan.cohort
+                return assignment, min(size, sampler.size) if has_fixed_size(sampler) else size
             self.clock += WAIT
         raise stalled(
             f"Nobody could be reached for two periods of {fleet.devices.period_hours:g} hours.",
