@@ -83,8 +83,8 @@ class ClientOptimizer(Protocol):
         """True for SGD without momentum: an update is the learning rate times the sum of its gradients."""
 
     @property
-    def descends_directly(self) -> bool:
-        """True where a step takes the learning rate times the gradient off the parameter, and does nothing else."""
+    def gradient_rate(self) -> float | None:
+        """The eta of a step that is w <- w - eta g and nothing else, so that a trainer may take it by itself."""
 
     def start(self, parameter: Any) -> dict[str, Any]:
         """Return the optimizer's buffers for one parameter [n, ...]."""

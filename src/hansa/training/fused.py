@@ -188,7 +188,7 @@ def _descend(work: LocalWork, program: Program, branch: Branch, chunk: _Chunk) -
     gradient = np.empty_like(end)
     memory = optimizer.start(end)
     parameters, into = views_of(branch, end), views_of(branch, gradient)
-    direct = optimizer.descends_directly and not work.hooks
+    rate = None if work.hooks else optimizer.gradient_rate
     total = np.zeros(len(end))
     for number, (x, y, share) in enumerate(_steps_of(chunk), start=1):
         active = len(x)
@@ -198,11 +198,11 @@ def _descend(work: LocalWork, program: Program, branch: Branch, chunk: _Chunk) -
             x,
             y,
             share,
-            scale=optimizer.learning_rate if direct else 1.0,
+            scale=1.0 if rate is None else rate,
             draws=Draws(chunk.seeds[:active], number),
         )
         here, moved = end[:active], gradient[:active]
-        if direct:
+        if rate is not None:
             here -= moved
             continue
         bent = bend(work.hooks, here, moved, chunk.start[:active], _first(chunk.vectors, active))

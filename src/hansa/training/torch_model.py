@@ -65,12 +65,14 @@ _BATCH_NORM_BOTH: Final = (
 class Group:
     """The trainable parameters of one dtype: where they lie in the branch, and the storage of both vectors.
 
-    The module's parameters are views of ``values`` [size], their ``.grad`` views of ``gradients`` [size].
+    The module's parameters are views of ``values`` [size]; ``members`` are those that take a gradient, each with
+    its view of ``gradients`` [size].
     """
 
     place: slice
     values: Tensor
     gradients: Tensor
+    members: tuple[tuple[nn.Parameter, Tensor], ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,6 +179,28 @@ class Network:
                 part = torch.tensor(rounded[..., group.place])
                 rounded[..., group.place] = part.to(group.values.dtype).to(torch.float32).numpy()
         return rounded
+
+    def collect_gradients(self) -> None:
+        """Let the next gradients add up in the groups' vectors, from zero."""
+        for group in self.groups:
+            group.gradients.zero_()
+            for parameter, gradient in group.members:
+                parameter.grad = gradient
+
+    def release_gradients(self) -> None:
+        """Let the next gradients lie where they are made, which saves passes over all of them."""
+        for group in self.groups:
+            for parameter, _ in group.members:
+                parameter.grad = None
+
+    def descend(self, rate: float) -> None:
+        """Apply w <- w - rate g to every parameter that has a gradient, and release the gradients."""
+        with torch.no_grad():
+            for group in self.groups:
+                for parameter, _ in group.members:
+                    if parameter.grad is not None:
+                        parameter.add_(parameter.grad, alpha=-rate)
+                        parameter.grad = None
 
     def read(self, values: Tensor) -> None:
         """Copy the trainable parameters to ``values`` float32 [size]."""
@@ -291,29 +315,30 @@ def _flatten(tied: list[tuple[str, list[nn.Parameter]]]) -> tuple[tuple[Paramete
     start = 0
     for (dtype, device), items in kinds.items():
         size = sum(shared[0].numel() for _, shared in items)
-        group = Group(
-            slice(start, start + size),
-            torch.zeros(size, dtype=dtype, device=device),
-            torch.zeros(size, dtype=dtype, device=device),
-        )
+        values = torch.zeros(size, dtype=dtype, device=device)
+        gradients = torch.zeros(size, dtype=dtype, device=device)
+        members: list[tuple[nn.Parameter, Tensor]] = []
         offset = 0
         for key, shared in items:
             parameters.append(Parameter(key, tuple(shared[0].shape)))
-            _move(shared, group, offset)
-            offset += shared[0].numel()
-        groups.append(group)
+            place = slice(offset, offset + shared[0].numel())
+            members += _move(shared, values[place], gradients[place])
+            offset = place.stop
+        groups.append(Group(slice(start, start + size), values, gradients, tuple(members)))
         start += size
     return tuple(parameters), tuple(groups)
 
 
-def _move(shared: Iterable[nn.Parameter], group: Group, offset: int) -> None:
-    """Make parameters that are one storage, and their gradients, views of the group's vectors."""
+def _move(shared: Iterable[nn.Parameter], values: Tensor, gradients: Tensor) -> list[tuple[nn.Parameter, Tensor]]:
+    """Make parameters that are one storage views of ``values``; return those that take a gradient, and its place."""
+    members: list[tuple[nn.Parameter, Tensor]] = []
     for parameter in shared:
-        place = slice(offset, offset + parameter.numel())
-        group.values[place] = parameter.detach().reshape(-1)
-        parameter.data = group.values[place].view(parameter.shape)
+        values[:] = parameter.detach().reshape(-1)
+        parameter.data = values.view(parameter.shape)
+        parameter.grad = None
         if parameter.requires_grad:
-            parameter.grad = group.gradients[place].view(parameter.shape)
+            members.append((parameter, gradients.view(parameter.shape)))
+    return members
 
 
 def _buffers(module: nn.Module) -> tuple[Buffer, ...]:
