@@ -24,6 +24,7 @@ from hansa.simulation.engine import simulate_round
 from hansa.simulation.executors import Serial
 from hansa.simulation.measuring import measure
 from hansa.simulation.preparation import Prepared, federated_scaling
+from hansa.simulation.timeline import timeline_of
 
 NO_UNIT: Final = "none"
 NO_EPSILON: Final = "none: this plan makes no differential privacy claim"
@@ -136,16 +137,16 @@ def costs(prepared: Prepared) -> Costs:
     ):
         scaling = federated_scaling(prepared, prepared.data.train, np.arange(prepared.population))
         state = replace(prepared.first, features=scaling)
-        closed = simulate_round(prepared, state, store, Serial())
+        closed = simulate_round(prepared, timeline_of(prepared), state, store, Serial())
         if closed.seconds < 1:
-            closed = simulate_round(prepared, state, store, Serial())
+            closed = simulate_round(prepared, timeline_of(prepared), state, store, Serial())
         began = time.perf_counter()
         measure(prepared, closed.state, store, everyone=plan.evaluation.federated_clients is None)
         evaluating = time.perf_counter() - began
     return Costs(
         parameters={branch.name: branch.size for branch in prepared.first.layout.branches},
         population=prepared.population,
-        cohort=plan.cohort.expected_size(prepared.population),
+        cohort=plan.schedule.expected_reports(plan.cohort, prepared.population),
         rounds=plan.rounds,
         bytes_up=closed.bytes_up,
         bytes_down=float(prepared.first.model.nbytes),
@@ -162,10 +163,13 @@ def pieces(plan: Plan) -> list[tuple[str, str]]:
         "model": plan.model.factory,
         "trainer": to_plain(plan.trainer, "trainer"),
         "cohort": to_plain(plan.cohort, "sampler"),
+        "schedule": to_plain(plan.schedule, "schedule"),
         "transforms": to_plain(plan.transforms, "transform"),
         "aggregator": to_plain(plan.aggregator, "aggregator"),
         "server optimizer": to_plain(plan.server_optimizer, "server_optimizer"),
     }
+    if plan.devices is not None:
+        tables["devices"] = to_plain(plan.devices)
     return [(name, _text(table)) for name, table in tables.items()]
 
 

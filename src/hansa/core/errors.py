@@ -19,6 +19,7 @@ CATALOGUE: Final[dict[str, tuple[int, str]]] = {
     "HANSA-RUN-STORAGE": (4, "the run folder could not be written; the last closed round is kept"),
     "HANSA-RUN-CHANGED": (4, "files of a run folder changed after the run"),
     "HANSA-RUN-DIFFERS": (5, "a replay did not give the same result"),
+    "HANSA-RUN-STALLED": (4, "in simulated time, too few clients could be reached or reported for a step"),
     "HANSA-RUN-MEMORY": (4, "there is not enough memory; the last closed round is kept"),
     "HANSA-RUN-WORKERS": (4, "worker processes kept dying; the last closed round is kept"),
     "HANSA-RUN-DIVERGED": (6, "training diverged"),

@@ -211,6 +211,54 @@ class ServerOptimizer(Protocol):
         """Return the next values (float64) and slot of a branch; ``included_share`` is included/population."""
 
 
+class Schedule(Protocol):
+    """Says when the server takes a step, and whose reports are part of it."""
+
+    synchronous: ClassVar[bool]
+    """True if a step is that of one cohort's round, False if reports of several model versions make one."""
+
+    def problems(self, sampler: CohortSampler, population: int) -> list[tuple[str, str]]:
+        """Return (key, sentence) for what cannot work with this sampler and population."""
+
+    def expected_reports(self, sampler: CohortSampler, population: int) -> float:
+        """Return how many reports a step is expected to be made of, if nobody is late or lost."""
+
+
+class SynchronousSchedule(Schedule, Protocol):
+    """A schedule of rounds: a cohort is picked, waited for, and frozen."""
+
+    @property
+    def over_selection(self) -> float:
+        """The share of the cohort that is picked on top."""
+
+    @property
+    def report_goal(self) -> int | None:
+        """How many must report, or None where any number will do."""
+
+    @property
+    def round_deadline(self) -> float | None:
+        """How many seconds a round waits, or None where it waits for everyone."""
+
+
+class BufferedSchedule(Schedule, Protocol):
+    """A schedule of buffers: clients report when they are done, each with an update of the version it was sent."""
+
+    @property
+    def concurrency(self) -> int:
+        """How many clients train at the same time."""
+
+    @property
+    def buffer_size(self) -> int:
+        """How many reports make a step."""
+
+    @property
+    def max_staleness(self) -> int | None:
+        """The most versions that an update may be behind, or None."""
+
+    def weight(self, staleness: int) -> float:
+        """Return the factor of an update that is so many versions behind: above 0 and at most 1."""
+
+
 class Partition(Protocol):
     """Deals examples without a client column to clients; deterministic in the seed."""
 
@@ -226,16 +274,24 @@ PROTOCOLS: Final[Mapping[str, type]] = {
     "transform": Transform,
     "aggregator": Aggregator,
     "server_optimizer": ServerOptimizer,
+    "schedule": Schedule,
     "partition": Partition,
 }
 """What a piece of each family must have."""
+
+_EITHER: Final[Mapping[str, tuple[str, type, type]]] = {
+    "aggregator": ("needs_sum_only", FoldAggregator, RowsAggregator),
+    "schedule": ("synchronous", SynchronousSchedule, BufferedSchedule),
+}
+"""Family -> the claim by which its pieces are of one protocol more or another."""
 
 
 def lacking(family: str, piece: object) -> tuple[str, ...]:
     """Return the names of what a piece lacks of its family's protocol."""
     protocols = [PROTOCOLS[family]]
-    if family == "aggregator":
-        protocols.append(FoldAggregator if getattr(piece, "needs_sum_only", True) else RowsAggregator)
+    if family in _EITHER:
+        claim, first, second = _EITHER[family]
+        protocols.append(first if getattr(piece, claim, True) else second)
     wanted = {
         name
         for protocol in protocols
