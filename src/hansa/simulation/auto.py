@@ -30,21 +30,16 @@ from hansa.simulation.preparation import Prepared
 from hansa.simulation.spans import Span
 from hansa.training.kernels import Kernels, measure, use
 
-_ALIKE: Final = ("rounds", "model", "trainer", "cohort", "transforms", "aggregator", "data")
+_ALIKE: Final = ("rounds", "model", "trainer", "cohort", "schedule", "transforms", "aggregator", "data")
 """The sections of a plan on which the fastest executor depends."""
 _CHUNKS: Final = (32, 64, 128, 256)
 _SECONDS: Final = 0.06
 """About how long one way to compute is timed."""
-_START: Final = {"linear": 1.0}
-_START_SECONDS: Final = 3.0
-"""How long workers take until they compute: each imports what the trainer needs."""
 _LITTLE_SECONDS: Final = 10.0
-"""A run that takes no longer needs no workers."""
+"""A run that takes no longer needs no workers, which take some seconds until they compute."""
 _SHARE_OF_MEMORY: Final = 0.25
 _COPIES: Final = 6
 """Vectors of the model that a client in a chunk takes, about: itself, gradients, memory, its update and encodings."""
-_HAND_OVER: Final = 1.5e9
-"""Bytes a second that a worker's results take to come back, about."""
 
 
 @dataclass(frozen=True)
@@ -94,8 +89,11 @@ def choose(prepared: Prepared) -> Choice:
     path = cache_folder() / "executors" / f"{_key(prepared)}.json"
     with suppress(OSError, ValueError, TypeError, LookupError):  # a cache that cannot be read is made anew
         return Choice.from_json(json.loads(path.read_text(encoding="utf-8")))
-    with threadpool_limits(limits=1):
-        choice = _measured(prepared)
+    try:
+        with threadpool_limits(limits=1):
+            choice = _measured(prepared)
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - the run meets it too, and tells it with its folder
+        return Choice(executor="serial", why=f"a trial of other ways ended with {type(error).__name__}")
     with suppress(OSError):  # a choice that cannot be kept is made anew the next time
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_file(path, json.dumps(choice.as_json()).encode())
@@ -111,7 +109,7 @@ def _key(prepared: Prepared) -> str:
 
 def _measured(prepared: Prepared) -> Choice:
     plan = prepared.plan
-    cohort = max(1, round(plan.cohort.expected_size(prepared.population)))
+    cohort = max(1, round(plan.schedule.expected_reports(plan.cohort, prepared.population)))
     trial = _trial(prepared, min(cohort, 2 * max(_CHUNKS)))
     kind, reason = plan.trainer.batching(plan.model, prepared.data.signature)
     if kind == "fused":
