@@ -38,6 +38,8 @@ _SECONDS: Final = 0.06
 _LITTLE_SECONDS: Final = 10.0
 """A run that takes no longer needs no workers, which take some seconds until they compute."""
 _SHARE_OF_MEMORY: Final = 0.25
+_CACHED: Final = 2**24
+"""About the bytes of a chunk that a processor's caches hold."""
 _COPIES: Final = 6
 """Vectors of the model that a client in a chunk takes, about: itself, gradients, memory, its update and encodings."""
 
@@ -161,7 +163,7 @@ def _batched(trial: _Trial, cohort: int, reason: str) -> Choice:
 
 def _together(trial: _Trial, cohort: int) -> Iterator[tuple[float, int]]:
     """Yield the seconds that a client takes, and the size of the chunk, for sizes that fit a cohort and the memory."""
-    room = _SHARE_OF_MEMORY * _free_memory() / processors()
+    room = min(_CACHED, _SHARE_OF_MEMORY * _free_memory() / processors())
     each = 4 * _COPIES * trial.assignment.layout.size
     for size in sorted({_even(cohort, -(-cohort // chunk)) for chunk in _CHUNKS}):
         if size > 1 and (size * each <= room or size <= BLOCK):
