@@ -87,6 +87,8 @@ def _assembled(pool: Pool, roster: Roster, parts: Split, training: Int64s, held_
     train = part(learned, training)
     if train is None:
         raise invalid(rule="A client trains on at least one example.", found="There is none.", action="Add examples.")
+    if (train.rows.all_sizes == 0).any():
+        raise plan_problem("data", "a client has no training example.")
     return FederatedData(
         train=train,
         validation=part(roster.rows.where(parts.validation), training),

@@ -30,6 +30,10 @@ _COARSE: Final = 4
 """Pixels across the even patches that the classes of images are made of, so that convolutions see something."""
 _CLIENT_WORDS: Final = 4
 """A client's words: size, split, own classes (or own offset), and the key of its examples."""
+_SIZE_WORDS: Final = 2
+"""Those of them that a size needs."""
+_AT_ONCE: Final = 1 << 16
+"""Clients whose sizes are found at once."""
 _LABEL_WORDS: Final = 2
 """An example's words before those of its numbers: which class of all, and whether one of its client's own."""
 
@@ -220,22 +224,26 @@ class MadeExamples:
 
     def sizes(self, ordinals: Int64s) -> Int64s:
         """Return how many examples each client has: int64 [n]."""
-        words = self._words(ordinals)
-        return self.parts.of(self.part, self.recipe.sizes_of(words), words[:, 1])[1]
+        sizes = np.empty(len(ordinals), dtype=np.int64)
+        for start in range(0, len(ordinals), _AT_ONCE):
+            here = slice(start, start + _AT_ONCE)
+            words = self._words(ordinals[here], _SIZE_WORDS)
+            sizes[here] = self.parts.of(self.part, self.recipe.sizes_of(words), words[:, 1])[1]
+        return sizes
 
     def gather(self, ordinals: Int64s, positions: Int64s) -> tuple[Array, Array]:
         """Return examples at ``positions`` [n, b] of each client: x [n, b, ...], y [n, b].
 
         A position of -1 is padding: its row holds some example. Raises IndexError past a client's end.
         """
-        words, positions = self._words(ordinals), np.asarray(positions, dtype=np.int64)
+        words, positions = self._words(ordinals, _CLIENT_WORDS), np.asarray(positions, dtype=np.int64)
         starts, sizes = self.parts.of(self.part, self.recipe.sizes_of(words), words[:, 1])
         if (positions >= sizes[:, None]).any():
             raise IndexError("a position lies past a client's last example")
         return self.recipe.examples(words, starts[:, None] + np.maximum(positions, 0))
 
-    def _words(self, ordinals: Int64s) -> UInt64s:
-        return self.recipe.clients.bits(self.first + np.asarray(ordinals, dtype=np.int64), _CLIENT_WORDS)
+    def _words(self, ordinals: Int64s, count: int) -> UInt64s:
+        return self.recipe.clients.bits(self.first + np.asarray(ordinals, dtype=np.int64), count)
 
 
 @dataclass(frozen=True)
