@@ -123,7 +123,8 @@ class ClientStore:
                 bring_to_disk(run / METRICS)
                 bring_to_disk(run)
                 make_durable(self.folder)
-        self._on_disk, self._brought = self._participation.round, time.monotonic()
+                self._brought = time.monotonic()
+        self._on_disk = self._participation.round
 
     def close(self) -> None:
         """Bring closed rounds to disk, as far as it takes them, and close the files."""

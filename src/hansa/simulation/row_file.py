@@ -58,7 +58,7 @@ def write_all(file: int, content: Array, offset: int | None) -> None:
 
 
 def _bytes(rows: Array) -> memoryview:
-    return memoryview(rows.reshape(-1).view(np.uint8))
+    return rows.reshape(-1).view(np.uint8).data
 
 
 def _runs(places: Int64s, at: Int64s) -> Iterator[tuple[int, int, int]]:
