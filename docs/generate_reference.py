@@ -259,6 +259,8 @@ def sources_page() -> str:
             ("licence", each.licence),
         ]
         parts += [f"## `{each.name}`\n", f"{each.summary[0].upper()}{each.summary[1:]}.\n", _table(("", ""), rows)]
+        if each.arguments is not None:
+            parts += [f"{_docstring(each.arguments)}\n`data.arguments`:\n", settings_table(each.arguments, "")]
     return "\n".join(parts)
 
 

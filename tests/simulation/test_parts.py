@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 import hansa
 from hansa.core.nouns import ClientBatch, Scaling, Signature
 from hansa.simulation.baselines import _with_steps_of_all
-from hansa.simulation.client_store import ClientStore
 from hansa.simulation.preparation import prepare
 from hansa.testing import MemoryClients
 
@@ -37,13 +36,3 @@ def test_pooled_training_makes_the_steps_of_all_clients(work, steps, heart):
     prepared = prepare(hansa.recipe("fedavg", **{**heart, "trainer": trainer}))
     assert _with_steps_of_all(prepared).plan.trainer.steps == steps
     assert prepared.plan.trainer.steps == work.get("steps")
-
-
-def test_a_file_of_participation_that_was_never_finished_is_made_anew(tmp_path):
-    (tmp_path / "participation.new").write_bytes(b"half")
-    store = ClientStore(tmp_path, ["a", "b"], {})
-    assert store.times(np.array([0, 1])).tolist() == [0, 0]
-    assert store.last_round(np.array([0, 1])).tolist() == [-1, -1]
-    store.apply(4, np.array([1]), np.array([1]))
-    again = ClientStore(tmp_path, ["a", "b"], {})
-    assert again.last_round(np.array([0, 1])).tolist() == [-1, 4]

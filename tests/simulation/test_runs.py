@@ -63,7 +63,9 @@ def test_an_output_folder_that_exists_is_never_overwritten(heart, tmp_path):
 
 @pytest.mark.parametrize("method", ["fedavg", "scaffold", "fedadam"])
 @pytest.mark.parametrize("round_number", [0, 1, 3, 6])
-@pytest.mark.parametrize("place", ["before the rename", "after the rename", "while rows are applied"])
+@pytest.mark.parametrize(
+    "place", ["before the rename", "after the rename", "before it counts", "while rows are written"]
+)
 def test_a_run_killed_anywhere_goes_on_to_the_same_model(method, round_number, place, heart, tmp_path, monkeypatch):
     plan = hansa.recipe(method, **heart, cohort={"kind": "uniform", "size": 2})
     whole = hansa.run(plan, out=tmp_path / "whole")
@@ -75,18 +77,25 @@ def test_a_run_killed_anywhere_goes_on_to_the_same_model(method, round_number, p
         if checkpoint.state.round == round_number and place == "after the rename":
             raise Killed
 
-    apply = engine_module.ClientStore.apply
+    apply, journal = engine_module.ClientStore.apply, engine_module.ClientStore.journal
 
-    def kill_in_apply(self, number, cohort, times):
-        if number == round_number and place == "while rows are applied":
-            for name, stored in self._states.items():
-                stored.write(cohort[:1], np.full((len(cohort[:1]), *self.first_rows[name].shape), 123.0))
+    def kill_in_apply(self, number, cohort):
+        if number == round_number and place == "before it counts":
             raise Killed
-        apply(self, number, cohort, times)
+        apply(self, number, cohort)
+
+    def kill_in_journal(self, number, cohort):
+        found = journal(self, number, cohort)
+        if number == max(1, round_number) and place == "while rows are written":
+            found.write(0, {name: np.full((1, *row.shape), 123.0) for name, row in self.first_rows.items()})
+            found.close()
+            raise Killed
+        return found
 
     with monkeypatch.context() as patched:
         patched.setattr(engine_module, "write_checkpoint", kill_here)
         patched.setattr(engine_module.ClientStore, "apply", kill_in_apply)
+        patched.setattr(engine_module.ClientStore, "journal", kill_in_journal)
         with pytest.raises(Killed):
             hansa.run(plan, out=tmp_path / "killed")
     resumed = hansa.resume(tmp_path / "killed")

@@ -80,10 +80,10 @@ def test_buffers_stay_with_their_clients_and_survive_a_kill(plan, tmp_path, monk
 
     apply = engine_module.ClientStore.apply
 
-    def kill(self, number, cohort, times):
+    def kill(self, number, cohort):
         if number == 3:
             raise Killed
-        apply(self, number, cohort, times)
+        apply(self, number, cohort)
 
     with monkeypatch.context() as patched:
         patched.setattr(engine_module.ClientStore, "apply", kill)

@@ -25,8 +25,8 @@ def interrupted(plan, out, monkeypatch, round_number=2):
     """Leave a run as kill -9 would, after a round has closed."""
     apply = engine_module.ClientStore.apply
 
-    def kill(self, number, cohort, times):
-        apply(self, number, cohort, times)
+    def kill(self, number, cohort):
+        apply(self, number, cohort)
         if number == round_number:
             raise Killed
 

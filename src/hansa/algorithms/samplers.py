@@ -18,6 +18,8 @@ from hansa.core.streams import Coins
 
 _FRUITLESS_DRAWS: Final = 64
 """Draws of twice the cohort before the whole population is looked through once."""
+_AT_ONCE: Final = 1 << 16
+"""Clients looked at together then: what is held are those that rested."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +47,7 @@ class Uniform:
 
     def draw(self, eligible: EligibleView, round_number: int, coins: Coins) -> Int64s:  # noqa: ARG002 - the sampler protocol
         """Return ``size`` distinct ordinals: int64 [size]."""
-        return _distinct(min(self.size, eligible.size), eligible.size, coins)
+        return coins.distinct(eligible.size, min(self.size, eligible.size))
 
     def expected_size(self, population: int) -> float:
         """Return the size, or the population where that is smaller."""
@@ -115,11 +117,14 @@ class MinSeparation:
                 chosen.setdefault(ordinal)
                 if len(chosen) == self.size:
                     return np.fromiter(chosen, dtype=np.int64)
-        everyone = np.arange(eligible.size, dtype=np.int64)
-        left = everyone[self._rested(eligible, everyone, round_number)]
-        rest = left[~np.isin(left, np.fromiter(chosen, dtype=np.int64, count=len(chosen)))]
-        more = rest[_distinct(min(self.size - len(chosen), len(rest)), len(rest), coins)]
-        return np.concatenate([np.fromiter(chosen, dtype=np.int64, count=len(chosen)), more])
+        taken = np.fromiter(chosen, dtype=np.int64, count=len(chosen))
+        left = [taken[:0]]
+        for start in range(0, eligible.size, _AT_ONCE):
+            some = np.arange(start, min(start + _AT_ONCE, eligible.size), dtype=np.int64)
+            left.append(some[self._rested(eligible, some, round_number)])
+        rest = np.setdiff1d(np.concatenate(left), taken, assume_unique=True)
+        more = rest[coins.distinct(len(rest), min(self.size - len(chosen), len(rest)))]
+        return np.concatenate([taken, more])
 
     def _rested(self, eligible: EligibleView, ordinals: Int64s, round_number: int) -> np.ndarray:
         last = eligible.last_round(ordinals)
@@ -146,17 +151,6 @@ class MinSeparation:
                 ("max_participations", f"{sentence}{population} clients allow {most}; raise it or lower size.")
             )
         return found
-
-
-def _distinct(count: int, population: int, coins: Coins) -> Int64s:
-    """Return ``count`` distinct numbers of ``range(population)`` in random order, in O(count)."""
-    if 3 * count > population:
-        return np.argsort(coins.words(population), kind="stable")[:count].astype(np.int64)
-    chosen: dict[int, None] = {}
-    while len(chosen) < count:
-        for ordinal in coins.integers(population, count - len(chosen)).tolist():
-            chosen.setdefault(ordinal)
-    return np.fromiter(chosen, dtype=np.int64, count=count)
 
 
 def _too_large(size: int, population: int) -> list[tuple[str, str]]:

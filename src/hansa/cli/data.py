@@ -20,7 +20,8 @@ from hansa.core.errors import PlanError, Problem
 from hansa.core.registry import PIECES, nearest
 from hansa.core.schema import build, fields_of
 from hansa.core.sections import Data, Features
-from hansa.data import Description, describe, listing, load
+from hansa.data import Description, Source, describe, listing, load
+from hansa.data.sources import find
 from hansa.wire.plans import read_tables, with_overrides
 
 _SUFFIXES: Final = {".npz": "npz", ".csv": "csv", ".tsv": "csv", ".txt": "csv", ".parquet": "parquet"}
@@ -61,7 +62,7 @@ def command(  # noqa: PLR0913 - a command's options
     if label is not None:
         tables["features"] = {**tables.get("features", {}), "label": label}
     if clients is not None:
-        tables["data"] = {**tables["data"], "partition": {**_partition(tables["data"]), "clients": clients}}
+        tables["data"] = {**tables["data"], **_so_many(tables["data"], clients)}
     sections = _sections(with_overrides(tables, settings or []))
     data = load(**sections)
     found = describe(data)
@@ -122,6 +123,14 @@ def _tables(what: str) -> dict[str, Any]:
     return {"data": {"source": what}}
 
 
+def _so_many(data: Mapping[str, Any], clients: int) -> dict[str, Any]:
+    """Return the table that gives the examples so many clients: the source's own arguments, or a partition."""
+    found = find(str(data.get("source", "")))
+    if isinstance(found, Source) and "clients" in fields_of(found.arguments or Data):
+        return {"arguments": {**data.get("arguments", {}), "clients": clients}}
+    return {"partition": {**_partition(data), "clients": clients}}
+
+
 def _partition(data: Mapping[str, Any]) -> dict[str, Any]:
     """Return the partition that tables hold, or one that deals evenly."""
     partition = data.get("partition", "iid")
@@ -150,7 +159,8 @@ def _answer(source: str, data: FederatedData, found: Description) -> dict[str, A
     """Return what was found, for programs."""
     return {
         "source": source,
-        "clients": len(found.names),
+        "clients": found.population,
+        "described": len(found.names),
         "examples": found.total,
         "central_examples": found.central,
         "names": list(found.names),

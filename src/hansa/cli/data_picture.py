@@ -66,7 +66,7 @@ def _facts(data: FederatedData, found: Description) -> list[tuple[str, str]]:
         else "real values"
     )
     rows = [
-        ("clients", f"{count_text(len(found.names))}, each with {low} to {high} examples, median {middle}"),
+        ("clients", f"{count_text(found.population)}, each with {low} to {high} examples, median {middle}"),
         ("examples", f"{count_text(found.total)}: {parts}"),
         (
             "labels",
@@ -75,8 +75,11 @@ def _facts(data: FederatedData, found: Description) -> list[tuple[str, str]]:
         ("label skew", f"{found.skew:.3f} from 0 (all alike) to 1; by chance alone about {found.skew_by_chance:.3f}"),
         ("data_sha256", data.sha256),
     ]
+    if len(found.names) < found.population:
+        some = f"{count_text(len(found.names))} of these clients, evenly spaced: all that is said here is of them"
+        rows.insert(1, ("looked at", some))
     if found.central:
-        rows.insert(2, ("server's own", plural(found.central, "example")))
+        rows.insert(-3, ("server's own", plural(found.central, "example")))
     return rows
 
 
@@ -198,7 +201,7 @@ def page(source: str, data: FederatedData, found: Description) -> str:
     section = data_section(
         {
             "source": source,
-            "clients": len(found.names),
+            "clients": found.population,
             "sizes": found.label_counts.sum(axis=1).tolist(),
             "names": list(found.names),
             "class_names": list(found.label_names),

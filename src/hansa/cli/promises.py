@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 from threadpoolctl import threadpool_limits
 
 from hansa.algorithms.plan import Plan
@@ -135,8 +134,7 @@ def costs(prepared: Prepared) -> Costs:
         tempfile.TemporaryDirectory(prefix="hansa-check-") as temporary,
         closing(ClientStore(Path(temporary), prepared.data.train.names, prepared.first_rows)) as store,
     ):
-        scaling = federated_scaling(prepared, prepared.data.train, np.arange(prepared.population))
-        state = replace(prepared.first, features=scaling)
+        state = replace(prepared.first, features=federated_scaling(prepared))
         closed = simulate_round(prepared, timeline_of(prepared), state, store, Serial())
         if closed.seconds < 1:
             closed = simulate_round(prepared, timeline_of(prepared), state, store, Serial())

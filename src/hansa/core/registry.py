@@ -83,6 +83,7 @@ PIECES: Final[dict[str, dict[str, str]]] = {
         "shakespeare": "hansa.data.shipped:shakespeare",
         "fashion-mnist-small": "hansa.data.shipped:fashion_mnist_small",
         "digits": "hansa.data.shipped:digits",
+        "synthetic": "hansa.data.synthetic:synthetic",
         "mnist": "hansa.data.arrays:mnist",
         "npz": "hansa.data.arrays:npz",
         "csv": "hansa.data.tables:csv",

@@ -18,8 +18,13 @@ class Data:
     """Where the examples come from and how they are dealt and split. Simulation only; not in the plan's hash."""
 
     source: Annotated[
-        str, MinLen(1), Doc("a shipped data set, or your own: npz, csv, parquet, folder (`hansa data` lists them)")
+        str,
+        MinLen(1),
+        Doc("a shipped data set, your own (npz, csv, parquet, folder), or synthetic (`hansa data` lists them)"),
     ]
+    arguments: Annotated[Mapping[str, Any], Doc("the settings of a source that has some of its own: synthetic")] = (
+        field(default_factory=dict)
+    )
     path: Annotated[str | None, Doc("the file or folder, for sources that are not shipped")] = None
     central_path: Annotated[
         str | None, Doc("a file of the server's own examples, for central evaluation; the same form as `path`")

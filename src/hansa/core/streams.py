@@ -32,6 +32,7 @@ PURPOSES: Final[dict[str, Literal["public", "secret"]]] = {
     "baseline": "public",
     "devices": "public",
     "departures": "public",
+    "examples": "public",
     "cohort": "secret",
     "rounding": "secret",
     "noise": "secret",
@@ -49,6 +50,12 @@ def mix(values: UInt64s) -> UInt64s:
     mixed *= np.uint64(0x94D049BB133111EB)
     mixed ^= mixed >> np.uint64(31)
     return mixed
+
+
+def element(seeds: UInt64s, numbers: Int64s) -> UInt64s:
+    """Return the elements of some numbers (from 0) of the SplitMix64 sequences of some seeds, broadcast."""
+    with np.errstate(over="ignore"):
+        return mix(seeds + (numbers.astype(np.uint64) + np.uint64(1)) * _GAMMA)
 
 
 @dataclass(frozen=True)
@@ -118,6 +125,15 @@ class Coins:
     def integers(self, high: int, count: int) -> Int64s:
         """Return ``count`` numbers of ``range(high)``, biased by less than high / 2^53: int64 [count]."""
         return (self.uniform(count) * high).astype(np.int64)
+
+    def distinct(self, high: int, count: int) -> Int64s:
+        """Return ``count`` distinct numbers of ``range(high)`` in random order, in O(count): int64 [count]."""
+        if 3 * count > high:
+            return np.argsort(self.words(high), kind="stable")[:count].astype(np.int64)
+        chosen: dict[int, None] = {}
+        while len(chosen) < count:
+            chosen.update(dict.fromkeys(self.integers(high, count - len(chosen)).tolist()))
+        return np.fromiter(chosen, dtype=np.int64, count=count)
 
     def generator(self) -> np.random.Generator:
         """Return a numpy generator seeded from the next words, for draws of other distributions."""

@@ -11,15 +11,24 @@ import numpy as np
 
 from hansa.core.datasets import FederatedData
 from hansa.core.layout import Array, Int64s
+from hansa.core.nouns import ClientDatasets
 from hansa.data.clients import ClientExamples
+from hansa.data.rows import ClientRows, Names
+from hansa.data.stores import ArrayStore
 
 QUANTILES: Final = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 _BINS: Final = 10
+_CLIENTS: Final = 1000
+"""About how many clients are described where examples are made as they are read."""
+_PARTS: Final = ("train", "validation", "test", "held_out")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Description:
     """What one can say of a population's examples. One row a client, in the order of the population.
+
+    Of ``population`` clients all are described where their examples are kept, and a thousand, evenly spaced, where
+    they are made as they are read.
 
     ``sizes`` maps each part ("train", "validation", "test", "held_out") to int64 [clients]; a client has
     0 where it is not in a part. ``label_counts`` is int64 [clients, labels] over all parts, and ``label_names``
@@ -29,6 +38,7 @@ class Description:
     if examples were dealt at random.
     """
 
+    population: int
     names: Sequence[str]
     sizes: Mapping[str, Int64s]
     central: int
@@ -51,11 +61,9 @@ class Description:
 
 def describe(data: FederatedData) -> Description:
     """Return the description of what :func:`hansa.data.load` returned: clients that train, then held-out ones."""
-    parts = {
-        name: part
-        for name in ("train", "validation", "test", "held_out")
-        if isinstance(part := getattr(data, name), ClientExamples)
-    }
+    kept = {name: part for name in _PARTS if (part := getattr(data, name)) is not None}
+    population = sum(len(kept[name].names) for name in ("train", "held_out") if name in kept)
+    parts = {name: _described(part, population) for name, part in kept.items()}
     trains = len(parts["train"])
     held_out = parts.get("held_out")
     clients = trains + (0 if held_out is None else len(held_out))
@@ -69,6 +77,7 @@ def describe(data: FederatedData) -> Description:
         counts[rows] += count_labels(part)
     totals = counts.sum(axis=1)
     return Description(
+        population=population,
         names=names,
         sizes=sizes,
         central=0 if data.central is None else len(data.central.y),
@@ -78,6 +87,23 @@ def describe(data: FederatedData) -> Description:
         skew=float(client_skews(counts).mean()),
         skew_by_chance=_skew_by_chance(counts),
     )
+
+
+def _described(part: ClientDatasets, population: int) -> ClientExamples:
+    """Return a part's examples; of those that are made as they are read, the labels of some clients."""
+    if isinstance(part, ClientExamples):
+        return part
+    clients = len(part.names)
+    count = max(1, clients * min(_CLIENTS, population) // population)
+    some = np.arange(count) * clients // count
+    sizes = part.sizes(some)
+    labels = [
+        part.gather(some[place, None], np.arange(size)[None, :])[1].reshape(-1)
+        for place, size in enumerate(sizes.tolist())
+    ]
+    names = Names.listing([part.names[ordinal] for ordinal in some.tolist()])
+    pooled = np.concatenate(labels)
+    return ClientExamples(names, ArrayStore(np.zeros((len(pooled), 0)), pooled), ClientRows.contiguous(sizes))
 
 
 def client_skews(label_counts: Int64s) -> Array:

@@ -15,8 +15,8 @@ from hansa.data.clients import ClientExamples
 from hansa.data.fingerprint import fingerprint
 from hansa.data.imputation import Imputation
 from hansa.data.partitions import Natural, checked
-from hansa.data.pool import Pool
-from hansa.data.refusals import invalid, plan_problem
+from hansa.data.pool import Pool, Population
+from hansa.data.refusals import invalid, leave_some, plan_problem
 from hansa.data.rows import ClientRows, Names, Roster
 from hansa.data.sources import Reader, Source, find
 from hansa.data.splits import Split, choose_held_out, split, split_in_order
@@ -32,15 +32,15 @@ def load(data: Data, features: Features | None, seed: int) -> FederatedData:
     source = find(data.source)
     streams = Streams(seed)
     pool = source(data, features)
+    if isinstance(pool, Population):
+        return pool.federated(data, seed)
     if not isinstance(pool, Pool):
-        raise plan_problem("data.source", f"{data.source!r} must return a hansa.data.pool.Pool.")
+        raise plan_problem("data.source", f"{data.source!r} must return a hansa.data.pool.Pool or Population.")
     if len(pool.store.labels) == 0:
         raise invalid(rule="A source has examples.", found="It has none.", action="Correct data.path.")
     roster, notes = _dealt(pool, data, source, streams)
     pool = replace(pool, notes=pool.notes + notes)
-    if data.held_out_clients >= len(roster.names):
-        message = f"must leave a client to train, but {data.held_out_clients} of {len(roster.names)} would be held out."
-        raise plan_problem("data.held_out_clients", message)
+    leave_some(data, len(roster.names))
     training, held_out = choose_held_out(len(roster.names), data.held_out_clients, streams.of("split", 1))
     parts = _split(pool, roster, data, streams, held_out)
     return _assembled(pool, roster, parts, training, held_out)
@@ -87,6 +87,8 @@ def _assembled(pool: Pool, roster: Roster, parts: Split, training: Int64s, held_
     train = part(learned, training)
     if train is None:
         raise invalid(rule="A client trains on at least one example.", found="There is none.", action="Add examples.")
+    if (train.rows.all_sizes == 0).any():
+        raise plan_problem("data", "a client has no training example.")
     return FederatedData(
         train=train,
         validation=part(roster.rows.where(parts.validation), training),

@@ -1,12 +1,13 @@
-"""What a source hands over before examples are dealt and split."""
+"""What a source hands over: examples to be dealt and split, or clients that make their own."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
-from hansa.core.datasets import Examples
+from hansa.core.datasets import Examples, FederatedData
 from hansa.core.nouns import Signature
-from hansa.core.sections import Features
+from hansa.core.sections import Data, Features
 from hansa.data.rows import Roster
 from hansa.data.stores import ExampleStore
 
@@ -27,3 +28,11 @@ class Pool:
     features: Features | None = None
     ordered: bool = False
     notes: tuple[str, ...] = ()
+
+
+@runtime_checkable
+class Population(Protocol):
+    """Clients whose examples are made when they are read; nothing of them is kept."""
+
+    def federated(self, data: Data, seed: int) -> FederatedData:
+        """Return the population, split as ``data`` says. Raises PlanError for what it cannot honour."""

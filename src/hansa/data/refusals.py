@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from hansa.core.errors import DataError, HansaError, PlanError, Problem
+from hansa.core.sections import Data
 
 
 def invalid(*, rule: str, found: str, action: str) -> DataError:
@@ -31,6 +32,13 @@ def malformed(path: Path, why: str, *, action: str = "Mend the file, or correct 
 def plan_problem(path: str, message: str) -> PlanError:
     """Return the error for one key of the plan."""
     return PlanError([Problem(path, message)])
+
+
+def leave_some(data: Data, clients: int) -> None:
+    """Raise PlanError where every client would be held out."""
+    if data.held_out_clients >= clients:
+        message = f"must leave a client to train, but {data.held_out_clients} of {clients} would be held out."
+        raise plan_problem("data.held_out_clients", message)
 
 
 def extra_missing(package: str, needed_for: str, install: str) -> HansaError:

@@ -10,12 +10,18 @@ from hansa.core.errors import HansaError, PlanError, Problem
 from hansa.core.pieces import Partition
 from hansa.core.registry import PIECES, nearest, resolve
 from hansa.core.sections import Data, Features
-from hansa.data.pool import Pool
+from hansa.data.pool import Pool, Population
 
-Setting = Literal["path", "central_path", "client", "memory_map", "features"]
-Reader = Callable[[Data, Features | None], Pool]
+Setting = Literal["path", "central_path", "client", "memory_map", "arguments", "features"]
+Reader = Callable[[Data, Features | None], Pool | Population]
 
-_UNSET: Final[dict[str, Any]] = {"path": None, "central_path": None, "client": None, "memory_map": "auto"}
+_UNSET: Final[dict[str, Any]] = {
+    "path": None,
+    "central_path": None,
+    "client": None,
+    "memory_map": "auto",
+    "arguments": {},
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +30,7 @@ class Source:
 
     ``clients`` says who its own clients are ("" where it has none), ``takes`` which settings mean something
     to it, ``partition`` how examples are dealt where the plan does not say and there are no own clients.
+    ``arguments`` is the section that describes data.arguments, None where it takes none.
     """
 
     name: str
@@ -34,9 +41,10 @@ class Source:
     takes: frozenset[Setting]
     needs: frozenset[Setting]
     partition: Partition | None
+    arguments: type | None
     read: Reader
 
-    def __call__(self, data: Data, features: Features | None) -> Pool:
+    def __call__(self, data: Data, features: Features | None) -> Pool | Population:
         """Read the examples. Raises PlanError for settings that the source cannot honour, DataError for bad data."""
         problems = self.problems(data, features)
         if problems:
@@ -75,6 +83,7 @@ def source(  # noqa: PLR0913 - the fields of a record
     takes: tuple[Setting, ...] = (),
     needs: tuple[Setting, ...] = (),
     partition: Partition | None = None,
+    arguments: type | None = None,
 ) -> Callable[[Reader], Source]:
     """Return a decorator that declares a reader as a source. What it needs it also takes."""
 
@@ -85,9 +94,10 @@ def source(  # noqa: PLR0913 - the fields of a record
             clients=clients,
             licence=licence,
             origin=origin,
-            takes=frozenset(takes) | frozenset(needs),
+            takes=frozenset(takes) | frozenset(needs) | (frozenset({"arguments"}) if arguments else frozenset()),
             needs=frozenset(needs),
             partition=partition,
+            arguments=arguments,
             read=read,
         )
 

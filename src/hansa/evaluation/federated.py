@@ -36,8 +36,9 @@ def tally_clients(metrics: tuple[Metric, ...], predict: Predict, clients: Client
 
     Clients are predicted together in chunks, or one by one where each has buffers of its own.
     """
-    values: dict[str, list[float | None]] = {metric.name: [] for metric in metrics}
+    values = {metric.name: np.full(len(clients), np.nan) for metric in metrics}
     totals: dict[str, Array] = {}
+    start = 0
     for part in clients.parts(rows=_ROWS_AT_ONCE, clients=1 if one_by_one else _CLIENTS_AT_ONCE):
         x, y = part.everything()
         real = np.arange(x.shape[1])[None, :] < part.sizes[:, None]
@@ -46,9 +47,10 @@ def tally_clients(metrics: tuple[Metric, ...], predict: Predict, clients: Client
         outputs = predict(x[real], ordinal) if len(owners) else np.zeros((0, 1))
         for metric in metrics:
             tallies = metric.tallies(outputs, y[real], owners, len(part))
-            values[metric.name] += [metric.of(tally) for tally in tallies]
+            values[metric.name][start : start + len(part)] = [metric.of(tally) for tally in tallies]
             totals[metric.name] = totals.get(metric.name, 0.0) + tallies.sum(axis=0)
-    return Tallied({name: np.array(each, dtype=np.float64) for name, each in values.items()}, totals)
+        start += len(part)
+    return Tallied(values, totals)
 
 
 def evaluate_centrally(metrics: tuple[Metric, ...], predict: Predict, examples: Examples) -> dict[str, float | None]:

@@ -124,12 +124,16 @@ class RunFolder:
             ) from error
         return content
 
-    def append_events(self, events: Sequence[Mapping[str, Any]]) -> int:
-        """Append events to metrics.jsonl, bring them to disk, and return the file's length in bytes."""
+    def append_events(self, events: Sequence[Mapping[str, Any]], *, durable: bool = True) -> int:
+        """Append events to metrics.jsonl and return the file's length in bytes.
+
+        ``durable`` brings them to disk; what a checkpoint counts is brought there with the checkpoint.
+        """
         with storing(self.path), (self.path / METRICS).open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(event, allow_nan=False) + "\n" for event in events)
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
             return file.tell()
 
     def cut_events(self, length: int) -> None:
@@ -186,19 +190,27 @@ class RunFolder:
         return sorted(name for name in {*recorded, *now} if recorded.get(name) != now.get(name))
 
 
-def replace_file(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all: a new file, to disk, renamed over the old one."""
+def replace_file(path: Path, content: bytes, *, durable: bool = True) -> None:
+    """Write a file whole or not at all: a new file, to disk, renamed over the old one.
+
+    Without ``durable`` that holds if the process is killed, but not if the machine is.
+    """
     temporary = path.with_name(f".{path.name}.new")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    temporary.write_bytes(content)
+    if durable:
+        bring_to_disk(temporary)
     temporary.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY)
+    if durable:
+        bring_to_disk(path.parent)
+
+
+def bring_to_disk(path: Path) -> None:
+    """Bring a file, or the names in a folder, to disk."""
+    file = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(directory)
+        os.fsync(file)
     finally:
-        os.close(directory)
+        os.close(file)
 
 
 @contextmanager

@@ -65,8 +65,7 @@ def run_baselines(prepared: Prepared, rounds: int) -> dict[str, Any]:
 
 def centralised(prepared: Prepared, rounds: int) -> dict[str, Any]:
     """Train on the pooled examples; return its metrics overall, per client, and on central examples."""
-    everyone = np.arange(prepared.population)
-    scaling = federated_scaling(prepared, prepared.data.train, everyone)
+    scaling = federated_scaling(prepared)
     pooled = ClientBatch(np.zeros(1, dtype=np.int64), Pooled(prepared.data.train), prepared.data.signature, scaling)
     values, states = _train_alone(_with_steps_of_all(prepared), pooled, rounds)
     overall, rows, here = _measured(prepared, values[0], scaling, states)
@@ -89,7 +88,7 @@ def local_only(prepared: Prepared, rounds: int) -> dict[str, Any]:
     ordinals = _drawn(prepared)
     clients = []
     for ordinal in ordinals.tolist():
-        scaling = federated_scaling(prepared, prepared.data.train, np.array([ordinal]))
+        scaling = federated_scaling(prepared, np.array([ordinal]))
         values, states = _train_alone(prepared, prepared.clients(np.array([ordinal]), scaling), rounds)
         overall, rows, here = _measured(prepared, values[0], scaling, states)
         own = rows[ordinal] if rows else {}
@@ -160,9 +159,8 @@ def _measured(
 
 
 def _drawn(prepared: Prepared) -> Int64s:
-    wanted = prepared.plan.evaluation.local_only_clients
-    coins = prepared.streams.of("baseline").coins()
-    return np.sort(np.argsort(coins.words(prepared.population), kind="stable")[:wanted])
+    wanted = min(prepared.plan.evaluation.local_only_clients, prepared.population)
+    return np.sort(prepared.streams.of("baseline").coins().distinct(prepared.population, wanted))
 
 
 def _metrics_only(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,56 +1,34 @@
 """What a simulation keeps for its clients: participation, and the rows of their states.
 
-A round touches the cohort's rows only. Its new rows are written to a journal first and become current when the
-checkpoint that names the journal has been renamed into place. Applying a journal twice does no harm, so a run that
-was killed in between applies it again. States are read and written by calls: on a full disk a call reports an error,
-where a mapping kills the process. Participation is mapped, and its file's room is reserved when it is made.
+A round touches the cohort's rows only. A client's state has two rows in two files, which take turns: its next row is
+written where the current one is not, and which is current follows from how often the client took part. So a round
+closes, for every client at once, when its checkpoint is renamed into place; a round that was not closed has changed
+nothing. States are read and written by calls: on a full disk a call reports an error, where a mapping kills the
+process.
+
+At most once a second what has closed is brought to disk, files before the checkpoint that counts on them. A row that
+the checkpoint on disk counts on is not written over before a later one is there.
 """
 
 from __future__ import annotations
 
-import os
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
+from hansa.core.errors import RunError
 from hansa.core.layout import Array, Int64s
-from hansa.reporting.run_folder import storing
+from hansa.reporting.run_folder import METRICS, bring_to_disk, storing
+from hansa.simulation.checkpoint import LATEST, boot, make_durable
+from hansa.simulation.participation import Participation
+from hansa.simulation.row_file import RowFile
 
-
-class RowFile:
-    """Rows of one shape and type in a file; what was never written takes no room."""
-
-    def __init__(self, path: Path, row: Array) -> None:
-        self.shape = row.shape
-        self.dtype = row.dtype
-        self.row_bytes = row.nbytes
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-
-    def read(self, places: Int64s) -> Array:
-        """Return the rows at some places: [n, ...]. A place that was never written has zeros."""
-        rows = np.zeros((len(places), *self.shape), dtype=self.dtype)
-        for row, place in zip(rows, places.tolist(), strict=True):
-            found = os.pread(self._file, self.row_bytes, place * self.row_bytes)
-            row.reshape(-1).view(np.uint8)[: len(found)] = np.frombuffer(found, dtype=np.uint8)
-        return rows
-
-    def write(self, places: Int64s, rows: Array) -> None:
-        """Write rows to their places. Raises OSError where the disk is full."""
-        for row, place in zip(np.asarray(rows, dtype=self.dtype), places.tolist(), strict=True):
-            content, offset = memoryview(row.tobytes()), place * self.row_bytes
-            while content:
-                written = os.pwrite(self._file, content, offset)
-                content, offset = content[written:], offset + written
-
-    def flush(self) -> None:
-        """Bring the rows to disk."""
-        os.fsync(self._file)
-
-    def close(self) -> None:
-        """Close the file."""
-        os.close(self._file)
+_SECONDS: Final = 1.0
+"""Rounds of so many seconds, at most, may be lost by a power cut."""
 
 
 class ClientStore:
@@ -63,9 +41,14 @@ class ClientStore:
         self.folder = folder
         self.names = names
         self.first_rows = first_rows
+        self._on_disk = 0
+        self._brought = -np.inf
         with storing(folder.parent):
-            self._participation = _reserved(folder / "participation.npy", len(names))
-            self._states = {name: RowFile(folder / f"{name}.rows", row) for name, row in first_rows.items()}
+            self._participation = Participation(folder, len(names))
+            self._states = {
+                name: tuple(RowFile(folder / f"{name}.{turn}.rows", row) for turn in range(2))
+                for name, row in first_rows.items()
+            }
 
     @property
     def size(self) -> int:
@@ -78,88 +61,100 @@ class ClientStore:
 
     def last_round(self, ordinals: Int64s) -> Int64s:
         """Return the last round in which each took part, or -1: int64 [n]."""
-        last, times = self._participation[ordinals].T
-        return np.where(times == 0, -1, last)
+        return self._participation.last_round(ordinals)
 
     def times(self, ordinals: Int64s) -> Int64s:
         """Return how often each took part: int64 [n]."""
-        return np.array(self._participation[ordinals, 1])
+        return self._participation.times(ordinals)
 
     def states(self, ordinals: Int64s) -> dict[str, Array]:
         """Return the current rows of clients: name -> [n, ...]."""
         if not self._states:
             return {}
-        fresh = self.times(ordinals) == 0
-        rows = {name: stored.read(ordinals) for name, stored in self._states.items()}
-        for name, stored in rows.items():
-            stored[fresh] = self.first_rows[name]
+        times = self.times(ordinals)
+        rows = {name: np.broadcast_to(row, (len(ordinals), *row.shape)).copy() for name, row in self.first_rows.items()}
+        for turn in range(2):
+            here = np.flatnonzero((times > 0) & (times % 2 == turn))
+            for name, turns in self._states.items():
+                turns[turn].read(ordinals[here], rows[name], here)
         return rows
 
     def journal(self, round_number: int, cohort: Int64s) -> Journal:
-        """Return an empty journal for a round's cohort."""
+        """Return what takes the next rows of a round's cohort."""
+        if self._states and (self.last_round(cohort) > self._on_disk).any():
+            self.bring_to_disk()
         return Journal(self, round_number, cohort)
 
-    def apply(self, round_number: int, cohort: Int64s, times: Int64s) -> None:
-        """Make the rows of a closed round's journal current, then drop the journal."""
+    def write(self, ordinals: Int64s, times: Int64s, states: Mapping[str, Array]) -> None:
+        """Write the rows of clients that will then have taken part so often."""
         with storing(self.folder.parent):
-            self._apply(round_number, cohort, times)
+            for turn in range(2):
+                here = np.flatnonzero(times % 2 == turn)
+                for name, turns in self._states.items():
+                    turns[turn].write(ordinals[here], states[name], here)
 
-    def _apply(self, round_number: int, cohort: Int64s, times: Int64s) -> None:
-        for name, stored in self._states.items():
-            path = self.journal_path(round_number, name)
-            if path.exists():
-                journal = RowFile(path, self.first_rows[name])
-                for position in range(len(cohort)):
-                    here = slice(position, position + 1)
-                    stored.write(cohort[here], journal.read(np.arange(len(cohort))[here]))
-                journal.close()
-                stored.flush()
-        self._participation[cohort] = np.stack([np.full(len(cohort), round_number), times], axis=1)
-        self._participation.flush()
-        for path in self.folder.glob("*.journal"):
-            path.unlink()
+    def record(self, round_number: int, cohort: Int64s) -> None:
+        """Note a cohort, before the checkpoint of its round."""
+        with storing(self.folder.parent):
+            self._participation.record(round_number, cohort)
 
-    def journal_path(self, round_number: int, name: str) -> Path:
-        """Return where a round's next rows of one state are written."""
-        return self.folder / f"{round_number:08d}-{name}.journal"
+    def apply(self, round_number: int, cohort: Int64s) -> None:
+        """Make the rows of a closed round's journal current, and bring it to disk if it is time."""
+        self._participation.apply(round_number, cohort)
+        if time.monotonic() - self._brought >= _SECONDS or not boot():
+            self.bring_to_disk()
+            with storing(self.folder.parent):
+                self._participation.fold()
+
+    def restore(self, round_number: int) -> None:
+        """Go on from a closed round; what was noted of later ones is dropped."""
+        with storing(self.folder.parent):
+            self._participation.restore(round_number)
+        self.bring_to_disk()
+
+    def bring_to_disk(self) -> None:
+        """Bring every closed round to disk, where a power cut does not lose it."""
+        run = self.folder.parent
+        with storing(run):
+            if (self.folder / LATEST).exists():
+                for stored in self._files():
+                    stored.flush()
+                self._participation.flush()
+                bring_to_disk(run / METRICS)
+                bring_to_disk(run)
+                make_durable(self.folder)
+                self._brought = time.monotonic()
+        self._on_disk = self._participation.round
 
     def close(self) -> None:
-        """Close the files of the states."""
-        for stored in self._states.values():
+        """Bring closed rounds to disk, as far as it takes them, and close the files."""
+        with suppress(RunError):
+            self.bring_to_disk()
+        self._participation.close()
+        for stored in self._files():
             stored.close()
 
-
-def _reserved(path: Path, clients: int) -> np.memmap[Any, Any]:
-    """Return a mapped array of (last round, times) for each client: int64 [clients, 2], zeros if it is new."""
-    if not path.exists():
-        unfinished = path.with_suffix(".new")
-        np.lib.format.open_memmap(unfinished, mode="w+", dtype=np.int64, shape=(clients, 2)).flush()
-        with unfinished.open("r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, unfinished.stat().st_size)
-        unfinished.replace(path)
-    return np.lib.format.open_memmap(path, mode="r+", dtype=np.int64, shape=(clients, 2))
+    def _files(self) -> list[RowFile]:
+        return [stored for turns in self._states.values() for stored in turns]
 
 
 class Journal:
-    """The next rows of one round's cohort, by cohort position, and how often each client then took part."""
+    """The next rows of one round's cohort, by cohort position. They become current when the round has closed."""
 
     def __init__(self, store: ClientStore, round_number: int, cohort: Int64s) -> None:
         self.cohort = cohort
-        self._run = store.folder.parent
-        self.times = store.times(cohort) + 1
-        self._rows = {
-            name: RowFile(store.journal_path(round_number, name), row) for name, row in store.first_rows.items()
-        }
+        self._store = store
+        self._round = round_number
+        self._times = store.times(cohort) + 1 if store.first_rows else None
 
     def write(self, position: int, states: Mapping[str, Any]) -> None:
         """Write the next rows of consecutive cohort positions."""
-        with storing(self._run):
-            for name, rows in self._rows.items():
-                rows.write(np.arange(position, position + len(states[name])), states[name])
+        if self._times is None:
+            return
+        count = len(next(iter(states.values())))
+        here = slice(position, position + count)
+        self._store.write(self.cohort[here], self._times[here], states)
 
     def close(self) -> None:
-        """Bring the rows to disk, before the checkpoint that names them, and close the files."""
-        with storing(self._run):
-            for rows in self._rows.values():
-                rows.flush()
-                rows.close()
+        """Note who took part, before the checkpoint that makes the rows current."""
+        self._store.record(self._round, self.cohort)

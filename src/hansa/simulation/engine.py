@@ -126,16 +126,14 @@ class Engine:
             self.state = checkpoint.state
             self.early_norms, self.watched = checkpoint.notes["early_norms"], checkpoint.notes["watched"]
             self.folder.cut_events(checkpoint.notes["events"])
-            self.store.apply(self.state.round, checkpoint.cohort, checkpoint.times)
+            self.store.restore(self.state.round)
             self.timeline = timeline_of(self.prepared, self.state.round, checkpoint.notes.get("timeline"))
             return
         self.timeline = timeline_of(self.prepared)
         self.folder.cut_events(0)
-        everyone = np.arange(self.prepared.population)
-        scaling = federated_scaling(self.prepared, self.prepared.data.train, everyone)
-        self.state = replace(self.prepared.first, features=scaling)
-        nobody = np.zeros(0, dtype=np.int64)
-        self._commit([], nobody, nobody)
+        self.store.restore(0)
+        self.state = replace(self.prepared.first, features=federated_scaling(self.prepared))
+        self._commit([], np.zeros(0, dtype=np.int64))
 
     def _round(self) -> str | None:
         """Simulate one round and close it for good; return why the run stops, if a callback asked for it."""
@@ -144,21 +142,21 @@ class Engine:
         self.early_norms = divergence.check(self.prepared.plan, closed.report, self.early_norms)
         self.state = closed.state
         closed.journal.close()
-        self._commit([closed.event()], closed.journal.cohort, closed.journal.times)
+        self._commit([closed.event()], closed.journal.cohort)
         self.seconds.append(time.perf_counter() - began)
         return self.tell(closed.event())
 
-    def _commit(self, events: list[dict[str, Any]], cohort: Array, times: Array) -> None:
-        """Close a round: events to disk, then the checkpoint in one rename, then the clients' rows."""
-        length = self.folder.append_events(events)
+    def _commit(self, events: list[dict[str, Any]], cohort: Array) -> None:
+        """Close a round: its events, then the checkpoint in one rename, which makes the clients' new rows current."""
+        length = self.folder.append_events(events, durable=False)
         notes = {
             "events": length,
             "early_norms": self.early_norms,
             "watched": self.watched,
             "timeline": self.timeline.notes(),
         }
-        write_checkpoint(self.store.folder, Checkpoint(self.state, cohort, times, notes))
-        self.store.apply(self.state.round, cohort, times)
+        write_checkpoint(self.store.folder, Checkpoint(self.state, notes))
+        self.store.apply(self.state.round, cohort)
 
     def _look(self, asked: str | None) -> str | None:
         """Evaluate the state where that is due; return why the run stops here (``asked``, if it was), or None.
@@ -176,10 +174,11 @@ class Engine:
             stopped = stopped or stopping_reason(plan.stopping, self.watched, self._higher_is_better()) or told
             if stopped is not None and not everyone and plan.evaluation.federated_clients is not None:
                 measured = self._measure(everyone=True)
-            self.folder.append_events([measured.event])
+            self.folder.append_events([measured.event], durable=False)
             if number == 0 or stopped is not None:
                 rows = measured.clients
-                self.folder.append_events([{"event": "clients", "round": number, "part": "test", "clients": rows}])
+                event = {"event": "clients", "round": number, "part": "test", "clients": rows}
+                self.folder.append_events([event], durable=False)
         return stopped
 
     def _measure(self, *, everyone: bool) -> Measured:

@@ -38,8 +38,7 @@ def measure(prepared: Prepared, state: ServerState, store: ClientStore, *, every
     """Evaluate a state wherever the plan and the data allow."""
     plan, data = prepared.plan, prepared.data
     predict = predictor(prepared, state.model, store)
-    population = np.arange(prepared.population)
-    some = population if everyone else _some(prepared)
+    some = np.arange(prepared.population) if everyone else _some(prepared)
     own_buffers = bool(prepared.first_rows) and "buffers" in prepared.first_rows
 
     def part(datasets: ClientDatasets | None, ordinals: Array, *, local: bool) -> tuple[Any, list[dict[str, Any]]]:
@@ -89,5 +88,4 @@ def _some(prepared: Prepared) -> Array:
     wanted = prepared.plan.evaluation.federated_clients
     if wanted is None or wanted >= prepared.population:
         return np.arange(prepared.population)
-    coins = prepared.streams.of("evaluation").coins()
-    return np.sort(np.argsort(coins.words(prepared.population), kind="stable")[:wanted])
+    return np.sort(prepared.streams.of("evaluation").coins().distinct(prepared.population, wanted))

@@ -16,7 +16,7 @@ from hansa.algorithms.prologue import client_statistics, close_prologue, declare
 from hansa.core.datasets import FederatedData
 from hansa.core.errors import PlanError, Problem
 from hansa.core.layout import Array
-from hansa.core.nouns import ClientBatch, ClientDatasets, Scaling, ServerState
+from hansa.core.nouns import ClientBatch, Scaling, ServerState
 from hansa.core.schema import to_mapping
 from hansa.core.streams import Streams
 from hansa.data import load
@@ -90,14 +90,15 @@ def prepare(plan: Plan) -> Prepared:
     )
 
 
-def federated_scaling(prepared: Prepared, datasets: ClientDatasets, ordinals: Array) -> Scaling | None:
-    """Return the features' centre and scale: as declared, or by the prologue over the given clients."""
+def federated_scaling(prepared: Prepared, ordinals: Array | None = None) -> Scaling | None:
+    """Return the features' centre and scale: as declared, or by the prologue over some clients (default: all)."""
     plan = prepared.plan
     if plan.features is None or plan.features.scaling != "federated":
         return prepared.first.features
     fold = Fold(statistics_layout(plan.features))
     position = 0
-    for part in ClientBatch(ordinals, datasets, prepared.data.signature).parts(rows=_ROWS_AT_ONCE, clients=256):
+    ordinals = np.arange(prepared.population) if ordinals is None else ordinals
+    for part in prepared.clients(ordinals, None).parts(rows=_ROWS_AT_ONCE, clients=256):
         fold.add(client_statistics(plan, part), position)
         position += len(part)
     total = fold.finish(FixedMean(divisor=1.0), len(ordinals))
@@ -140,6 +141,4 @@ def _evaluation_problems(plan: Plan, data: FederatedData) -> list[Problem]:
     problems = [Problem("stopping.metric", wanted[part]) for part in absent if part == watched and absent[part]]
     if plan.evaluation.baselines and data.test is None and data.central is None:
         problems.append(Problem("evaluation.baselines", "nothing to compare on; set data.test_fraction."))
-    if np.any(data.train.sizes(np.arange(len(data.train.names))) == 0):
-        problems.append(Problem("data", "a client has no training example."))
     return problems
