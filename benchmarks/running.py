@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from benchmarks.environments import Unavailable
 from benchmarks.learning import losses
+from benchmarks.machine import Bystanders
 from benchmarks.places import HERE, RUNS
 from benchmarks.process_tree import Peak, end_all
 from benchmarks.systems import System, environment
@@ -43,6 +44,8 @@ class Measured:
     peak_rss: int = 0
     peak_pss: int = 0
     processes: int = 0
+    others: float = 0.0
+    """Cores that the rest of the machine used meanwhile."""
     loss: dict[str, float] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
@@ -53,13 +56,13 @@ class Measured:
         return asdict(self)
 
 
-def measure(system: System, task: Task) -> Measured:
+def measure(system: System, task: Task, *, mapped: bool = True) -> Measured:
     """Run the system on the task once. A failure is part of the result, with its reason."""
     measured = Measured(system.name, task.name)
     shutil.rmtree(RUNS, ignore_errors=True)
     RUNS.mkdir()
     try:
-        command = system.command(task, RUNS)
+        command = system.command(task, RUNS, mapped=mapped)
         times = _Times(RUNS / "run" / "metrics.jsonl") if system.is_hansa else _Times(None)
         began, ended = _execute(command, measured, times)
         if not system.is_hansa:
@@ -69,7 +72,7 @@ def measure(system: System, task: Task) -> Measured:
         if system.is_hansa:
             _hansa_notes(measured)
     except (Unavailable, OSError, ValueError, KeyError) as error:
-        measured.failure = str(error) or type(error).__name__
+        measured.failure = (str(error) or type(error).__name__).replace(str(HERE), "benchmarks")
     return measured
 
 
@@ -110,7 +113,7 @@ class _Times:
 
 def _execute(command: list[str], measured: Measured, times: _Times) -> tuple[float, float]:
     """Run the command to its end, watching; return when it began and ended. Raises Unavailable if it fails."""
-    peak, log = Peak(), RUNS / "output.txt"
+    peak, log, bystanders = Peak(), RUNS / "output.txt", Bystanders()
     with log.open("wb") as output:
         began = time.time()
         process = subprocess.Popen(  # noqa: S603 - ours
@@ -128,6 +131,7 @@ def _execute(command: list[str], measured: Measured, times: _Times) -> tuple[flo
     code = process.poll()
     end_all()
     measured.peak_rss, measured.peak_pss, measured.processes = peak.resident, peak.proportional, peak.processes
+    measured.others = bystanders.cores()
     if code != 0:
         raise Unavailable(f"{'given up' if code is None else f'exit status {code}'}: {_last_words(log)}")
     return began, ended
@@ -153,7 +157,9 @@ def _hansa_notes(measured: Measured) -> None:
     lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     rounds = [event for event in map(json.loads, lines) if event["event"] == "round"]
     measured.start_up = measured.first_round - rounds[0]["seconds"]
-    measured.versions = json.loads((folder / "environment.json").read_text(encoding="utf-8")).get("packages", {})
+    environment_of_run = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
+    kept = ("hansa", "torch", "numpy", "python", "linear_algebra")
+    measured.versions = {name: environment_of_run[name] for name in kept if name in environment_of_run}
     measured.notes = {
         "train_loss": [event["train_loss"] for event in rounds],
         "own_seconds": [event["seconds"] for event in rounds],

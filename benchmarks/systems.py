@@ -43,15 +43,18 @@ class System:
         """Return how many rounds it runs: a slow system runs fewer where a task has many."""
         return task.few_rounds if self.slow else task.rounds
 
-    def command(self, task: Task, out: Path) -> list[str]:
-        """Return the command; a peer's job is written into ``out``. Raises Unavailable where it can't be installed."""
+    def command(self, task: Task, out: Path, *, mapped: bool = True) -> list[str]:
+        """Return the command; a peer's job is written into ``out``. Raises Unavailable where it can't be installed.
+
+        ``mapped`` says whether a peer maps the examples from disk or reads them, in every process.
+        """
         if self.is_hansa:
             chosen = ["--executor", self.executor] if self.executor else []
             plan = str(PLANS / f"{self.plan.format(task=task.name)}.toml")
             return [hansa_command(), "run", plan, "--set", f"rounds={task.rounds}", *chosen, "--out", str(out / "run")]
         python = Path(sys.executable) if self.peer is None else interpreter(self.peer)
         job = out / "job.json"
-        job.write_text(json.dumps(self._job(task, out)), encoding="utf-8")
+        job.write_text(json.dumps(self._job(task, out) | {"mapped": mapped}), encoding="utf-8")
         return [str(python), str(PEERS / self.program), str(job)]
 
     def _job(self, task: Task, out: Path) -> dict[str, object]:

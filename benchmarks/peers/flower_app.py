@@ -33,7 +33,7 @@ def _job() -> Job:
 
 @functools.cache
 def _examples() -> Examples:
-    return Examples.mapped(_job())
+    return Examples.load(_job())
 
 
 @functools.cache

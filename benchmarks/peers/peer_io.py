@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -31,6 +31,7 @@ class Job:
     learning_rate: float
     seed: int
     processes: int
+    mapped: bool
     data: Path
     cohorts: Path
     out: Path
@@ -60,16 +61,17 @@ class Job:
 
 @dataclass(frozen=True)
 class Examples:
-    """All clients' examples, mapped from disk: nothing is copied until it is read."""
+    """All clients' examples, mapped from disk (nothing is copied until it is read) or read into memory."""
 
     x: np.ndarray
     y: np.ndarray
     offsets: np.ndarray
 
     @classmethod
-    def mapped(cls, job: Job) -> Examples:
-        """Map the files, copy-on-write, so that torch may wrap them."""
-        return cls(*(np.load(job.data / f"{name}.npy", mmap_mode="c") for name in ("x", "y", "offsets")))
+    def load(cls, job: Job) -> Examples:
+        """Map the files, copy-on-write, so that torch may wrap them; or read them."""
+        mode: Literal["c"] | None = "c" if job.mapped else None
+        return cls(*(np.load(job.data / f"{name}.npy", mmap_mode=mode) for name in ("x", "y", "offsets")))
 
     def of(self, client: int) -> tuple[np.ndarray, np.ndarray]:
         """Return one client's x and y."""

@@ -86,7 +86,7 @@ def algorithm(job: Job) -> fedjax.FederatedAlgorithm:
 def run(job: Job) -> None:
     """Train and note times and models."""
     notes = Notes(job, ("fedjax", "jax", "jaxlib", "dm-haiku", "numpy"))
-    examples, cohorts = Examples.mapped(job), job.cohort_rows()
+    examples, cohorts = Examples.load(job), job.cohort_rows()
     averaging = algorithm(job)
     state, few = averaging.init(jax.device_put(to_jax(job.initial()))), None
     data = fedjax.InMemoryFederatedData(

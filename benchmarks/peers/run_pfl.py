@@ -93,7 +93,7 @@ def run(job: Job) -> None:
     if job.processes > 1:
         torch.set_num_threads(1)
     notes = Notes(job, ("pfl", "torch", "numpy"))
-    examples, cohorts, module, watch = Examples.mapped(job), job.cohort_rows(), WithLoss(), Watch()
+    examples, cohorts, module, watch = Examples.load(job), job.cohort_rows(), WithLoss(), Watch()
     clients = itertools.cycle(cohorts.reshape(-1).tolist())
     backend = SimulatedBackend(
         training_data=FederatedDataset(dataset, lambda: next(clients)),

@@ -34,7 +34,7 @@ def train(module: nn.Module, start: torch.Tensor, examples: Examples, clients: l
 def work(job: Job, clients: list[list[int]], start: torch.Tensor, total: torch.Tensor, pipe: Connection) -> None:
     """Train this process's part of each cohort, from a shared model into a shared sum."""
     torch.set_num_threads(1)
-    module, examples = network(job).train(), Examples.mapped(job)
+    module, examples = network(job).train(), Examples.load(job)
     with torch.no_grad():
         vector = start.clone()
     for mine in clients:
@@ -58,7 +58,7 @@ def dealt(cohort: np.ndarray, sizes: np.ndarray, processes: int) -> list[list[in
 def run(job: Job) -> None:
     """Train and note times and models."""
     notes = Notes(job, ("torch", "numpy"))
-    module, sizes, cohorts = network(job), np.diff(Examples.mapped(job).offsets), job.cohort_rows()
+    module, sizes, cohorts = network(job), np.diff(Examples.load(job).offsets), job.cohort_rows()
     vector = nn.utils.parameters_to_vector(module.parameters()).detach().share_memory_()
     totals = [torch.zeros_like(vector).share_memory_() for _ in range(job.processes)]
     parts = [dealt(cohort, sizes, job.processes) for cohort in cohorts]
