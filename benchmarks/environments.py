@@ -14,12 +14,12 @@ _STAMP: Final = ".installed"
 _MINUTES: Final = 30
 
 
-class Unavailable(RuntimeError):
+class UnavailableError(RuntimeError):
     """A system cannot be measured here; the message says why."""
 
 
 def interpreter(peer: str) -> Path:
-    """Return the Python of a peer's environment, installed if it is not yet. Raises Unavailable if that fails.
+    """Return the Python of a peer's environment, installed if it is not yet. Raises UnavailableError if that fails.
 
     Torch goes first, by version, so that an index with several builds of it cannot choose another for a dependency.
     """
@@ -42,7 +42,7 @@ def _call(peer: str, command: list[str]) -> None:
     try:
         done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60 * _MINUTES)  # noqa: S603 - ours
     except subprocess.TimeoutExpired as error:
-        raise Unavailable(f"{peer} could not be installed within {_MINUTES} minutes") from error
+        raise UnavailableError(f"{peer} could not be installed within {_MINUTES} minutes") from error
     if done.returncode:
         last = (done.stderr or done.stdout).strip().splitlines()[-1:] or ["no message"]
-        raise Unavailable(f"{peer} could not be installed: {last[0]}")
+        raise UnavailableError(f"{peer} could not be installed: {last[0]}")

@@ -46,7 +46,9 @@ def processor() -> str:
 def commit() -> str:
     """Return the commit that is measured, and whether files differ from it."""
     described = _git("rev-parse", "--short=12", "HEAD")
-    return f"{described} with changes" if described and _git("status", "--porcelain", "-uno") else described or "unknown"
+    return (
+        f"{described} with changes" if described and _git("status", "--porcelain", "-uno") else described or "unknown"
+    )
 
 
 def version(package: str) -> str:
@@ -70,7 +72,9 @@ class Bystanders:
 
     @staticmethod
     def _now() -> tuple[float, float, float]:
-        user, nice, system, idle, waiting, *rest = map(int, Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:])
+        user, nice, system, idle, waiting, *rest = map(
+            int, Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
+        )
         ticks = os.sysconf("SC_CLK_TCK")
         own = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
         busy = (user + nice + system + sum(rest[:2])) / ticks

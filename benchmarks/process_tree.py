@@ -56,8 +56,10 @@ def proportional(process: int) -> int:
 
 @dataclass
 class Peak:
-    """The largest sums seen. The resident sum is cheap and read each time; the proportional one makes the kernel
-    walk the pages of the process, so it is read as often as it costs the tree at most a fiftieth of the time.
+    """The largest sums seen.
+
+    The resident sum is cheap and read each time. The proportional one makes the kernel walk all pages of a process,
+    so it is read as often as that takes at most a fiftieth of the time.
     """
 
     resident: int = 0

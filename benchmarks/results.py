@@ -54,7 +54,9 @@ def write(kind: str, result: dict[str, Any], grids: Iterable[Grid], console: Con
     for grid in shown:
         console.print()
         grid.show(console)
-    console.print(f"\n{stem.with_suffix('.md').relative_to(RESULTS.parent.parent)}, and .json beside it", highlight=False)
+    console.print(
+        f"\n{stem.with_suffix('.md').relative_to(RESULTS.parent.parent)}, and .json beside it", highlight=False
+    )
     return stem.with_suffix(".md")
 
 
@@ -111,8 +113,9 @@ def _figures(name: str, task: dict[str, Any]) -> Grid:
         memory = (f"{one[key] / 1e6:,.0f}" for key in ("peak_rss", "peak_pss"))
         rows.append((system, f"{one['updates_per_second']:,.1f}", spread, *times, *memory, learned))
     note = (
-        f"Loss on a fixed sample of all examples, after as many rounds as in brackets; {task['initial_loss']:.4f} before. "
-        "Medians of all repetitions; updates a second without the first round; whole process tree's peak memory."
+        f"Loss on a fixed sample of all examples, after as many rounds as in brackets; {task['initial_loss']:.4f} "
+        "before. Medians of all repetitions; updates a second without the first round; peak memory of the whole "
+        "process tree."
     )
     disturbed = max((run["others"] for run in task["runs"]), default=0.0)
     if disturbed > 0.2:

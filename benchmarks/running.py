@@ -6,16 +6,19 @@ import json
 import shutil
 import subprocess
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.environments import Unavailable
+from benchmarks.environments import UnavailableError
 from benchmarks.learning import losses
 from benchmarks.machine import Bystanders
 from benchmarks.places import HERE, RUNS
 from benchmarks.process_tree import Peak, end_all
-from benchmarks.systems import System, environment
+from benchmarks.systems import System, environment, hansa_command
 from benchmarks.tasks import Task
 
 _WATCH: Final = 0.002
@@ -59,21 +62,43 @@ class Measured:
 def measure(system: System, task: Task, *, mapped: bool = True) -> Measured:
     """Run the system on the task once. A failure is part of the result, with its reason."""
     measured = Measured(system.name, task.name)
+    with _failing_into(measured):
+        command = system.command(task, RUNS, mapped=mapped)
+        if system.is_hansa:
+            _run_hansa(command, measured, task.cohort)
+        else:
+            times = _Times(None)
+            began, ended = _execute(command, measured, times)
+            times.read(RUNS / "result.json", measured)
+            _figure(measured, task.cohort, times, began, ended)
+        measured.loss = losses(task, RUNS, system)
+    return measured
+
+
+def measure_plan(label: str, words: Sequence[str], cohort: int) -> Measured:
+    """Run ``hansa run`` with these words once, and measure it under a label."""
+    measured = Measured(label, "")
+    with _failing_into(measured):
+        _run_hansa([hansa_command(), "run", *words, "--out", str(RUNS / "run")], measured, cohort)
+    return measured
+
+
+@contextmanager
+def _failing_into(measured: Measured) -> Iterator[None]:
+    """Empty the runs' folder, and turn what fails into a part of the result."""
     shutil.rmtree(RUNS, ignore_errors=True)
     RUNS.mkdir()
     try:
-        command = system.command(task, RUNS, mapped=mapped)
-        times = _Times(RUNS / "run" / "metrics.jsonl") if system.is_hansa else _Times(None)
-        began, ended = _execute(command, measured, times)
-        if not system.is_hansa:
-            times.read(RUNS / "result.json", measured)
-        _figure(measured, task, times, began, ended)
-        measured.loss = losses(task, RUNS, system)
-        if system.is_hansa:
-            _hansa_notes(measured)
-    except (Unavailable, OSError, ValueError, KeyError) as error:
+        yield
+    except (UnavailableError, OSError, ValueError, KeyError) as error:
         measured.failure = (str(error) or type(error).__name__).replace(str(HERE), "benchmarks")
-    return measured
+
+
+def _run_hansa(command: list[str], measured: Measured, cohort: int) -> None:
+    times = _Times(RUNS / "run" / "metrics.jsonl")
+    began, ended = _execute(command, measured, times)
+    _figure(measured, cohort, times, began, ended)
+    _hansa_notes(measured)
 
 
 class _Times:
@@ -112,40 +137,45 @@ class _Times:
 
 
 def _execute(command: list[str], measured: Measured, times: _Times) -> tuple[float, float]:
-    """Run the command to its end, watching; return when it began and ended. Raises Unavailable if it fails."""
+    """Run the command to its end, watching; return when it began and ended. Raises UnavailableError if it fails."""
     peak, log, bystanders = Peak(), RUNS / "output.txt", Bystanders()
-    with log.open("wb") as output:
-        began = time.time()
-        process = subprocess.Popen(  # noqa: S603 - ours
-            command, cwd=HERE, env=environment(), stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
-        )
-        sample = 0.0
-        while process.poll() is None and time.time() - began < _LIMIT:
-            times.look()
-            if time.time() >= sample:
-                peak.look()
-                sample = time.time() + _SAMPLE
-            time.sleep(_WATCH)
-    ended = time.time()
-    times.look()
-    code = process.poll()
-    end_all()
+    try:
+        with log.open("wb") as output:
+            began = time.time()
+            process = subprocess.Popen(  # noqa: S603 - ours
+                command, cwd=HERE, env=environment(), stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+            )
+            code = _watch(process, peak, times, began + _LIMIT)
+        ended = time.time()
+        times.look()
+    finally:
+        end_all()
     measured.peak_rss, measured.peak_pss, measured.processes = peak.resident, peak.proportional, peak.processes
     measured.others = bystanders.cores()
     if code != 0:
-        raise Unavailable(f"{'given up' if code is None else f'exit status {code}'}: {_last_words(log)}")
+        raise UnavailableError(f"{'given up' if code is None else f'exit status {code}'}: {_last_words(log)}")
     return began, ended
 
 
-def _figure(measured: Measured, task: Task, times: _Times, began: float, ended: float) -> None:
+def _watch(process: subprocess.Popen[bytes], peak: Peak, times: _Times, until: float) -> int | None:
+    """Look at rounds and memory until the process ends; return its exit status, or None where it takes too long."""
+    sample = 0.0
+    while (code := process.poll()) is None and (now := time.time()) < until:
+        times.look()
+        if now >= sample:
+            peak.look()
+            sample = now + _SAMPLE
+        time.sleep(_WATCH)
+    return code
+
+
+def _figure(measured: Measured, cohort: int, times: _Times, began: float, ended: float) -> None:
     """Work out the figures from the times."""
     if len(times.ended) < 2:
-        raise Unavailable(f"only {len(times.ended)} rounds ended")
-    measured.rounds, measured.cohort = len(times.ended), task.cohort
-    measured.round_seconds = [
-        after - before for before, after in zip(times.ended, times.ended[1:], strict=False)
-    ]
-    measured.updates_per_second = task.cohort * (measured.rounds - 1) / (times.ended[-1] - times.ended[0])
+        raise UnavailableError(f"only {len(times.ended)} rounds ended")
+    measured.rounds, measured.cohort = len(times.ended), cohort
+    measured.round_seconds = [after - before for before, after in pairwise(times.ended)]
+    measured.updates_per_second = cohort * (measured.rounds - 1) / (times.ended[-1] - times.ended[0])
     measured.first_round = times.ended[0] - began
     measured.start_up = times.began - began if times.began else 0.0
     measured.whole = ended - began

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from benchmarks.data import prepare
-from benchmarks.environments import Unavailable, interpreter
+from benchmarks.environments import UnavailableError, interpreter
 from benchmarks.learning import initial_loss
 from benchmarks.running import Measured, measure
 from benchmarks.start import write_start
@@ -17,7 +17,16 @@ from benchmarks.tasks import Task
 
 Say = Callable[[str], None]
 
-FIGURES: Final = ("updates_per_second", "first_round", "start_up", "whole", "peak_rss", "peak_pss", "processes", "others")
+FIGURES: Final = (
+    "updates_per_second",
+    "first_round",
+    "start_up",
+    "whole",
+    "peak_rss",
+    "peak_pss",
+    "processes",
+    "others",
+)
 
 
 @dataclass(frozen=True)
@@ -36,12 +45,12 @@ class Suite:
         return {"tasks": {task.name: self._task(task) for task in self.tasks}}
 
     def _install(self) -> None:
-        """Make the environments before anything is measured. What fails is said again, as the result, where it counts."""
+        """Make the environments before anything is measured; what fails here is said again in the result."""
         for peer in sorted({system.peer for system in self.systems if system.peer}):
             self.say(f"environment of {peer}")
             try:
                 interpreter(peer)
-            except Unavailable as error:
+            except UnavailableError as error:
                 self.say(str(error))
 
     def _task(self, task: Task) -> dict[str, Any]:

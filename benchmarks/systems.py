@@ -44,8 +44,9 @@ class System:
         return task.few_rounds if self.slow else task.rounds
 
     def command(self, task: Task, out: Path, *, mapped: bool = True) -> list[str]:
-        """Return the command; a peer's job is written into ``out``. Raises Unavailable where it can't be installed.
+        """Return the command; a peer's job is written into ``out``.
 
+        Raises UnavailableError where the peer can't be installed.
         ``mapped`` says whether a peer maps the examples from disk or reads them, in every process.
         """
         if self.is_hansa:
@@ -106,5 +107,5 @@ def all_systems(executor: str) -> list[System]:
 
 def environment() -> dict[str, str]:
     """Return the variables a system runs with: the caller's, and the folder of the peers' shared modules."""
-    paths = [str(PEERS), os.environ.get("PYTHONPATH", "")]
-    return os.environ | {"PYTHONPATH": os.pathsep.join(path for path in paths if path)}
+    given = [str(Path(path).resolve()) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    return os.environ | {"PYTHONPATH": os.pathsep.join([str(PEERS), *given])}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final, Literal
 
 Network = Literal["cnn", "mlp", "softmax"]
@@ -33,10 +34,7 @@ class Task:
     @property
     def features(self) -> int:
         """Return how many numbers an example has."""
-        total = 1
-        for extent in self.shape:
-            total *= extent
-        return total
+        return _product(self.shape)
 
     @property
     def parameters(self) -> dict[str, tuple[int, ...]]:
@@ -46,12 +44,31 @@ class Task:
             layers = [(32, 1, 5, 5), (64, 32, 5, 5), (512, flat), (self.classes, 512)]
         else:
             widths = [self.features, *HIDDEN[self.network], self.classes]
-            layers = [(after, before) for before, after in zip(widths, widths[1:], strict=False)]
+            layers = [(after, before) for before, after in pairwise(widths)]
         return {
             name: extent
             for number, layer in enumerate(layers)
             for name, extent in ((f"{number}.weight", layer), (f"{number}.bias", layer[:1]))
         }
+
+    @property
+    def flops_of_an_example(self) -> float:
+        """Return the operations of one training step for one example: forward, and both gradients of each layer.
+
+        A multiplication and an addition count as two. The gradient with respect to the examples themselves, which
+        nobody needs, is left out; so is everything but matrix products and convolutions.
+        """
+        weights = [shape for name, shape in self.parameters.items() if name.endswith("weight")]
+        outputs = [(self.shape[0] >> layer) ** 2 if len(shape) == 4 else 1 for layer, shape in enumerate(weights)]
+        forward = [2.0 * places * _product(shape) for places, shape in zip(outputs, weights, strict=True)]
+        return 3 * sum(forward) - forward[0]
+
+
+def _product(extents: tuple[int, ...]) -> int:
+    total = 1
+    for extent in extents:
+        total *= extent
+    return total
 
 
 HIDDEN: Final[dict[str, tuple[int, ...]]] = {"mlp": (128,), "softmax": ()}

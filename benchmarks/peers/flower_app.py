@@ -64,7 +64,11 @@ class SameCohorts(FedAvg):
         self.cohorts, self.notes, self.few = cohorts, notes, None
 
     def configure_train(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+        self,
+        server_round: int,
+        arrays: ArrayRecord,
+        config: ConfigRecord,  # noqa: ARG002 - Flower's form
+        grid: Grid,
     ) -> Iterable[Message]:
         """Return one message for each client of the round."""
         clients = self.cohorts[server_round - 1].tolist()

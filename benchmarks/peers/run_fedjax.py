@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import sys
 
-import fedjax_shim  # noqa: F401 - first: makes FedJAX import under a current JAX
-import fedjax
+import fedjax_shim
 import haiku as hk
 import jax
 import numpy as np
-from fedjax.algorithms import fed_avg
 from peer_io import Examples, Job, Notes
+
+fedjax_shim.patch_jax()
+
+import fedjax  # noqa: E402 - under the patched JAX
+from fedjax.algorithms import fed_avg  # noqa: E402
 
 Parameters = dict[str, dict[str, np.ndarray]]
 
@@ -35,12 +38,13 @@ def to_jax(initial: dict[str, np.ndarray]) -> Parameters:
     flat_next = False
     for name, value in initial.items():
         number, _, kind = name.partition(".")
+        place, key = turned.setdefault(f"layer{number}", {}), "w" if kind == "weight" else "b"
         if value.ndim == 4:
-            value, flat_next = value.transpose(2, 3, 1, 0), True
+            place[key], flat_next = value.transpose(2, 3, 1, 0), True
         elif value.ndim == 2:
-            value = _channels_last(value) if flat_next else value
-            value, flat_next = value.T, False
-        turned.setdefault(f"layer{number}", {})["w" if kind == "weight" else "b"] = np.ascontiguousarray(value)
+            place[key], flat_next = (_channels_last(value) if flat_next else value).T, False
+        else:
+            place[key] = value
     return turned
 
 
@@ -96,15 +100,13 @@ def run(job: Job) -> None:
     notes.begin()
     for number, cohort in enumerate(cohorts.tolist()):
         keys = jax.random.split(jax.random.fold_in(key, number), len(cohort))
-        clients = [
-            (name, dataset, keys[place]) for place, (name, dataset) in enumerate(data.get_clients(cohort))
-        ]
+        clients = [(name, dataset, keys[place]) for place, (name, dataset) in enumerate(data.get_clients(cohort))]
         state, _ = averaging.apply(state, clients)
         jax.block_until_ready(state.params)
         notes.end_round()
         if number + 1 == job.few_rounds:
             few = to_torch(state.params)
-    notes.write(to_torch(state.params), few, backend=jax.default_backend(), shim=fedjax_shim.PATCHED)
+    notes.write(to_torch(state.params), few, backend=jax.default_backend(), shim=fedjax_shim.patched)
 
 
 if __name__ == "__main__":
