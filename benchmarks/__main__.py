@@ -60,13 +60,13 @@ def _parser() -> argparse.ArgumentParser:
     scaling.add_argument("--population-key", default="data.arguments.clients", help="the setting for how many clients")
     scaling.set_defaults(run=_scaling)
     profile = commands.add_parser("profile", help="where the time of Hansa's run of a task goes")
-    profile.add_argument("words", nargs="+", metavar="TASK", help="A, B, C or C-linear, then words for hansa run")
+    profile.add_argument("task", choices=("A", "B", "C", "C-linear"))
+    profile.add_argument("words", nargs=argparse.REMAINDER, help="further words for hansa run")
     profile.set_defaults(run=_profile)
     peak = commands.add_parser("peak", help="the share of the machine's matrix-product peak that task A reaches")
     peak.set_defaults(run=_peak)
     for one in (compare, scaling, peak):
         one.add_argument("--repetitions", type=int, default=3)
-    for one in (compare, scaling, profile, peak):
         one.add_argument("--executor", default=None, help="Hansa's executor; default: auto where it is offered")
     return parser
 
@@ -103,13 +103,13 @@ def _scaling(chosen: argparse.Namespace, console: Console) -> int:
 
 def _profile(chosen: argparse.Namespace, console: Console) -> int:
     """Profile one run of a task's plan."""
-    name, *words = chosen.words
-    facts, picked = machine.facts(), executor(chosen.executor)
+    facts, words = machine.facts(), list(chosen.words)
     for task in TASKS.values():
         write_start(task, prepare(task))
-    words = [str(PLANS / f"{name}.toml"), *(["--executor", picked] if picked else []), *words]
-    result = {"machine": facts, **profiling.profile(words)}
-    results.write(f"profile-{name}", result, profiling.grids(result), console)
+    if "--executor" not in words and (picked := executor(None)):
+        words += ["--executor", picked]
+    result = {"machine": facts, "words": words, **profiling.profile([str(PLANS / f"{chosen.task}.toml"), *words])}
+    results.write(f"profile-{chosen.task}", result, profiling.grids(result), console)
     return 0
 
 

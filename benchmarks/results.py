@@ -96,6 +96,11 @@ def ratios(mine: dict[str, Any], other: dict[str, Any]) -> dict[str, float]:
     }
 
 
+def why_failed(reasons: dict[str, str]) -> str:
+    """Return the reasons of what failed, to be put behind a table's note."""
+    return "".join(f" {name} failed: {reason}" for name, reason in reasons.items())
+
+
 def _good(task: dict[str, Any]) -> dict[str, Any]:
     return {name: system for name, system in task["systems"].items() if "failure" not in system}
 
@@ -105,7 +110,7 @@ def _figures(name: str, task: dict[str, Any]) -> Grid:
     rows = []
     for system, one in task["systems"].items():
         if "failure" in one:
-            rows.append((system, f"failed: {one['failure']}", *[""] * 6))
+            rows.append((system, "failed", *[""] * 6))
             continue
         spread = f"{one['slowest']:,.0f} - {one['fastest']:,.0f}"
         learned = ", ".join(f"{value:.4f} ({rounds})" for rounds, value in one["loss"].items())
@@ -120,7 +125,8 @@ def _figures(name: str, task: dict[str, Any]) -> Grid:
     disturbed = max((run["others"] for run in task["runs"]), default=0.0)
     if disturbed > 0.2:
         note += f" Other processes of the machine used up to {disturbed:.1f} cores meanwhile."
-    return Grid(f"Task {name}: {task['about']}", columns, rows, note)
+    reasons = {system: one["failure"] for system, one in task["systems"].items() if "failure" in one}
+    return Grid(f"Task {name}: {task['about']}", columns, rows, note + why_failed(reasons))
 
 
 def _ratios(name: str, task: dict[str, Any]) -> Grid:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.results import Grid
+from benchmarks.results import Grid, why_failed
 from benchmarks.running import Measured, measure_plan
 from benchmarks.suite import in_short
 
@@ -48,7 +48,8 @@ class Scaling:
         points = {f"{size:,}": [*self._words(_COHORT), *self._set(self.population_key, size)] for size in POPULATIONS}
         curve = self._curve(points, [_COHORT] * len(points))
         ends = [next(iter(points.items())), next(reversed(points.items()))]
-        pairs = [self._pair(ends, number) for number in range(PAIRS)]
+        works = all(not run["failure"] for label, _ in ends for run in curve["points"][label])
+        pairs = [self._pair(ends, number) for number in range(PAIRS)] if works else []
         shares = [large / small for small, large in pairs if small and large]
         return {**curve, "pairs": pairs, "median_share": statistics.median(shares) if shares else None}
 
@@ -94,11 +95,13 @@ def grids(result: dict[str, Any]) -> list[Grid]:
 
 
 def _grid(name: str, curve: dict[str, Any]) -> Grid:
-    rows = []
+    rows: list[tuple[str, ...]] = []
+    reasons: dict[str, str] = {}
     for label, runs in curve["points"].items():
         good = [run for run in runs if not run["failure"]]
         if not good:
-            rows.append((label, f"failed: {runs[0]['failure']}", "", "", "", ""))
+            rows.append((label, "failed", "", "", "", ""))
+            reasons[label] = runs[0]["failure"]
             continue
         middle = {key: statistics.median(run[key] for run in good) for key in _FIGURES}
         round_ms = 1000 * statistics.median(seconds for run in good for seconds in run["round_seconds"])
@@ -111,7 +114,7 @@ def _grid(name: str, curve: dict[str, Any]) -> Grid:
             f"(median of {len(curve['pairs'])} interleaved pairs)."
         )
     columns = (name, "updates/s", "ms a round", "first round, s", "RSS, MB", "PSS, MB")
-    return Grid(f"Hansa by {name}", columns, rows, note)
+    return Grid(f"Hansa by {name}", columns, rows, note + why_failed(reasons))
 
 
 _FIGURES: Final = ("updates_per_second", "first_round", "peak_rss", "peak_pss")
