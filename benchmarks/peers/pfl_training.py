@@ -78,7 +78,7 @@ def backend_of(job: Job) -> SimulatedBackend:
 
 def run(job: Job, *, first: bool) -> None:
     """Train, and in the first process note times and models."""
-    if job.processes > 1:
+    if job.processes > 1 or job.network != "cnn":  # small products gain nothing from a second thread
         torch.set_num_threads(1)
     notes, module = Notes(job, ("pfl", "torch", "numpy")), WithLoss(job)
     watch = Watch(notes)
