@@ -10,7 +10,6 @@ from math import prod
 
 import numpy as np
 import pytest
-
 from benchmarks import results
 from benchmarks.learning import loss
 from benchmarks.process_tree import descendants, proportional, resident
