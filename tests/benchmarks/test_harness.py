@@ -70,7 +70,7 @@ def test_ratios_are_against_the_fastest_peer_and_no_reference():
     assert results.ratios(systems["hansa"], systems["fast"]) == {
         "speed": 8.0,
         "rss": 1.0,
-        "pss": 0.5,
+        "pss": 1.0,
         "first_round": 1.0,
     }
 
