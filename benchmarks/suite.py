@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any, Final
 from benchmarks.data import prepare
 from benchmarks.environments import UnavailableError, interpreter
 from benchmarks.learning import initial_loss
+from benchmarks.places import CACHE
 from benchmarks.running import Measured, measure
 from benchmarks.start import write_start
 from benchmarks.systems import System
@@ -42,6 +44,7 @@ class Suite:
     def run(self) -> dict[str, Any]:
         """Return all measurements and their medians: {"tasks": {name: {...}}}."""
         self._install()
+        shutil.rmtree(CACHE, ignore_errors=True)
         return {"tasks": {task.name: self._task(task) for task in self.tasks}}
 
     def _install(self) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.environments import interpreter
-from benchmarks.places import DATA, PEERS, PLANS
+from benchmarks.places import CACHE, DATA, PEERS, PLANS
 from benchmarks.tasks import HIDDEN, LEARNING_RATE, SEED, Task
 
 TORCH_LOOP: Final = "torch-loop"
@@ -106,6 +106,6 @@ def all_systems(executor: str) -> list[System]:
 
 
 def environment() -> dict[str, str]:
-    """Return the variables a system runs with: the caller's, and the folder of the peers' shared modules."""
+    """Return the variables a system runs with: the caller's, the peers' shared modules, a cache of its own."""
     given = [str(Path(path).resolve()) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
-    return os.environ | {"PYTHONPATH": os.pathsep.join([str(PEERS), *given])}
+    return os.environ | {"PYTHONPATH": os.pathsep.join([str(PEERS), *given]), "HANSA_CACHE": str(CACHE)}
