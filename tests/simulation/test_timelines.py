@@ -122,7 +122,7 @@ def _three_hospitals(prepared):
 def _scaling(prepared):
     from hansa.simulation.preparation import federated_scaling
 
-    return federated_scaling(prepared, prepared.data.train, np.arange(4))
+    return federated_scaling(prepared)
 
 
 def test_over_selection_closes_at_the_cohort_and_the_clock_is_faster_than_waiting(heart, tmp_path):
