@@ -28,6 +28,10 @@ def command(  # noqa: PLR0913 - a command's options
         int | None, typer.Option(help="How many chunks are computed at once. Default: one a processor.", min=1)
     ] = None,
     chunk: Annotated[int | None, typer.Option(help="How many clients train at once in a chunk.", min=1)] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(help="Where torch modules train: cuda, mps ... Default: as their factory says."),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="The run folder; it must not exist. Default: runs/RUN_ID.")
     ] = None,
@@ -52,7 +56,9 @@ def command(  # noqa: PLR0913 - a command's options
             raise typer.BadParameter("name a plan, or a run folder with --resume.", param_hint="PLAN.toml")
         read = read_plan(plan, settings or [])
         with watch(console) as seen, running(lambda: seen.folder):
-            result = run(read, out=out, executor=executor, workers=workers, chunk=chunk, callbacks=[seen])
+            result = run(
+                read, out=out, executor=executor, workers=workers, chunk=chunk, device=device, callbacks=[seen]
+            )
     _show(console, result)
     if as_json:
         print_json({**result.summary, "folder": str(result.path), "report": str(result.report)})

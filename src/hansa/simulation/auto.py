@@ -11,7 +11,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,7 +28,7 @@ from hansa.simulation.choice import Choice, processors
 from hansa.simulation.executors import Batched, StatesOf, Work, compute
 from hansa.simulation.preparation import Prepared
 from hansa.simulation.spans import Span
-from hansa.training.kernels import Kernels, measure, use
+from hansa.training.kernels import Kernels, chosen, measure, use
 
 _ALIKE: Final = ("rounds", "model", "trainer", "cohort", "schedule", "transforms", "aggregator", "data")
 """The sections of a plan on which the fastest executor depends."""
@@ -86,26 +86,28 @@ def _best(compute_it: Callable[[], Any]) -> float:
     return best
 
 
-def choose(prepared: Prepared) -> Choice:
+def choose(prepared: Prepared, device: str = "") -> Choice:
     """Return how to compute a plan: as the last time, or what a short trial finds fastest."""
-    path = cache_folder() / "executors" / f"{_key(prepared)}.json"
+    path = cache_folder() / "executors" / f"{_key(prepared, device)}.json"
     with suppress(OSError, ValueError, TypeError, LookupError):  # a cache that cannot be read is made anew
         return Choice.from_json(json.loads(path.read_text(encoding="utf-8")))
     try:
-        with threadpool_limits(limits=1):
-            choice = _measured(prepared)
+        with threadpool_limits(limits=1), use(Kernels(device=device)):
+            found = _measured(prepared)
+        choice = replace(found, kernels={**Kernels(device=device).record(), **found.kernels})
     except (Exception, SystemExit) as error:  # noqa: BLE001 - the run meets it too, and tells it with its folder
-        return Choice(executor="serial", why=f"a trial of other ways ended with {type(error).__name__}")
+        kernels = Kernels(device=device).record()
+        return Choice(executor="serial", kernels=kernels, why=f"a trial of others ended with {type(error).__name__}")
     with suppress(OSError):  # a choice that cannot be kept is made anew the next time
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_file(path, json.dumps(choice.as_json()).encode())
     return choice
 
 
-def _key(prepared: Prepared) -> str:
+def _key(prepared: Prepared, device: str) -> str:
     tables = {name: table for name, table in to_mapping(prepared.plan).items() if name in _ALIKE}
     machine = {name: value for name, value in describe_environment("").items() if name != "platform"}
-    alike = (tables, str(prepared.data.signature), prepared.population, machine, processors())
+    alike = (tables, str(prepared.data.signature), prepared.population, machine, processors(), device)
     return hashlib.sha256(json.dumps(alike, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 
@@ -121,7 +123,7 @@ def _measured(prepared: Prepared) -> Choice:
     together = min(_together(trial, cohort), default=None) if kind == "vmap" and cohort > 1 else None
     each, chunk = min((alone, 1), together or (alone, 1))
     workers = min(processors(), -(-cohort // max(chunk, BLOCK)))
-    if total * each / alone <= _LITTLE_SECONDS or workers == 1:
+    if total * each / alone <= _LITTLE_SECONDS or workers == 1 or chosen().device:
         name = "serial" if chunk == 1 else "batched"
         return Choice(executor=name, chunk=chunk, why=f"{_rate(each)} one after the other; {reason}")
     kernels = Kernels()

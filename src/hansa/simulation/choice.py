@@ -10,7 +10,7 @@ from typing import Any, Final
 from hansa.core.errors import PlanError, Problem
 from hansa.core.registry import nearest
 from hansa.simulation.executors import Batched, Executor, Serial
-from hansa.training.kernels import Kernels
+from hansa.training.kernels import Kernels, missing_device
 
 AUTO: Final = "auto"
 CHUNK: Final = 32
@@ -35,8 +35,9 @@ class Choice:
     def text(self) -> str:
         """Return the choice in words."""
         many = f", {self.workers} workers" if self.workers > 1 else ""
-        changed = [str(name) if value is True else str(value) for name, value in self.kernels.items() if value]
-        own = f", {' and '.join(changed)} kernels" if Kernels(**self.kernels) != Kernels() else ""
+        plain = Kernels().record()
+        other = [str(name if value is True else value) for name, value in self.kernels.items() if value != plain[name]]
+        own = f", with {' and '.join(other)}" if other else ""
         return f"{self.executor}, {self.chunk} client{'s' if self.chunk > 1 else ''} at once{many}{own}"
 
     def as_json(self) -> dict[str, Any]:
@@ -53,6 +54,10 @@ class Choice:
         return choice
 
 
+def _batched(choice: Choice) -> Executor:
+    return Batched(chunk=choice.chunk, workers=choice.workers, kernels=Kernels(**choice.kernels))
+
+
 def _processes(choice: Choice) -> Executor:
     from hansa.simulation.processes import Processes  # noqa: PLC0415 - loky is imported where it is used
 
@@ -67,8 +72,8 @@ def _ray(choice: Choice) -> Executor:
 
 
 EXECUTORS: Final[dict[str, Callable[[Choice], Executor]]] = {
-    "serial": lambda _: Serial(),
-    "batched": lambda choice: Batched(chunk=choice.chunk, workers=choice.workers),
+    "serial": lambda choice: Serial(kernels=Kernels(**choice.kernels)),
+    "batched": _batched,
     "process": _processes,
     "ray": _ray,
 }
@@ -80,7 +85,9 @@ def processors() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def asked_for(name: str, *, workers: int | None = None, chunk: int | None = None) -> Choice | None:
+def asked_for(
+    name: str, *, workers: int | None = None, chunk: int | None = None, device: str | None = None
+) -> Choice | None:
     """Return the choice that a user's words mean, None for ``auto``. Raises PlanError for words that mean none."""
     problems = [
         Problem(f"--{option}", f"must be at least 1, but {value} was given.")
@@ -95,14 +102,17 @@ def asked_for(name: str, *, workers: int | None = None, chunk: int | None = None
         problems.append(
             Problem("--executor", "auto chooses --workers and --chunk; leave them out, or name an executor.")
         )
+    if device and (missing := missing_device(device)):
+        problems.append(Problem("--device", f"torch cannot compute on {device!r} here: {missing}."))
     if problems:
         raise PlanError(problems)
     if name == AUTO:
         return None
+    kernels = Kernels(device=device or "").record()
     if name == "serial":
-        return Choice(executor=name, why="asked for")
+        return Choice(executor=name, kernels=kernels, why="asked for")
     many = CHUNK if name == "batched" else 1
-    return Choice(executor=name, chunk=chunk or many, workers=workers or processors(), why="asked for")
+    return Choice(executor=name, chunk=chunk or many, workers=workers or processors(), kernels=kernels, why="asked for")
 
 
 def executor_of(choice: Choice) -> Executor:

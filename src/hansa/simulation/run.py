@@ -33,6 +33,7 @@ from hansa.simulation.engine import Callback, Engine
 from hansa.simulation.identity import differences, environment_changes, identity_of, prepare_again, where_it_began
 from hansa.simulation.preparation import prepare
 from hansa.simulation.summary import summarise
+from hansa.training.kernels import Kernels, use
 from hansa.wire.models import model_bytes, sha256
 from hansa.wire.plans import write_plan
 
@@ -62,20 +63,22 @@ def run(  # noqa: PLR0913 - where, how and watched by whom
     executor: str = AUTO,
     workers: int | None = None,
     chunk: int | None = None,
+    device: str | None = None,
     callbacks: Sequence[Callback] = (),
 ) -> RunResult:
     """Run a plan in simulation, in a new folder (default: runs/ and a new run id), and return its result.
 
-    ``executor`` computes the clients' updates, ``chunk`` clients at once on each of ``workers``.
+    ``executor`` computes the clients' updates, ``chunk`` clients at once on each of ``workers``; torch modules train
+    on ``device`` ("cuda", for one) if it is given.
     Raises HansaError: PlanError, DataError, ModelError before the first round, RunError and DivergenceError later.
     """
     if not isinstance(plan, Plan):
         raise PlanError(
             [Problem("plan", f"must be a Plan, not {type(plan).__name__}; hansa.read_plan(path) reads one.")]
         )
-    asked = asked_for(executor, workers=workers, chunk=chunk)
+    asked = asked_for(executor, workers=workers, chunk=chunk, device=device)
     prepared = prepare(plan)
-    choice = asked or auto.choose(prepared)
+    choice = asked or auto.choose(prepared, device or "")
     run_id = new_run_id()
     folder = RunFolder.create(Path(out) if out is not None else Path("runs") / run_id)
     folder.write(PLAN, write_plan(prepared.plan))
@@ -134,7 +137,8 @@ def _execute(engine: Engine) -> RunResult:
 
     On one thread: the order in which a matrix product adds up must not depend on how many processors are free.
     """
-    with threadpool_limits(limits=1):
+    device = Kernels(**engine.choice.kernels).device
+    with threadpool_limits(limits=1), use(Kernels(device=device)):
         return _run_and_report(engine)
 
 

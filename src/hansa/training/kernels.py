@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, Literal
 
 from hansa.core.nouns import Signature
@@ -20,11 +20,13 @@ from hansa.core.sections import Model
 class Kernels:
     """How layers are computed, all in float32. The defaults are plain torch, the reference.
 
+    ``device`` is where a torch module trains, as torch names it; empty: where its factory puts it.
     ``channels_last``: 2-d convolutions and pools hold the channels of a pixel together.
     ``fourier``: 2-d convolutions with a large kernel go through the discrete Fourier transform.
     ``dense``: ``onednn`` multiplies dense layers by oneDNN, and applies their step without forming a gradient.
     """
 
+    device: str = ""
     channels_last: bool = False
     fourier: bool = False
     dense: Literal["native", "onednn"] = "native"
@@ -59,6 +61,19 @@ def chosen() -> Kernels:
     return _CHOSEN.get()
 
 
+def missing_device(device: str) -> str:
+    """Return why torch cannot compute on a device, or nothing where it can."""
+    try:
+        import torch  # noqa: PLC0415 - imported when used: torch is an extra
+
+        torch.zeros(1, device=device).cpu()
+    except ModuleNotFoundError:
+        return "torch is not installed"
+    except (AssertionError, RuntimeError, NotImplementedError) as error:  # torch has one kind for each way to lack it
+        return str(error).strip().partition("\n")[0]
+    return ""
+
+
 def measure(model: Model, signature: Signature, batch_size: int) -> Kernels:
     """Return the fastest kernels for training steps of this model with so many examples, found by a few steps.
 
@@ -69,4 +84,4 @@ def measure(model: Model, signature: Signature, batch_size: int) -> Kernels:
     from hansa.training.torch_kernels import fastest  # noqa: PLC0415 - imported when used: torch is an extra
     from hansa.training.torch_model import fresh_network  # noqa: PLC0415 - likewise
 
-    return fastest(fresh_network(model, signature, 0), signature, batch_size)
+    return replace(fastest(fresh_network(model, signature, 0), signature, batch_size), device=chosen().device)

@@ -23,6 +23,7 @@ from hansa.core.layout import Branch, Floats, Parameter
 from hansa.core.nouns import Signature
 from hansa.core.registry import import_named
 from hansa.core.sections import Model
+from hansa.training.kernels import chosen
 from hansa.training.torch_factory import (
     addresses,
     build_module,
@@ -229,7 +230,8 @@ class Network:
 
 def network_of(model: Model, signature: Signature) -> Network:
     """Return the process's one network of this model, made once and used by one client after another."""
-    return _cached(import_named(model.factory), model.factory, json.dumps(_plain(model.arguments)), signature)
+    arguments = json.dumps(_plain(model.arguments))
+    return _cached(import_named(model.factory), model.factory, arguments, signature, chosen().device)
 
 
 def fresh_network(model: Model, signature: Signature, seed: int) -> Network:
@@ -238,7 +240,7 @@ def fresh_network(model: Model, signature: Signature, seed: int) -> Network:
 
 
 @lru_cache(maxsize=4)
-def _cached(factory: Callable[..., Any], name: str, arguments: str, signature: Signature) -> Network:
+def _cached(factory: Callable[..., Any], name: str, arguments: str, signature: Signature, device: str) -> Network:  # noqa: ARG001 - the device is part of what is cached
     return _build(factory, name, json.loads(arguments), signature, _FIXED_SEED)
 
 
@@ -260,6 +262,8 @@ def _build(
     _TAKEN.add(module)
     materialise(module, name, signature, seed)
     refuse_meta(module, name)
+    if device := chosen().device:
+        module.to(device)
     tied = _tied(module, name)
     parameters, groups = _flatten(tied)
     buffers = _buffers(module)
