@@ -99,13 +99,15 @@ def train_clients(
     start = _rows(network.held(context.assignment.model[..., context.layout.slices["params"]]), count)
     buffers = _rows(buffers_before(network, context, states), count)
     vectors = hook_states(work.hooks, context, states)
-    end, after = torch.empty(start.shape), torch.empty(buffers.shape)
+    first = _tensor(start[0]) if count and start.strides[0] == 0 else None  # the same for all: made once
+    delta, after = torch.empty(start.shape), torch.empty(buffers.shape)
     losses = np.zeros(count)
     draws = draws_of(network, clients.signature)
     rate = None if work.hooks else work.optimizer.gradient_rate
     with _training(network):
         for i, (x, y) in enumerate(examples(clients, network)):
-            network.load(_tensor(start[i]), _tensor(buffers[i]))
+            begin = _tensor(start[i]) if first is None else first
+            network.load(begin, _tensor(buffers[i]))
             reseed(int(seeds[i]))
             state = {name: _tensor(vector[i]) for name, vector in vectors.items()}
             local = Local(x, y, _steps(batches, i), state, int(seeds[i]))
@@ -113,10 +115,10 @@ def train_clients(
                 losses[i] = _train_client(work, network, loss, local, draws)
             else:
                 losses[i] = _descend_client(rate, network, loss, local, draws)
-            network.read(end[i])
+            network.read_change(begin, delta[i])
             network.read_buffers(after[i])
     network.check_parameters()
-    return Outcome(start, end.numpy(), batches.steps, losses), after.numpy()
+    return Outcome(delta.numpy(), batches.steps, losses), after.numpy()
 
 
 def _train_client(work: LocalWork, network: Network, loss: Loss, local: Local, draws: Draws | None) -> float:

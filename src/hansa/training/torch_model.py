@@ -208,6 +208,11 @@ class Network:
         for group in self.groups:
             values[group.place].copy_(group.values)
 
+    def read_change(self, start: Tensor, values: Tensor) -> None:
+        """Write how far the trainable parameters are from ``start`` to ``values``, both float32 [size]."""
+        for group in self.groups:
+            torch.sub(group.values.to(values), start[group.place], out=values[group.place])
+
     def read_buffers(self, values: Tensor) -> None:
         """Copy the floating, persistent buffers to ``values`` float32 [size of them]."""
         start = 0
