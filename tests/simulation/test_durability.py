@@ -90,8 +90,8 @@ def after_a_power_cut(run, cut):
     """Leave in ``cut`` what is on disk if only what was brought there is, and the rest is as bad as can be."""
     shutil.copytree(run, cut)
     work = cut / "checkpoint"
-    if (work / "latest.safetensors").exists():
-        (work / "latest.safetensors").write_bytes(b"\0" * 100)
+    for path in work.glob("latest-*.safetensors"):
+        path.write_bytes(b"\0" * 100)
     with (cut / "metrics.jsonl").open("ab") as file:
         file.write(b"\0" * 50)
 
@@ -152,7 +152,7 @@ def test_the_disk_is_visited_once_a_second_or_every_round_on_a_machine_without_a
     visits = []
     make_durable = store_module.make_durable
     monkeypatch.setattr(
-        store_module, "make_durable", lambda folder: visits.append(time.monotonic()) or make_durable(folder)
+        store_module, "make_durable", lambda *paths: visits.append(time.monotonic()) or make_durable(*paths)
     )
     plan = plan_of("fedavg", rounds=30, cohort={"kind": "uniform", "size": 3}, evaluation={"every": 30})
     began = time.monotonic()

@@ -12,6 +12,7 @@ from typing import Any, Final
 from threadpoolctl import threadpool_limits
 
 from hansa.algorithms.plan import Plan
+from hansa.core.nouns import ServerState
 from hansa.core.registry import kind_of
 from hansa.core.schema import to_mapping, to_plain
 from hansa.core.sections import Data
@@ -25,6 +26,8 @@ from hansa.simulation.measuring import measure
 from hansa.simulation.preparation import Prepared, federated_scaling
 from hansa.simulation.timeline import timeline_of
 
+_MEASURED: Final = 1000
+"""Most clients on which an evaluation is tried out."""
 NO_UNIT: Final = "none"
 NO_EPSILON: Final = "none: this plan makes no differential privacy claim"
 
@@ -138,9 +141,7 @@ def costs(prepared: Prepared) -> Costs:
         closed = simulate_round(prepared, timeline_of(prepared), state, store, Serial())
         if closed.seconds < 1:
             closed = simulate_round(prepared, timeline_of(prepared), state, store, Serial())
-        began = time.perf_counter()
-        measure(prepared, closed.state, store, everyone=plan.evaluation.federated_clients is None)
-        evaluating = time.perf_counter() - began
+        evaluating = _seconds_of_evaluation(prepared, closed.state, store)
     return Costs(
         parameters={branch.name: branch.size for branch in prepared.first.layout.branches},
         population=prepared.population,
@@ -153,6 +154,17 @@ def costs(prepared: Prepared) -> Costs:
         evaluations=plan.rounds // plan.evaluation.every + 2,
         baselines=plan.evaluation.baselines,
     )
+
+
+def _seconds_of_evaluation(prepared: Prepared, state: ServerState, store: ClientStore) -> float:
+    """Return how long an evaluation takes; of many clients some are measured, and the others taken to be like them."""
+    wanted = min(prepared.plan.evaluation.federated_clients or prepared.population, prepared.population)
+    measured = min(wanted, _MEASURED)
+    evaluation = replace(prepared.plan.evaluation, federated_clients=measured)
+    some = replace(prepared, plan=replace(prepared.plan, evaluation=evaluation))
+    began = time.perf_counter()
+    measure(some, state, store, everyone=False)
+    return (time.perf_counter() - began) * wanted / measured
 
 
 def pieces(plan: Plan) -> list[tuple[str, str]]:
