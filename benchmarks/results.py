@@ -127,7 +127,7 @@ def _figures(name: str, task: dict[str, Any]) -> Grid:
     if disturbed > 0.2:
         note += f" Other processes of the machine used up to {disturbed:.1f} cores meanwhile."
     reasons = {system: one["failure"] for system, one in task["systems"].items() if "failure" in one}
-    return Grid(f"Task {name}: {task['about']}", columns, rows, note + why_failed(reasons))
+    return Grid(f"Task {name}: {task['about']}", columns, rows, (note + why_failed(reasons)).strip())
 
 
 def _ratios(name: str, task: dict[str, Any]) -> Grid:
