@@ -8,7 +8,7 @@ DEVELOPMENT := $(VENV)/.hansa-development
 TESTS ?= -n 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint format docs reference images clean
+.PHONY: help setup demo test test-slow lint format docs reference images bench clean
 
 help:  ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
@@ -54,6 +54,9 @@ reference: $(DEVELOPMENT)  ## write docs/reference/generated anew from the code
 images: $(DEVELOPMENT)  ## take the pictures of the README anew from a real run
 	@scripts/browser.sh
 	@$(BIN)/python scripts/report_picture.py docs/images
+
+bench: $(DEVELOPMENT)  ## Hansa and its peers at the same work; BENCH="--tasks B --peers pfl,fedjax" chooses
+	@$(BIN)/python -m benchmarks $(BENCH)
 
 clean:  ## remove what was built, but no run
 	@rm -rf $(VENV) docs/_build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

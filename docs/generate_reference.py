@@ -24,8 +24,10 @@ from hansa.cli.main import VERBS, build
 from hansa.core.errors import CATALOGUE
 from hansa.core.registry import PIECES, resolve
 from hansa.core.schema import Field, fields_of
+from hansa.core.sections import DeviceClass
 from hansa.core.settings import SETTINGS
 from hansa.data import listing
+from hansa.simulation.devices import PRESETS
 
 GENERATED: Final = Path(__file__).parent / "reference" / "generated"
 FAMILIES: Final = {
@@ -33,6 +35,7 @@ FAMILIES: Final = {
     "client_optimizer": ("Client optimizers", "`trainer.optimizer`: the local optimizer; it starts afresh every time."),
     "hook": ("Hooks", "`trainer.hooks`: what bends a client's gradients."),
     "sampler": ("Cohort samplers", "`[cohort]`: who takes part in a round."),
+    "schedule": ("Schedules", "`[schedule]`: when the server takes a step, and whose reports are part of it."),
     "transform": ("Transforms", "`[[transforms]]`: layers around the wire, outermost last."),
     "aggregator": ("Aggregators", "`[aggregator]`: combines the updates of a round."),
     "server_optimizer": ("Server optimizers", "`[server_optimizer]`: turns the combined update into the next model."),
@@ -52,6 +55,11 @@ _SOURCES: Final = (
     '`data.source`. A source may also be a function of your own, `"package.module:function"`, of the plan\'s `[data]` '
     "and `[features]`.\n"
 )
+_DEVICES: Final = (
+    "`devices.preset`: classes of devices that come with Hansa, in the settings of\n"
+    "[`devices.classes`](plan.md#devicesclasses). The numbers are round and illustrative; [where they come "
+    "from](../../explanation/simulated-time.md). What is not shown is as its default.\n"
+)
 _BOUNDS: Final = {
     annotated_types.Ge: ("≥", "ge"),
     annotated_types.Gt: (">", "gt"),
@@ -69,6 +77,7 @@ def generate(folder: Path = GENERATED) -> None:
         "recipes": recipes_page(),
         "metrics": metrics_page(),
         "sources": sources_page(),
+        "devices": devices_page(),
         "commands": commands_page(),
         "errors": errors_page(),
     }
@@ -252,6 +261,20 @@ def sources_page() -> str:
         parts += [f"## `{each.name}`\n", f"{each.summary[0].upper()}{each.summary[1:]}.\n", _table(("", ""), rows)]
         if each.arguments is not None:
             parts += [f"{_docstring(each.arguments)}\n`data.arguments`:\n", settings_table(each.arguments, "")]
+    return "\n".join(parts)
+
+
+def devices_page() -> str:
+    """Return the page of the presets of devices."""
+    parts = ["(reference-device-presets)=\n# Devices\n", _DEVICES]
+    names = [name for name in fields_of(DeviceClass) if name != "name"]
+    for preset, classes in PRESETS.items():
+        rows = [
+            (f"`{name}`", *(_escaped(str(getattr(each, name))) or "always" for each in classes))
+            for name in names
+            if any(getattr(each, name) != fields_of(DeviceClass)[name].default for each in classes)
+        ]
+        parts += [f"## `{preset}`\n", _table(("setting", *(each.name for each in classes)), rows)]
     return "\n".join(parts)
 
 

@@ -9,6 +9,8 @@ from hansa.algorithms import soundness
 from hansa.algorithms.aggregators import FixedMean, Mean, Median, TrimmedMean
 from hansa.algorithms.compressors import Int8Rotation
 from hansa.algorithms.hooks import ControlVariate, Prox
+from hansa.algorithms.samplers import Full, Poisson, Uniform
+from hansa.algorithms.schedule import Buffered, Sync
 from hansa.algorithms.server_optimizers import Momentum
 from hansa.algorithms.server_optimizers import Sgd as ServerSgd
 from hansa.algorithms.transforms import Clip, NormaliseBySteps, WeighBySize
@@ -419,3 +421,53 @@ def test_a_piece_that_cannot_be_imported_is_a_problem_with_its_key_path(kind, wh
     found = problems(transforms=[{"kind": kind}])
     assert list(found) == ["transforms.0.kind"]
     assert what in found["transforms.0.kind"]
+
+
+# Schedules
+
+BUFFERED = Buffered(buffer_size=2, concurrency=4)
+
+
+def test_buffers_pick_by_themselves_so_a_sampler_beside_them_is_refused():
+    found = problems(schedule=BUFFERED, cohort=Uniform(size=3))
+    assert list(found) == ["cohort"]
+    assert "remove [cohort] and set schedule.concurrency" in found["cohort"]
+    assert problems(schedule=BUFFERED) == {}
+
+
+def test_a_rule_over_rows_beside_buffers_is_refused():
+    found = problems(schedule=BUFFERED, aggregator=Median())
+    assert list(found) == ["aggregator"]
+    assert "use mean or fixed-mean" in found["aggregator"]
+    assert problems(schedule=BUFFERED, aggregator=FixedMean(divisor=2)) == {}
+
+
+def test_a_hook_that_keeps_states_is_refused_beside_buffers_and_one_that_does_not_is_fine():
+    found = problems(schedule=BUFFERED, trainer=trainer(ControlVariate()), server_optimizer=ServerSgd(branches=CONTROL))
+    assert list(found) == ["trainer.hooks.0"]
+    assert 'use schedule = "sync"' in found["trainer.hooks.0"]
+    assert problems(schedule=BUFFERED, trainer=trainer(Prox(mu=0.1))) == {}
+
+
+def test_noise_beside_buffers_is_refused_as_staleness_would_scale_it_down():
+    found = noisy(CLIP, NOISE, schedule=BUFFERED)
+    assert list(found) == ["transforms.1"]
+    assert "scale down below what protects people" in found["transforms.1"]
+    assert noisy(CLIP, schedule=BUFFERED) == {}
+
+
+def test_protection_of_rounds_is_refused_beside_buffers():
+    found = problems(schedule=BUFFERED, secure_aggregation={"protocol": "secagg-full"}, privacy={"unit": "client"})
+    assert "remove [secure_aggregation]" in found["schedule"]
+    assert "remove [privacy]" in found["schedule"]
+
+
+def test_over_selection_and_goals_need_a_sampler_that_picks_a_number():
+    for sampler in (Full(), Poisson(rate=0.5)):
+        found = problems(schedule=Sync(over_selection=0.3), cohort=sampler)
+        assert list(found) == ["schedule.over_selection"]
+        assert "use uniform" in found["schedule.over_selection"]
+    found = problems(schedule=Sync(report_goal=2), cohort=Poisson(rate=0.5))
+    assert list(found) == ["schedule.report_goal"]
+    assert problems(schedule=Sync(report_goal=2)) == {}
+    assert problems(schedule=Sync(over_selection=0.3, report_goal=2), cohort=Uniform(size=3)) == {}

@@ -64,7 +64,8 @@ def test_plain_progress_has_round_loss_metric_and_speed(done):
 def test_a_terminal_gets_a_bar():
     console = Console(force_terminal=True, width=100, highlight=False)
     with console.capture() as seen, Bar(console) as bar:
-        bar({"event": "start", "rounds": 4, "name": "a [bold]name", "notes": ("a [note]",), "folder": "runs/x"})
+        about = {"notes": ("a [note]",), "folder": "runs/x", "computed": ("serial", "asked for")}
+        bar({"event": "start", "rounds": 4, "name": "a [bold]name", **about})
         bar({"event": "evaluation", "round": 0, "federated": {"auc": {"overall": 0.5}}})
         bar({"event": "round", "round": 1, "train_loss": 0.25, "cohort": 10, "seconds": 0.01})
         bar({"event": "evaluation", "round": 1, "federated": None, "central": {"accuracy": None}})

@@ -12,6 +12,7 @@ import os
 import shutil
 import tempfile
 import weakref
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -52,6 +53,16 @@ def collector(aggregator: Any, layout: Layout, capacity: int, folder: Path | Non
 def partial_collector(aggregator: Any, layout: Layout) -> Fold | Rows:
     """Return an empty collector of a part of a round, which goes into the round's own by ``merge``."""
     return Fold(layout) if aggregator.needs_sum_only else Rows()
+
+
+def one_after_another(collections: Sequence[Collector]) -> Collector:
+    """Return the collection of several cohorts, in their order. Raises ValueError for more than one that is no sum."""
+    first, *rest = collections
+    for other in rest:
+        if not (isinstance(first, Fold) and isinstance(other, Fold)):
+            raise ValueError("only sums of several cohorts can be added")  # noqa: TRY004 - it is a matter of the plan
+        first.add_after(other)
+    return first
 
 
 @dataclass
@@ -131,20 +142,32 @@ class Fold:
         if any(map(other._has, mine)) or any(map(self._has, other.waiting)):
             raise ValueError("two folds that have the same block of the cohort cannot be merged")
         if other.merged:
-            self.values, self.merged = other.values, other.merged
+            self.values, self.merged = other.values.copy(), other.merged  # it may be mapped, to be read only
         self.waiting |= other.waiting
         self.lanes += other.lanes
         self.count += other.count
         self._merge(complete=True)
 
+    def add_after(self, other: Fold) -> None:
+        """Add another cohort's sum after this one's, both complete. Raises ValueError if a block of one is missing."""
+        self.end()
+        other.end()
+        self.values = self.values + other.values
+        self.lanes = self.lanes + other.lanes
+        self.count += other.count
+
     def finish(self, aggregator: Any, population: int) -> Aggregate:
         """Return the sum with the weights that the aggregator divides by. Raises ValueError if a block is missing."""
-        self._merge(complete=False)
-        if self.waiting:
-            raise ValueError(f"block {self.merged} of the cohort is missing")
+        self.end()
         unset = {branch.name: math.nan for branch in self.layout.branches}
         total = Aggregate(self.values, unset, self.lanes, self.count, population, self.layout)
         return _finished(aggregator, total)
+
+    def end(self) -> None:
+        """Merge what is left. Raises ValueError if a block is missing."""
+        self._merge(complete=False)
+        if self.waiting:
+            raise ValueError(f"block {self.merged} of the cohort is missing")
 
     def _has(self, number: int) -> bool:
         return number < self.merged or number in self.waiting

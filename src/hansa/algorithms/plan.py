@@ -15,17 +15,18 @@ from hansa.algorithms import soundness
 from hansa.algorithms.aggregators import Mean
 from hansa.algorithms.recipes import essential_problems
 from hansa.algorithms.samplers import Full
+from hansa.algorithms.schedule import Sync
 from hansa.algorithms.server_optimizers import Sgd
 from hansa.core import pieces, schema
 from hansa.core.errors import HansaError, PlanError, Problem
 from hansa.core.registry import nearest, resolve
 from hansa.core.schema import Doc, Family
-from hansa.core.sections import Data, Evaluation, Features, Model, Stopping
+from hansa.core.sections import Data, Devices, Evaluation, Features, Model, Stopping
 
 FORMAT: Final = 1
 """Version of the plan's schema; part of its hash."""
 
-_NOT_HASHED: Final = ("name", "data")
+_NOT_HASHED: Final = ("name", "data", "devices")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,12 +40,18 @@ class Plan:
     seed: Annotated[int, Ge(0), Le(2**53 - 1), Doc("where all randomness of a simulation comes from")] = 0
     rounds: Annotated[int, Ge(1), Le(10**9), Doc("number of rounds")]
     data: Annotated[Data | None, Doc("where the examples come from; simulation only")] = None
+    devices: Annotated[
+        Devices | None, Doc("how fast clients are and when they can be reached; simulation only, absent: no clock")
+    ] = None
     features: Annotated[Features | None, Doc("the columns of a table, for csv and parquet")] = None
     model: Annotated[Model, Doc("the model that is trained")]
     trainer: Annotated[pieces.Trainer, Family("trainer"), Doc("what a client does with its examples")]
     cohort: Annotated[pieces.CohortSampler, Family("sampler"), Doc("who takes part in a round")] = field(
         default_factory=Full
     )
+    schedule: Annotated[
+        pieces.Schedule, Family("schedule"), Doc("when the server takes a step, and whose reports are part of it")
+    ] = field(default_factory=Sync)
     transforms: Annotated[
         tuple[pieces.Transform, ...], Family("transform"), Doc("layers around the wire, outermost last")
     ] = ()
@@ -118,7 +125,7 @@ def recipe(kind: str, /, **sections: Any) -> Plan:
 
 
 def plan_sha256(plan: Plan) -> str:
-    """Return SHA-256 of the canonical JSON (RFC 8785) of the resolved plan, without name and data."""
+    """Return SHA-256 of the canonical JSON (RFC 8785) of the resolved plan, without name, data and devices."""
     import rfc8785  # noqa: PLC0415 - needed when a plan is hashed, not when a piece is imported
 
     tables = {name: table for name, table in schema.to_mapping(plan).items() if name not in _NOT_HASHED}
@@ -138,9 +145,10 @@ def _whole_floats(value: Any, path: tuple[str, ...]) -> Iterator[tuple[str, ...]
 
 def population_problems(plan: Plan, population: int) -> list[Problem]:
     """Return what cannot work with a population of that size."""
-    cohort = plan.cohort.expected_size(population)
+    cohort = plan.schedule.expected_reports(plan.cohort, population)
     return [
         *(Problem(f"cohort.{key}", text) for key, text in plan.cohort.problems(population, plan.rounds)),
+        *(Problem(f"schedule.{key}", text) for key, text in plan.schedule.problems(plan.cohort, population)),
         *(Problem(f"aggregator.{key}", text) for key, text in plan.aggregator.problems(cohort)),
     ]
 

@@ -22,6 +22,7 @@ ESSENTIAL: Final[dict[str, tuple[str, ...]]] = {
     "fedyogi": ("server_optimizer.kind",),
     "scaffold": ("trainer.hooks",),
     "fednova": ("transforms",),
+    "fedbuff": ("schedule.kind",),
 }
 """What makes a method the method: a plan that names it and sets these otherwise would run another one."""
 
@@ -114,3 +115,14 @@ def scaffold(learning_rate: float = 1.0) -> Tables:
 def fednova() -> Tables:
     """Normalised averaging for unequal local steps: Wang et al. 2020, https://arxiv.org/abs/2007.07481."""
     return {**fedavg(), "transforms": [{"kind": "normalise-by-steps"}, {"kind": "weigh-by-size"}]}
+
+
+def fedbuff(buffer_size: int = 10, concurrency: int = 100, server_learning_rate: float = 1.0) -> Tables:
+    """Buffered asynchronous aggregation: Nguyen et al. 2022, algorithm 1, https://arxiv.org/abs/2106.06639."""
+    return {
+        "cohort": {"kind": "full"},
+        "schedule": {"kind": "buffered", "buffer_size": buffer_size, "concurrency": concurrency},
+        "transforms": [],
+        "aggregator": {"kind": "fixed-mean", "divisor": float(buffer_size)},
+        "server_optimizer": {"kind": "sgd", "learning_rate": server_learning_rate},
+    }

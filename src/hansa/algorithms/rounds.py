@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from hansa.algorithms.plan import Plan
+from hansa.algorithms.schedule import picking
 from hansa.algorithms.server_optimizers import Sgd
 from hansa.core.errors import PlanError, Problem
 from hansa.core.layout import COUNT, NON_FINITE, TRAIN_LOSS, Array, Branch, Int64s, Lane, Layout, weight_lane
@@ -63,12 +64,16 @@ def client_start(plan: Plan, layout: Layout, signature: Signature) -> dict[str, 
 
 
 def open_round(plan: Plan, state: ServerState, eligible: EligibleView, coins: Coins) -> Assignment:
-    """Return what the next round's cohort is asked to do. The cohort may be empty (Poisson).
+    """Return what the next round's cohort is asked to do, those included who are picked on top (over-selection).
+
+    The cohort may be empty (Poisson).
 
     Raises PlanError where the plan's sampler returns anything but distinct ordinals of the eligible.
     """
     number = state.round + 1
-    cohort = _ordinals(plan, plan.cohort.draw(eligible, number, coins), eligible.size)
+    schedule: Any = plan.schedule
+    sampler = picking(schedule, plan.cohort) if schedule.synchronous else plan.cohort
+    cohort = _ordinals(plan, sampler.draw(eligible, number, coins), eligible.size)
     return Assignment(number, state.layout, state.model, cohort, population=eligible.size, features=state.features)
 
 

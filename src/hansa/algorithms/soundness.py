@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
 from typing import Any, Final
 
+from hansa.algorithms import schedule_checks
 from hansa.core.errors import Problem
 from hansa.core.layout import Branch, Layout, Parameter
 from hansa.core.registry import PIECES, kind_of, nearest
@@ -284,6 +285,7 @@ CHECKS: Final[tuple[Callable[..., Found], ...]] = (
     buffers_and_privacy,
     hooks,
     normalised_steps,
+    *schedule_checks.CHECKS,
     branch_optimizers,
     clipped_branches,
     declared_scaling,

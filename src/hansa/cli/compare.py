@@ -43,7 +43,10 @@ def command(
     ] = None,
     target: Annotated[
         list[str] | None,
-        typer.Option(metavar="METRIC=VALUE", help="Count the rounds to it: federated.auc=0.9. May be repeated."),
+        typer.Option(
+            metavar="METRIC=VALUE",
+            help="Count the rounds (and the simulated time) to it: federated.auc=0.9. May be repeated.",
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -20,8 +20,7 @@ from rich.text import Text
 
 from hansa.cli.console import facts, heading, new_table, print_json, screen, sentence
 from hansa.cli.options import AsJson
-from hansa.core.settings import SETTINGS, value_of
-from hansa.data.archives import cache_folder
+from hansa.core.settings import SETTINGS, cache_folder, value_of
 
 OK: Final = "ok"
 MISSING: Final = "missing"

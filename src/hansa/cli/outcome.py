@@ -11,6 +11,7 @@ from rich.text import Text
 
 from hansa.cli.console import NOT_DEFINED_STYLE, new_table, sentence
 from hansa.reporting.alarms import alarms
+from hansa.reporting.clock_section import participation_text
 from hansa.reporting.figures import (
     HIGHER_IS_BETTER,
     LOWER_IS_BETTER,
@@ -57,6 +58,8 @@ def show_outcome(
         sentence(console, said)
     console.print()
     sentence(console, _cost(run), style="dim")
+    if run.clock:
+        sentence(console, _simulated(run), style="dim")
 
 
 def _cost(run: Figures) -> str:
@@ -69,6 +72,23 @@ def _cost(run: Figures) -> str:
         f"{count_text(run.value('client_updates_per_second'))} client updates a second; per client and round "
         f"{bytes_text(run.value('bytes_up_per_client'))} up, {bytes_text(run.value('bytes_down_per_client'))} down; "
         f"{count_text(run.value('peak_rss_mb'))} MB of memory at most."
+    )
+
+
+def _simulated(run: Figures) -> str:
+    """Return what the simulated clock tells, in one line."""
+    told = [
+        f"{count_text(run.value('simulated', key))} {label}"
+        for key, label in (("late", "late"), ("too_stale", "too stale"), ("dropped_out", "dropped out"))
+        if run.value("simulated", key)
+    ]
+    picked = f"{count_text(run.value('simulated', 'reported'))} of {count_text(run.value('simulated', 'selected'))}"
+    lost = f" ({', '.join(told)})" if told else ""
+    return (
+        f"Simulated time {seconds_text(run.value('simulated', 'seconds'))}; {picked} picked clients reported in "
+        f"time{lost}; {participation_text(run)} clients took part; "
+        f"{bytes_text(run.value('simulated', 'bytes_up_total'))} up, "
+        f"{bytes_text(run.value('simulated', 'bytes_down_total'))} down in all."
     )
 
 

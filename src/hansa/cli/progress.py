@@ -59,6 +59,8 @@ class Watch:
         self.rounds = int(event["rounds"])
         self.folder = Path(event["folder"]) if "folder" in event else None
         self.console.print(Text(str(event["name"]), style="bold"))
+        how, why = event["computed"]
+        self.console.print(Text("computed: ", style="cyan").append(f"{how} ({why})", style="none"))
         for note in event["notes"]:
             self.console.print(Text("note: ", style="yellow").append(str(note), style="none"))
 

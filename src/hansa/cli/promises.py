@@ -24,6 +24,7 @@ from hansa.simulation.engine import simulate_round
 from hansa.simulation.executors import Serial
 from hansa.simulation.measuring import measure
 from hansa.simulation.preparation import Prepared, federated_scaling
+from hansa.simulation.timeline import timeline_of
 
 _MEASURED: Final = 1000
 """Most clients on which an evaluation is tried out."""
@@ -137,14 +138,14 @@ def costs(prepared: Prepared) -> Costs:
         closing(ClientStore(Path(temporary), prepared.data.train.names, prepared.first_rows)) as store,
     ):
         state = replace(prepared.first, features=federated_scaling(prepared))
-        closed = simulate_round(prepared, state, store, Serial())
+        closed = simulate_round(prepared, timeline_of(prepared), state, store, Serial())
         if closed.seconds < 1:
-            closed = simulate_round(prepared, state, store, Serial())
+            closed = simulate_round(prepared, timeline_of(prepared), state, store, Serial())
         evaluating = _seconds_of_evaluation(prepared, closed.state, store)
     return Costs(
         parameters={branch.name: branch.size for branch in prepared.first.layout.branches},
         population=prepared.population,
-        cohort=plan.cohort.expected_size(prepared.population),
+        cohort=plan.schedule.expected_reports(plan.cohort, prepared.population),
         rounds=plan.rounds,
         bytes_up=closed.bytes_up,
         bytes_down=float(prepared.first.model.nbytes),
@@ -172,10 +173,13 @@ def pieces(plan: Plan) -> list[tuple[str, str]]:
         "model": plan.model.factory,
         "trainer": to_plain(plan.trainer, "trainer"),
         "cohort": to_plain(plan.cohort, "sampler"),
+        "schedule": to_plain(plan.schedule, "schedule"),
         "transforms": to_plain(plan.transforms, "transform"),
         "aggregator": to_plain(plan.aggregator, "aggregator"),
         "server optimizer": to_plain(plan.server_optimizer, "server_optimizer"),
     }
+    if plan.devices is not None:
+        tables["devices"] = to_plain(plan.devices)
     return [(name, _text(table)) for name, table in tables.items()]
 
 

@@ -14,7 +14,7 @@ from hansa.cli.options import AsJson, Overrides
 from hansa.cli.outcome import show_outcome
 from hansa.cli.progress import watch
 from hansa.reporting.run_folder import PLAN, REPORT, RunFolder
-from hansa.simulation.choice import EXECUTORS
+from hansa.simulation.choice import AUTO, EXECUTORS
 from hansa.simulation.run import RunResult, resume, run
 from hansa.wire.plans import read_plan
 
@@ -23,11 +23,15 @@ def command(  # noqa: PLR0913 - a command's options
     plan: Annotated[Path | None, typer.Argument(metavar="PLAN.toml", help="The plan.", show_default=False)] = None,
     *,
     settings: Overrides = None,
-    executor: Annotated[str, typer.Option(help=f"How updates are computed: {', '.join(EXECUTORS)}.")] = "serial",
+    executor: Annotated[str, typer.Option(help=f"How updates are computed: {', '.join((AUTO, *EXECUTORS))}.")] = AUTO,
     workers: Annotated[
         int | None, typer.Option(help="How many chunks are computed at once. Default: one a processor.", min=1)
     ] = None,
     chunk: Annotated[int | None, typer.Option(help="How many clients train at once in a chunk.", min=1)] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(help="Where torch modules train: cuda, mps ... Default: as their factory says."),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="The run folder; it must not exist. Default: runs/RUN_ID.")
     ] = None,
@@ -52,7 +56,9 @@ def command(  # noqa: PLR0913 - a command's options
             raise typer.BadParameter("name a plan, or a run folder with --resume.", param_hint="PLAN.toml")
         read = read_plan(plan, settings or [])
         with watch(console) as seen, running(lambda: seen.folder):
-            result = run(read, out=out, executor=executor, workers=workers, chunk=chunk, callbacks=[seen])
+            result = run(
+                read, out=out, executor=executor, workers=workers, chunk=chunk, device=device, callbacks=[seen]
+            )
     _show(console, result)
     if as_json:
         print_json({**result.summary, "folder": str(result.path), "report": str(result.report)})

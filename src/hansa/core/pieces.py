@@ -66,9 +66,12 @@ class Hook(Protocol):
         """Return the bent gradient; all are views of one shape, numpy or torch."""
 
     def finish(
-        self, *, start: Array, end: Array, steps: Array, learning_rate: float, state: Mapping[str, Array]
+        self, *, delta: Array, steps: Array, learning_rate: float, state: Mapping[str, Array]
     ) -> tuple[Mapping[str, Array], ClientStates]:
-        """Return the updates of its branches, name -> [n, size], and the next rows of its state."""
+        """Return the updates of its branches, name -> [n, size], and the next rows of its state.
+
+        ``delta`` [n, size] is how far local training moved the parameters, in ``steps`` [n].
+        """
 
 
 class ClientOptimizer(Protocol):
@@ -83,8 +86,8 @@ class ClientOptimizer(Protocol):
         """True for SGD without momentum: an update is the learning rate times the sum of its gradients."""
 
     @property
-    def descends_directly(self) -> bool:
-        """True where a step takes the learning rate times the gradient off the parameter, and does nothing else."""
+    def gradient_rate(self) -> float | None:
+        """The eta of a step that is w <- w - eta g and nothing else, so that a trainer may take it by itself."""
 
     def start(self, parameter: Any) -> dict[str, Any]:
         """Return the optimizer's buffers for one parameter [n, ...]."""
@@ -211,6 +214,54 @@ class ServerOptimizer(Protocol):
         """Return the next values (float64) and slot of a branch; ``included_share`` is included/population."""
 
 
+class Schedule(Protocol):
+    """Says when the server takes a step, and whose reports are part of it."""
+
+    synchronous: ClassVar[bool]
+    """True if a step is that of one cohort's round, False if reports of several model versions make one."""
+
+    def problems(self, sampler: CohortSampler, population: int) -> list[tuple[str, str]]:
+        """Return (key, sentence) for what cannot work with this sampler and population."""
+
+    def expected_reports(self, sampler: CohortSampler, population: int) -> float:
+        """Return how many reports a step is expected to be made of, if nobody is late or lost."""
+
+
+class SynchronousSchedule(Schedule, Protocol):
+    """A schedule of rounds: a cohort is picked, waited for, and frozen."""
+
+    @property
+    def over_selection(self) -> float:
+        """The share of the cohort that is picked on top."""
+
+    @property
+    def report_goal(self) -> int | None:
+        """How many must report, or None where any number will do."""
+
+    @property
+    def round_deadline(self) -> float | None:
+        """How many seconds a round waits, or None where it waits for everyone."""
+
+
+class BufferedSchedule(Schedule, Protocol):
+    """A schedule of buffers: clients report when they are done, each with an update of the version it was sent."""
+
+    @property
+    def concurrency(self) -> int:
+        """How many clients train at the same time."""
+
+    @property
+    def buffer_size(self) -> int:
+        """How many reports make a step."""
+
+    @property
+    def max_staleness(self) -> int | None:
+        """The most versions that an update may be behind, or None."""
+
+    def weight(self, staleness: int) -> float:
+        """Return the factor of an update that is so many versions behind: above 0 and at most 1."""
+
+
 class Partition(Protocol):
     """Deals examples without a client column to clients; deterministic in the seed."""
 
@@ -226,16 +277,24 @@ PROTOCOLS: Final[Mapping[str, type]] = {
     "transform": Transform,
     "aggregator": Aggregator,
     "server_optimizer": ServerOptimizer,
+    "schedule": Schedule,
     "partition": Partition,
 }
 """What a piece of each family must have."""
+
+_EITHER: Final[Mapping[str, tuple[str, type, type]]] = {
+    "aggregator": ("needs_sum_only", FoldAggregator, RowsAggregator),
+    "schedule": ("synchronous", SynchronousSchedule, BufferedSchedule),
+}
+"""Family -> the claim by which its pieces are of one protocol more or another."""
 
 
 def lacking(family: str, piece: object) -> tuple[str, ...]:
     """Return the names of what a piece lacks of its family's protocol."""
     protocols = [PROTOCOLS[family]]
-    if family == "aggregator":
-        protocols.append(FoldAggregator if getattr(piece, "needs_sum_only", True) else RowsAggregator)
+    if family in _EITHER:
+        claim, first, second = _EITHER[family]
+        protocols.append(first if getattr(piece, claim, True) else second)
     wanted = {
         name
         for protocol in protocols

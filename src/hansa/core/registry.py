@@ -22,6 +22,10 @@ PIECES: Final[dict[str, dict[str, str]]] = {
         "poisson": "hansa.algorithms.samplers:Poisson",
         "min-separation": "hansa.algorithms.samplers:MinSeparation",
     },
+    "schedule": {
+        "sync": "hansa.algorithms.schedule:Sync",
+        "buffered": "hansa.algorithms.schedule:Buffered",
+    },
     "hook": {
         "prox": "hansa.algorithms.hooks:Prox",
         "control-variate": "hansa.algorithms.hooks:ControlVariate",
@@ -64,6 +68,7 @@ PIECES: Final[dict[str, dict[str, str]]] = {
         "fedyogi": "hansa.algorithms.recipes:fedyogi",
         "scaffold": "hansa.algorithms.recipes:scaffold",
         "fednova": "hansa.algorithms.recipes:fednova",
+        "fedbuff": "hansa.algorithms.recipes:fedbuff",
     },
     "partition": {
         "natural": "hansa.data.partitions:Natural",

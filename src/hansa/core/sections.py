@@ -1,7 +1,8 @@
-"""The sections of a plan that other rooms read: data, features, model, evaluation, stopping."""
+"""The sections of a plan that other rooms read: data, devices, features, model, evaluation, stopping."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
@@ -50,6 +51,71 @@ class Data:
     def __post_init__(self) -> None:
         if self.test_fraction + self.validation_fraction >= 1:
             raise Unsound("test_fraction and validation_fraction together must leave examples for training.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceClass:
+    """One class of devices; a client of it is as fast as a log-normal draw around the medians says."""
+
+    name: Annotated[str, MinLen(1), Doc("what the class is called")]
+    share: Annotated[float, Gt(0), Doc("how many clients are of it, relative to the other classes")] = 1.0
+    speed: Annotated[float, Gt(0), Doc("median of the speed of training, relative to the reference device")] = 1.0
+    speed_spread: Annotated[float, Ge(0), Le(3), Doc("standard deviation of the speed's natural logarithm")] = 0.0
+    down_mbit: Annotated[float, Gt(0), Doc("median of the bandwidth to a client, in Mbit/s")] = 100.0
+    up_mbit: Annotated[float, Gt(0), Doc("median of the bandwidth from a client, in Mbit/s")] = 100.0
+    network_spread: Annotated[
+        float, Ge(0), Le(3), Doc("standard deviation of the bandwidths' natural logarithm; both move together")
+    ] = 0.0
+    latency: Annotated[float, Ge(0), Doc("seconds before a transfer begins, in each direction")] = 0.0
+    losses_per_hour: Annotated[
+        float, Ge(0), Doc("how often a client that works is lost in an hour, on average (a constant hazard)")
+    ] = 0.0
+    available: Annotated[
+        str, Doc('when clients can be reached, in hours of the period: "8-12 13.5-18"; empty: always')
+    ] = ""
+    shift_hours: Annotated[
+        float, Ge(0), Doc("each client's hours are moved, earlier or later, by up to so many hours")
+    ] = 0.0
+
+    def __post_init__(self) -> None:
+        self.hours()
+
+    def hours(self) -> tuple[tuple[float, float], ...]:
+        """Return the intervals of ``available`` as (from, to). Raises Unsound for a text that holds none."""
+        found = []
+        for text in self.available.split():
+            start, separator, end = text.partition("-")
+            try:
+                interval = float(start), float(end)
+            except ValueError:
+                interval = (0.0, 0.0)
+            if not (separator and 0 <= interval[0] < interval[1] < math.inf):
+                raise Unsound(f'available holds {text!r}; write intervals in hours, such as "8-12 13.5-18".')
+            found.append(interval)
+        return tuple(found)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Devices:
+    """How fast clients are and when they can be reached: gives a simulation a clock. Not in the plan's hash."""
+
+    preset: Annotated[
+        Literal["phones", "hospitals", "browsers", "iot"] | None, Doc("classes that come with Hansa; illustrative")
+    ] = None
+    path: Annotated[str | None, Doc("a csv file of classes, or of clients: a device each")] = None
+    classes: Annotated[tuple[DeviceClass, ...], Doc("classes of your own")] = ()
+    examples_per_second: Annotated[
+        float, Gt(0), Doc("examples of this plan's data that the reference device trains its model on in a second")
+    ] = 100.0
+    start_hour: Annotated[float, Ge(0), Doc("the hour of the period at which the run begins")] = 0.0
+    period_hours: Annotated[float, Gt(0), Doc("hours after which availability repeats: 24 a day, 168 a week")] = 24.0
+
+    def __post_init__(self) -> None:
+        if sum((self.preset is not None, self.path is not None, bool(self.classes))) != 1:
+            raise Unsound("give exactly one of preset, path and classes.")
+        names = [each.name for each in self.classes]
+        if len(set(names)) != len(names):
+            raise Unsound("classes names a class twice.")
 
 
 @dataclass(frozen=True, kw_only=True)

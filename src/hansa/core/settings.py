@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 
@@ -18,7 +19,9 @@ class Setting:
 
 TRACEBACK: Final = Setting("HANSA_TRACEBACK", "0", "1 prints the full traceback of an unexpected error")
 CACHE: Final = Setting(
-    "HANSA_CACHE", "the user's cache folder", "the folder for unpacked copies of large compressed arrays"
+    "HANSA_CACHE",
+    "the user's cache folder",
+    "the folder for unpacked copies of large compressed arrays, and for what --executor auto chose",
 )
 
 SETTINGS: Final = (CACHE, TRACEBACK)
@@ -30,6 +33,15 @@ _OFF: Final = frozenset({"", "0", "false", "no", "off"})
 def value_of(setting: Setting) -> str | None:
     """Return what the environment says of a setting, or None where it is not set or empty."""
     return os.environ.get(setting.name) or None
+
+
+def cache_folder() -> Path:
+    """Return the user's cache folder: HANSA_CACHE, or where the system keeps caches. It may not exist yet."""
+    if named := value_of(CACHE):
+        return Path(named)
+    import platformdirs  # noqa: PLC0415 - needed where something is cached
+
+    return Path(platformdirs.user_cache_dir("hansa"))
 
 
 def is_on(setting: Setting) -> bool:

@@ -30,6 +30,8 @@ PURPOSES: Final[dict[str, Literal["public", "secret"]]] = {
     "split": "public",
     "evaluation": "public",
     "baseline": "public",
+    "devices": "public",
+    "departures": "public",
     "examples": "public",
     "cohort": "secret",
     "rounding": "secret",

@@ -18,7 +18,7 @@ import numpy as np
 
 from hansa.core.errors import DataError
 from hansa.core.layout import Array
-from hansa.core.settings import CACHE, value_of
+from hansa.core.settings import cache_folder
 from hansa.data.recognition import recognised
 from hansa.data.refusals import malformed, reading
 
@@ -219,15 +219,6 @@ def _start(file: IO[bytes], member: zipfile.ZipInfo) -> int:
     local = file.read(_LOCAL_HEADER)
     lengths = int.from_bytes(local[26:28], "little") + int.from_bytes(local[28:30], "little")
     return member.header_offset + _LOCAL_HEADER + lengths
-
-
-def cache_folder() -> Path:
-    """Return the user's cache of unpacked arrays: HANSA_CACHE, or where the system keeps caches."""
-    if named := value_of(CACHE):
-        return Path(named)
-    import platformdirs  # noqa: PLC0415 - needed only where large compressed arrays are unpacked
-
-    return Path(platformdirs.user_cache_dir("hansa"))
 
 
 def _cache_error(folder: Path, error: OSError) -> DataError:

@@ -182,6 +182,7 @@ class Style:
     text: Text = metric_text
     ticks: Text | None = None
     x_label: str = "round"
+    x_text: Text = count_text
 
 
 def line_chart(
@@ -220,7 +221,7 @@ def line_chart(
         table=_line_table(xs, lines, style),
         hover={
             "at": [across.at(xs[i]) for i in keep],
-            "head": [f"{style.x_label} {count_text(xs[i])}" for i in keep],
+            "head": [f"{style.x_label} {style.x_text(xs[i])}" for i in keep],
             "lines": [[line.label, [_brief(line.values[i], style.text) for i in keep]] for line in lines],
         },
     )
@@ -258,6 +259,6 @@ def thinned(count: int, limit: int) -> list[int]:
 
 def _line_table(xs: Sequence[float], lines: Sequence[Series], style: Style) -> Table:
     keep = thinned(len(xs), _LISTED)
-    rows = [(count_text(xs[i]), *(_brief(line.values[i], style.text) for line in lines)) for i in keep]
+    rows = [(style.x_text(xs[i]), *(_brief(line.values[i], style.text) for line in lines)) for i in keep]
     note = "" if len(keep) == len(xs) else f"{len(keep)} of {count_text(len(xs))} rows."
     return Table((style.x_label, *(line.label for line in lines)), tuple(rows), note)

@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from hansa.reporting.charts import Chart, Series, Style, line_chart
+from hansa.reporting.clock_section import over_time, participation_text
 from hansa.reporting.figures import (
     HIGHER_IS_BETTER,
     LOWER_IS_BETTER,
+    NOT_RECORDED,
     Figures,
     bytes_of,
     bytes_text,
@@ -85,6 +87,7 @@ def render_comparison(runs: Sequence[Mapping[str, Any]], *, targets: Targets | N
         overview=overview(runs, targets=targets) if many else None,
         differences=differences(runs) if many else [],
         same_plan=not between,
+        timed=any(run.clock for run in figures),
         unlike=unlike(figures),
     )
 
@@ -110,7 +113,7 @@ def overview(runs: Sequence[Mapping[str, Any]], *, targets: Targets | None = Non
     first = [f"{metric_name(primary or '')}, {where}" for where in places]
     others = [f"{metric_name(metric)}, {where}" for metric in ordered for where in (places[0], places[3])]
     wanted = [*first[:1], *(row[0] for row in targeted), *others, *first[1:], "rounds"]
-    wanted += ["bytes up, total", "seconds, total"]
+    wanted += ["bytes up, total", "simulated time", "seconds, total"]
     known = [name for name in dict.fromkeys(wanted) if name in rows]
     chosen = [name for name in known if name == known[0] or len(set(rows[name][1:])) > 1][:_COLUMNS]
     body = [[label, *(rows[name][1 + place] for name in chosen)] for place, label in enumerate(_labels(runs))]
@@ -187,14 +190,24 @@ def _targets(figures: Sequence[Figures], targets: Targets) -> Rows:
     for name, target in targets.items():
         part, metric, kind = (*name.split("."), "overall", "overall")[:3]
         sign = -1 if metric in LOWER_IS_BETTER else 1
-        cells = []
+        firsts: list[int | None] = []
         for run in figures:
             history = _history(run, part, metric, kind)
             reached = (at for at, value in history if value is not None and sign * value >= sign * target)
-            first = next(reached, None)
-            cells.append("not reached" if first is None else count_text(first))
+            firsts.append(next(reached, None))
+        cells = ["not reached" if first is None else count_text(first) for first in firsts]
         rows.append([f"rounds to {name} {metric_text(target)}", *cells])
+        if any(run.clock for run in figures):
+            times = [_time_at(run, cell) for run, cell in zip(figures, firsts, strict=True)]
+            rows.append([f"simulated time to {name} {metric_text(target)}", *times])
     return rows
+
+
+def _time_at(run: Figures, at: int | None) -> str:
+    """Return the simulated time of a round, or why there is none."""
+    if at is None:
+        return "not reached"
+    return seconds_text(run.clock.get(at))
 
 
 def _costs(figures: Sequence[Figures]) -> Rows:
@@ -205,19 +218,56 @@ def _costs(figures: Sequence[Figures]) -> Rows:
         "seconds, total": [seconds_text(run.total(lambda event: number(event.get("seconds")))) for run in figures],
         "seconds per round, median": [seconds_text(run.value("seconds_per_round")) for run in figures],
     }
+    if any(run.clock for run in figures):
+        counts = {
+            "picked": ("selected",),
+            "reported in time": ("reported",),
+            "late or too stale": ("late", "too_stale"),
+        }
+        counts["dropped out"] = ("dropped_out",)
+        cells["simulated time"] = [seconds_text(run.value("simulated", "seconds")) for run in figures]
+        cells["clients that took part"] = [participation_text(run) if run.clock else NOT_RECORDED for run in figures]
+        cells |= {
+            f"clients {name}, total": [count_text(_first_of(run, keys)) for run in figures]
+            for name, keys in counts.items()
+        }
     return [[name, *values] for name, values in cells.items()]
 
 
+def _first_of(run: Figures, keys: Sequence[str]) -> float | None:
+    """Return the first of some totals of simulated time that a run has."""
+    found = (run.value("simulated", key) for key in keys)
+    return next((value for value in found if value is not None), None)
+
+
 def _charts(figures: Sequence[Figures], labels: Sequence[str]) -> list[Chart]:
-    """Return the training loss and every metric of all runs over rounds."""
+    """Return the training loss and every metric of all runs over rounds, and over simulated time where there is."""
     charts = []
     for metric, (part, kind, where) in itertools.product(_metrics(figures), _PLACES):
         histories = [dict(_history(run, part, metric, kind)) for run in figures]
+        charts.append(_timed(figures, labels, histories, metric, where))
         style = Style(where[:1].upper() + where[1:] + ".", log=metric not in HIGHER_IS_BETTER)
         charts.append(_overlaid(metric_title(metric), histories, labels, style))
     losses = [{int(event["round"]): number(event.get("train_loss")) for event in run.rounds} for run in figures]
     charts.append(_overlaid("Training loss", losses, labels, Style("Mean over the cohort, as it trained.", log=True)))
     return [chart for chart in charts if chart]
+
+
+def _timed(
+    figures: Sequence[Figures],
+    labels: Sequence[str],
+    histories: Sequence[Mapping[int, float | None]],
+    metric: str,
+    where: str,
+) -> Chart | None:
+    """Return one line per run with a clock over simulated time."""
+    lines = []
+    for position, (run, label, history) in enumerate(zip(figures, labels, histories, strict=True)):
+        tone, dash = _look(position)
+        values = {run.clock[at]: value for at, value in history.items() if at in run.clock}
+        lines.append((Series(label, tone, (), dash), values))
+    title = f"{metric_title(metric)} over simulated time"
+    return over_time(title, lines, subtitle=where[:1].upper() + where[1:] + ".", log=metric not in HIGHER_IS_BETTER)
 
 
 def _overlaid(

@@ -177,6 +177,13 @@ class Figures:
         """The evaluations that have a round, in order."""
         return [event for event in self.of("evaluation") if number(event.get("round")) is not None]
 
+    @cached_property
+    def clock(self) -> dict[int, float]:
+        """Round -> simulated seconds at its end, with 0 for the untrained model; empty where there is no clock."""
+        times = {int(event["round"]): number(event.get("simulated_seconds")) for event in self.rounds}
+        known = {at: seconds for at, seconds in times.items() if seconds is not None}
+        return {0: 0.0, **known} if known else {}
+
     @property
     def clients(self) -> int | None:
         """The number of clients that the data have."""
@@ -237,9 +244,11 @@ class Figures:
 
 
 def bytes_of(direction: str) -> Callable[[Row], float | None]:
-    """Return a function that gives the bytes of one round over all clients of its cohort."""
+    """Return a function that gives the bytes of one round: of its cohort, or, where there is a clock, of all picked."""
 
     def amount(event: Row) -> float | None:
+        if f"{direction}_total" in event:
+            return number(event[f"{direction}_total"])
         each, cohort = number(event.get(direction)), number(event.get("cohort"))
         return None if each is None or cohort is None else number(each * cohort)
 

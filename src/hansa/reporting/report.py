@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from hansa.reporting.alarms import alarms
 from hansa.reporting.charts import Chart, Level, Series, Style, line_chart
 from hansa.reporting.charts_clients import DotChart, dot_chart, histogram
+from hansa.reporting.clock_section import clock_section
 from hansa.reporting.data_section import data_section
 from hansa.reporting.disclosure import server_sees
 from hansa.reporting.figures import (
@@ -74,6 +75,7 @@ def render_report(
         client_table=_client_table(run),
         costs=_cost_charts(run),
         cost_facts=_cost_facts(run),
+        clock=clock_section(run),
         data=data_section(summary.get("data")),
         plan_text=plan_text,
         environment={str(key): str(value) for key, value in environment.items()},
@@ -256,7 +258,7 @@ def _cost_charts(run: Figures) -> list[Chart]:
         )
     ]
     combined = Style("Clients whose updates were combined.", zero=True, text=count_text, ticks=count_text)
-    encoded = Style("Over all clients of the cohort, as encoded.", zero=True, text=bytes_text, ticks=bytes_text)
+    encoded = Style("Over all clients, as encoded.", zero=True, text=bytes_text, ticks=bytes_text)
     drawn = [
         line_chart("Cohort size", xs, [cohort], style=combined),
         line_chart("Bytes per round", xs, sent, style=encoded),

@@ -52,8 +52,9 @@ class Pooled:
 @np.errstate(over="ignore", invalid="ignore")  # a baseline may diverge; its metrics show it
 def run_baselines(prepared: Prepared, rounds: int) -> dict[str, Any]:
     """Return the results of the baselines that the plan asks for, by name."""
-    wanted = prepared.plan.evaluation.baselines
-    passes = max(1, round(rounds * prepared.plan.cohort.expected_size(prepared.population) / prepared.population))
+    plan, population = prepared.plan, prepared.population
+    wanted = plan.evaluation.baselines
+    passes = max(1, round(rounds * plan.schedule.expected_reports(plan.cohort, population) / population))
     results: dict[str, Any] = {}
     if "local-only" in wanted:
         results["local_only"] = local_only(prepared, passes)

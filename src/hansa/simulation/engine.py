@@ -11,18 +11,21 @@ from typing import Any
 import numpy as np
 
 from hansa.algorithms import divergence
-from hansa.algorithms.fold import collector
-from hansa.algorithms.rounds import close_round, open_round
+from hansa.algorithms.fold import Collector, collector, one_after_another
+from hansa.algorithms.rounds import close_round
 from hansa.core.layout import Array
 from hansa.core.nouns import RoundReport, ServerState
 from hansa.core.sections import Stopping
 from hansa.reporting.run_folder import CHECKPOINT, RunFolder, storing
 from hansa.simulation.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from hansa.simulation.choice import Choice, executor_of
 from hansa.simulation.client_store import ClientStore, Journal
 from hansa.simulation.executors import Executor
 from hansa.simulation.interruption import Interruption
 from hansa.simulation.measuring import Measured, measure
 from hansa.simulation.preparation import Prepared, federated_scaling
+from hansa.simulation.timeline import timeline_of
+from hansa.simulation.work import Timeline
 
 Callback = Callable[[Mapping[str, Any]], bool | None]
 """Watches a run's events. It may stop the run by returning True; it cannot change its state."""
@@ -37,6 +40,7 @@ class ClosedRound:
     journal: Journal
     bytes_up: float
     seconds: float
+    facts: Mapping[str, Any]
 
     def event(self) -> dict[str, Any]:
         """Return the round as a line of metrics.jsonl."""
@@ -50,26 +54,36 @@ class ClosedRound:
             "seconds": self.seconds,
             "bytes_up": self.bytes_up,
             "bytes_down": float(self.state.model.nbytes),
+            **self.facts,
         }
 
 
-def simulate_round(prepared: Prepared, state: ServerState, store: ClientStore, executor: Executor) -> ClosedRound:
-    """Run one round: open it, map ``client_update`` over the cohort, fold, close it."""
+def simulate_round(
+    prepared: Prepared, timeline: Timeline, state: ServerState, store: ClientStore, executor: Executor
+) -> ClosedRound:
+    """Run one round: open it, map ``client_update`` over the cohort, fold, close it.
+
+    A cohort in parts (a buffer of several model versions) is folded part by part, in their order.
+    """
     began = time.perf_counter()
-    plan, streams = prepared.plan, prepared.streams
-    assignment = open_round(plan, state, store, streams.of("cohort", state.round + 1).coins())
-    journal = store.journal(assignment.round, assignment.cohort)
-    with storing(store.folder.parent):
-        collected = collector(plan.aggregator, state.layout, len(assignment.cohort), store.folder)
-    bytes_up = 0.0
-    for partial in executor.partials(prepared, assignment, store.states):
-        bytes_up += partial.bytes_up
-        collected.merge(partial.collected)
-        journal.write(partial.position, partial.states)
-    aggregate = collected.finish(plan.aggregator, assignment.population)
+    plan, opened = prepared.plan, timeline.open(state, store)
+    journal = store.journal(state.round + 1, opened.cohort)
+    bytes_up, before = 0.0, 0
+    collections: list[Collector] = []
+    for part in opened.parts:
+        cohort = part.assignment.cohort
+        with storing(store.folder.parent):
+            collected = collector(plan.aggregator, state.layout, len(cohort), store.folder)
+        for partial in executor.partials(prepared, part.assignment, store.states, part.factors):
+            bytes_up += partial.bytes_up
+            collected.merge(partial.collected)
+            journal.write(before + partial.position, partial.states)
+        collections = [one_after_another([*collections, collected])]
+        before += len(cohort)
+    aggregate = collections[0].finish(plan.aggregator, store.size)
     closed, report = close_round(plan, state, aggregate)
-    each = bytes_up / max(1, len(assignment.cohort))
-    return ClosedRound(closed, report, journal, each, time.perf_counter() - began)
+    each = bytes_up / max(1, before)
+    return ClosedRound(closed, report, journal, each, time.perf_counter() - began, opened.facts)
 
 
 @dataclass
@@ -78,17 +92,20 @@ class Engine:
 
     prepared: Prepared
     folder: RunFolder
-    executor: Executor
+    choice: Choice
     callbacks: tuple[Callback, ...] = ()
+    executor: Executor = field(init=False)
     state: ServerState = field(init=False)
     store: ClientStore = field(init=False)
     early_norms: list[float] = field(default_factory=list)
     watched: list[float | None] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
+    timeline: Timeline = field(init=False)
 
     @np.errstate(over="ignore", invalid="ignore")  # what overflows is found, and explained, by divergence.check
     def run(self) -> tuple[ServerState, str]:
         """Run, or go on, until the last round or a stopping rule; return the last state and why it is the last."""
+        self.executor = executor_of(self.choice)
         self._begin()
         with closing(self.executor), closing(self.store), Interruption(self.folder.path, self.tell) as interruption:
             stopped = self._look(None)
@@ -110,7 +127,9 @@ class Engine:
             self.early_norms, self.watched = checkpoint.notes["early_norms"], checkpoint.notes["watched"]
             self.folder.cut_events(checkpoint.notes["events"])
             self.store.restore(self.state.round)
+            self.timeline = timeline_of(self.prepared, self.state.round, checkpoint.notes.get("timeline"))
             return
+        self.timeline = timeline_of(self.prepared)
         self.folder.cut_events(0)
         self.store.restore(0)
         self.state = replace(self.prepared.first, features=federated_scaling(self.prepared))
@@ -119,7 +138,7 @@ class Engine:
     def _round(self) -> str | None:
         """Simulate one round and close it for good; return why the run stops, if a callback asked for it."""
         began = time.perf_counter()
-        closed = simulate_round(self.prepared, self.state, self.store, self.executor)
+        closed = simulate_round(self.prepared, self.timeline, self.state, self.store, self.executor)
         self.early_norms = divergence.check(self.prepared.plan, closed.report, self.early_norms)
         self.state = closed.state
         closed.journal.close()
@@ -130,7 +149,12 @@ class Engine:
     def _commit(self, events: list[dict[str, Any]], cohort: Array) -> None:
         """Close a round: its events, then the checkpoint in one rename, which makes the clients' new rows current."""
         length = self.folder.append_events(events, durable=False)
-        notes = {"events": length, "early_norms": self.early_norms, "watched": self.watched}
+        notes = {
+            "events": length,
+            "early_norms": self.early_norms,
+            "watched": self.watched,
+            "timeline": self.timeline.notes(),
+        }
         write_checkpoint(self.store.folder, Checkpoint(self.state, notes))
         self.store.apply(self.state.round, cohort)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from hansa.core.layout import Array, Floats, Int64s
 from hansa.core.nouns import Assignment, Batch
 from hansa.simulation.preparation import Prepared
 from hansa.simulation.spans import AHEAD, Span, gathered, in_order_of_work, spans
+from hansa.training.kernels import PLAIN, Kernels, use
 
 StatesOf = Callable[[Int64s], dict[str, Array]]
 """The current rows of some clients, by ordinal: name -> [n, ...]."""
@@ -62,6 +63,12 @@ def work_of(assignment: Assignment, span: Span, chunk: int, states_of: StatesOf,
     return Work(span, chunk, states, None if factors is None else factors[span.positions])
 
 
+def with_kernels(kernels: Kernels, compute_it: Callable[..., Partial], *arguments: Any) -> Partial:
+    """Compute with some kernels."""
+    with use(kernels):
+        return compute_it(*arguments)
+
+
 @np.errstate(over="ignore", invalid="ignore")  # what overflows is found, and explained, by divergence.check
 def compute(prepared: Prepared, assignment: Assignment, work: Work) -> Partial:
     """Compute the updates of a span, a chunk of clients at a time, and collect them."""
@@ -95,12 +102,17 @@ def _scaled(batch: Batch, factors: Floats) -> Batch:
 class Serial:
     """One client after the other, as on devices: the reference that every other executor is held to."""
 
+    def __init__(self, *, kernels: Kernels = PLAIN) -> None:
+        self.kernels = kernels
+
     def partials(
         self, prepared: Prepared, assignment: Assignment, states_of: StatesOf, factors: Floats | None = None
     ) -> Iterator[Partial]:
         """Yield block after block, in cohort order."""
         for span in spans(len(assignment.cohort), BLOCK):
-            yield compute(prepared, assignment, work_of(assignment, span, 1, states_of, factors))
+            yield with_kernels(
+                self.kernels, compute, prepared, assignment, work_of(assignment, span, 1, states_of, factors)
+            )
 
     def close(self) -> None:
         """Do nothing: there are no workers."""
@@ -113,9 +125,10 @@ class Batched:
     time in numpy's products, which do not hold Python's lock.
     """
 
-    def __init__(self, *, chunk: int, workers: int) -> None:
+    def __init__(self, *, chunk: int, workers: int, kernels: Kernels = PLAIN) -> None:
         self.chunk = chunk
         self.workers = workers
+        self.kernels = kernels
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="hansa-chunk") if workers > 1 else None
 
     def partials(
@@ -127,12 +140,14 @@ class Batched:
         threads = self._threads
         if threads is None:
             for span in ordered:
-                yield compute(prepared, assignment, work(span))
+                yield with_kernels(self.kernels, compute, prepared, assignment, work(span))
             return
         sizes = prepared.data.train.sizes(assignment.cohort)
         ordered = in_order_of_work(ordered, sizes, AHEAD * self.workers)
         yield from gathered(
-            ordered, lambda span: threads.submit(compute, prepared, assignment, work(span)), AHEAD * self.workers
+            ordered,
+            lambda span: threads.submit(with_kernels, self.kernels, compute, prepared, assignment, work(span)),
+            AHEAD * self.workers,
         )
 
     def close(self) -> None:

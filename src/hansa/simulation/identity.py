@@ -27,6 +27,7 @@ def identity_of(prepared: Prepared, executor: Mapping[str, Any], run_id: str) ->
         "seed": prepared.plan.seed,
         "plan_sha256": prepared.plan_sha256,
         "data_sha256": prepared.data.sha256,
+        "devices_sha256": None if prepared.fleet is None else prepared.fleet.sha256,
         "code_sha256": code_digests(prepared.plan),
         "working_directory": str(Path.cwd()),
         "files": {},
@@ -47,11 +48,13 @@ def prepare_again(folder: RunFolder, identity: Mapping[str, Any]) -> Prepared:
     now = {
         "plan_sha256": prepared.plan_sha256,
         "data_sha256": prepared.data.sha256,
+        "devices_sha256": None if prepared.fleet is None else prepared.fleet.sha256,
         "code_sha256": code_digests(prepared.plan),
     }
     restore = {
         "plan_sha256": f"Restore {PLAN}.",
         "data_sha256": "Restore the data, at the path in the plan.",
+        "devices_sha256": f"Restore the file of devices, and [devices] in {PLAN}.",
         "code_sha256": "Restore the modules that the plan names.",
     }
     for what, digest in now.items():

@@ -22,6 +22,7 @@ from hansa.core.streams import Streams
 from hansa.data import load
 from hansa.evaluation.metrics import Metric, choose
 from hansa.reporting.figures import NOT_EVALUATED, not_evaluated
+from hansa.simulation.devices import Fleet, fleet_of
 
 _ROWS_AT_ONCE: Final = 65536
 
@@ -38,11 +39,17 @@ class Prepared:
     first_rows: dict[str, Array]
     streams: Streams
     notes: tuple[str, ...]
+    fleet: Fleet | None = None
 
     @property
     def population(self) -> int:
         """Return the number of clients that may train."""
         return len(self.data.train.names)
+
+    def for_workers(self) -> Prepared:
+        """Return what computing updates needs, without what only evaluation reads."""
+        data = dataclasses.replace(self.data, validation=None, test=None, held_out=None, central=None)
+        return dataclasses.replace(self, data=data, metrics=(), notes=())
 
     def clients(self, ordinals: Array, scaling: Scaling | None) -> ClientBatch:
         """Return some clients with their training examples."""
@@ -79,6 +86,7 @@ def prepare(plan: Plan) -> Prepared:
             *plan.trainer.notes(plan.model, data.signature),
             *_stopping_notes(plan),
         ),
+        fleet=fleet_of(plan, data.train.names),
     )
 
 

@@ -26,12 +26,14 @@ from hansa.reporting.run_folder import (
     describe_environment,
     new_run_id,
 )
+from hansa.simulation import auto
 from hansa.simulation.baselines import run_baselines
-from hansa.simulation.choice import Choice, choose, executor_of
+from hansa.simulation.choice import AUTO, Choice, asked_for
 from hansa.simulation.engine import Callback, Engine
 from hansa.simulation.identity import differences, environment_changes, identity_of, prepare_again, where_it_began
 from hansa.simulation.preparation import prepare
 from hansa.simulation.summary import summarise
+from hansa.training.kernels import Kernels, use
 from hansa.wire.models import model_bytes, sha256
 from hansa.wire.plans import write_plan
 
@@ -58,29 +60,32 @@ def run(  # noqa: PLR0913 - where, how and watched by whom
     plan: Plan,
     *,
     out: Path | str | None = None,
-    executor: str = "serial",
+    executor: str = AUTO,
     workers: int | None = None,
     chunk: int | None = None,
+    device: str | None = None,
     callbacks: Sequence[Callback] = (),
 ) -> RunResult:
     """Run a plan in simulation, in a new folder (default: runs/ and a new run id), and return its result.
 
-    ``executor`` computes the clients' updates, ``chunk`` clients at once on each of ``workers``.
+    ``executor`` computes the clients' updates, ``chunk`` clients at once on each of ``workers``; torch modules train
+    on ``device`` ("cuda", for one) if it is given.
     Raises HansaError: PlanError, DataError, ModelError before the first round, RunError and DivergenceError later.
     """
     if not isinstance(plan, Plan):
         raise PlanError(
             [Problem("plan", f"must be a Plan, not {type(plan).__name__}; hansa.read_plan(path) reads one.")]
         )
-    choice = choose(executor, workers=workers, chunk=chunk)
+    asked = asked_for(executor, workers=workers, chunk=chunk, device=device)
     prepared = prepare(plan)
+    choice = asked or auto.choose(prepared, device or "")
     run_id = new_run_id()
     folder = RunFolder.create(Path(out) if out is not None else Path("runs") / run_id)
     folder.write(PLAN, write_plan(prepared.plan))
     with folder.alone():
         folder.write(ENVIRONMENT, _json(describe_environment(choice.text)))
         folder.write(REPLAY, _json(identity_of(prepared, choice.as_json(), run_id)))
-        return _execute(Engine(prepared, folder, executor_of(choice), tuple(callbacks)))
+        return _execute(Engine(prepared, folder, choice, tuple(callbacks)))
 
 
 def resume(path: Path | str, *, callbacks: Sequence[Callback] = ()) -> RunResult:
@@ -96,7 +101,7 @@ def resume(path: Path | str, *, callbacks: Sequence[Callback] = ()) -> RunResult
         prepared = prepare_again(folder, identity)
         changed = tuple(f"resumed in another environment: {change}" for change in environment_changes(folder))
         prepared = replace(prepared, notes=(*prepared.notes, *changed))
-        return _execute(Engine(prepared, folder, executor_of(_choice(folder, identity)), tuple(callbacks)))
+        return _execute(Engine(prepared, folder, _choice(folder, identity), tuple(callbacks)))
 
 
 @dataclass(frozen=True)
@@ -123,7 +128,7 @@ def replay(path: Path | str, *, callbacks: Sequence[Callback] = ()) -> Replayed:
         for name in (PLAN, ENVIRONMENT):
             again.write(name, folder.read(name))
         again.write(REPLAY, _json({**identity, "files": {}}))
-        result = _execute(Engine(prepared, again, executor_of(_choice(folder, identity)), tuple(callbacks)))
+        result = _execute(Engine(prepared, again, _choice(folder, identity), tuple(callbacks)))
         return Replayed((), differences(folder, again), result.summary["model_sha256"])
 
 
@@ -132,14 +137,20 @@ def _execute(engine: Engine) -> RunResult:
 
     On one thread: the order in which a matrix product adds up must not depend on how many processors are free.
     """
-    with threadpool_limits(limits=1):
+    device = Kernels(**engine.choice.kernels).device
+    with threadpool_limits(limits=1), use(Kernels(device=device)):
         return _run_and_report(engine)
 
 
 def _run_and_report(engine: Engine) -> RunResult:
     prepared, folder = engine.prepared, engine.folder
     plan = prepared.plan
-    about = {"name": plan.name, "notes": prepared.notes, "folder": str(folder.path)}
+    about = {
+        "name": plan.name,
+        "notes": prepared.notes,
+        "folder": str(folder.path),
+        "computed": (engine.choice.text, engine.choice.why),
+    }
     engine.tell({"event": "start", "rounds": plan.rounds, **about})
     state, stopped = engine.run()
     model = model_bytes(plan, state)

@@ -12,6 +12,7 @@ import numpy as np
 from hansa.core.nouns import ServerState
 from hansa.reporting.run_folder import RunFolder
 from hansa.simulation.preparation import Prepared
+from hansa.simulation.timeline import simulated
 
 _NAMED_CLIENTS: Final = 1000
 _ROWS_AT_ONCE: Final = 8192
@@ -49,6 +50,7 @@ def summarise(
         "bytes_up_per_client": up / max(updates, 1),
         "bytes_down_per_client": float(state.model.nbytes),
         "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "simulated": simulated(prepared, rounds),
         "notes": list(prepared.notes),
         "data": describe_data(prepared),
     }

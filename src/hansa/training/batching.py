@@ -144,9 +144,7 @@ def _mixes_examples(network: Network, signature: Signature, values: Tensor) -> s
 
 
 class _Pair(NamedTuple):
-    """Two clients of unlike sizes in a trial step: parameters [2, size], examples, shares [2, b], and the gradients
-    [2, size] that the loop finds for each alone.
-    """
+    """Two clients of unlike sizes in a trial step, and the gradients [2, size] that the loop finds for each alone."""
 
     parameters: Tensor
     x: Tensor
@@ -219,7 +217,7 @@ def _alone(
     """Return the gradient of one client's mean loss, as the loop takes it: float32 [size]."""
     network.load(values)
     (group,) = network.groups
-    group.gradients.zero_()
+    network.collect_gradients()
     x, y = examples
     LOSSES[loss](_outputs(network, signature, x), y).backward()  # type: ignore[no-untyped-call]  # torch has no types there
     return group.gradients.to("cpu", copy=True)

@@ -63,7 +63,7 @@ class Program:
         back, losses = residual(self.loss, x.reshape(*y.shape, -1), y)
         losses *= share
         losses[share == 0] = 0  # what padding gave may not be finite
-        loss = np.einsum("nb->n", losses)
+        loss: Array = np.einsum("nb->n", losses)
         back *= (share * np.float32(scale))[..., None]
         back = back.reshape(x.shape)
         first = next((place for place, layer in enumerate(self.layers) if layer.names), 0)
@@ -94,7 +94,9 @@ def train_clients(
     )
     with np.errstate(over="ignore", invalid="ignore"):  # the round counts updates that are not finite
         end, loss = _descend(work, program, turned.branch, chunk)
-    return Outcome(start, order.back(turned.turn_back(end)), batches.steps, order.back(loss))
+    delta = order.back(turned.turn_back(end))
+    delta -= start
+    return Outcome(delta, batches.steps, order.back(loss))
 
 
 @dataclass(frozen=True)
@@ -188,7 +190,7 @@ def _descend(work: LocalWork, program: Program, branch: Branch, chunk: _Chunk) -
     gradient = np.empty_like(end)
     memory = optimizer.start(end)
     parameters, into = views_of(branch, end), views_of(branch, gradient)
-    direct = optimizer.descends_directly and not work.hooks
+    rate = None if work.hooks else optimizer.gradient_rate
     total = np.zeros(len(end))
     for number, (x, y, share) in enumerate(_steps_of(chunk), start=1):
         active = len(x)
@@ -198,11 +200,11 @@ def _descend(work: LocalWork, program: Program, branch: Branch, chunk: _Chunk) -
             x,
             y,
             share,
-            scale=optimizer.learning_rate if direct else 1.0,
+            scale=1.0 if rate is None else rate,
             draws=Draws(chunk.seeds[:active], number),
         )
         here, moved = end[:active], gradient[:active]
-        if direct:
+        if rate is not None:
             here -= moved
             continue
         bent = bend(work.hooks, here, moved, chunk.start[:active], _first(chunk.vectors, active))

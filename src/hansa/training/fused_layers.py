@@ -83,7 +83,7 @@ class Linear:
         if not onward:
             return back
         down = np.matmul(rows, weight.swapaxes(1, 2) if self.transposed else weight)
-        return down.reshape(*back.shape[:-1], down.shape[-1])
+        return np.asarray(down.reshape(*back.shape[:-1], down.shape[-1]))
 
 
 @dataclass(frozen=True)
@@ -217,7 +217,8 @@ class Activation:
 
     def backward(self, parameters: Arrays, into: Arrays, saved: Any, back: Array, *, onward: bool) -> Array:  # noqa: ARG002
         """Return back times f'(x)."""
-        back *= ACTIVATIONS[self.kind][1](*saved, np.float32(self.argument))
+        x, y = saved
+        back *= ACTIVATIONS[self.kind][1](x, y, np.float32(self.argument))
         return back
 
 

@@ -30,9 +30,9 @@ class Sgd:
         return self.momentum == 0
 
     @property
-    def descends_directly(self) -> bool:
-        """Return True without momentum and weight decay."""
-        return self.momentum == 0 and self.weight_decay == 0
+    def gradient_rate(self) -> float | None:
+        """Return eta where a step is w <- w - eta g and nothing else, so that a trainer may take it by itself."""
+        return None if self.momentum or self.weight_decay else self.learning_rate
 
     def start(self, parameter: Any) -> dict[str, Any]:
         """Return a velocity of zeros where there is momentum."""
@@ -78,9 +78,9 @@ class Adam:
         return False
 
     @property
-    def descends_directly(self) -> bool:
-        """Return False."""
-        return False
+    def gradient_rate(self) -> float | None:
+        """Return None."""
+        return None
 
     def start(self, parameter: Any) -> dict[str, Any]:
         """Return moments of zeros."""

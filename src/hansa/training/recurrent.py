@@ -28,7 +28,7 @@ def is_plain(args: Sequence[Any]) -> bool:
     """
     if len(args) < 9 or isinstance(args[2], Tensor):
         return False
-    return len(args[2]) == args[4] * (2 if args[7] else 1) * (4 if args[3] else 2)
+    return bool(len(args[2]) == args[4] * (2 if args[7] else 1) * (4 if args[3] else 2))
 
 
 def recur(name: str, args: Sequence[Any], drop: Callable[[Tensor], Tensor]) -> tuple[Tensor, ...]:

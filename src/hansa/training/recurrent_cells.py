@@ -33,11 +33,18 @@ def _by_client(values: Tensor) -> Tensor:
     return values.transpose(0, 1).flatten(1, 2)
 
 
+def _split(gates: Tensor) -> Tensor:
+    """Return a view of three gates [..., 3 h] as [..., 3, h]."""
+    return gates.view(*gates.shape[:-1], 3, gates.shape[-1] // 3)
+
+
 class Lstm(Function):
     """Gates in torch's order: input, forget, candidate, output."""
 
     @staticmethod
-    def forward(ctx: Any, inputs: Tensor, hidden: Tensor, cell: Tensor, weight: Tensor, bias: Tensor) -> Any:
+    def forward(  # noqa: PLR0913, PLR0917 - a cell's arguments, and autograd's context
+        ctx: Any, inputs: Tensor, hidden: Tensor, cell: Tensor, weight: Tensor, bias: Tensor
+    ) -> Any:
         """Return the outputs and the last cell."""
         times, size = len(inputs), hidden.shape[-1]
         gates = (inputs + bias[:, None]).contiguous()
@@ -72,7 +79,7 @@ class Lstm(Function):
             hidden = hidden + outputs[t]
             cell.addcmul_(hidden, to_cell[t])
             step = steps[t]
-            torch.mul(cell.unsqueeze(-2), inner[t], out=step[..., : 3 * size].unflatten(-1, (3, size)))
+            torch.mul(cell.unsqueeze(-2), inner[t], out=_split(step[..., : 3 * size]))
             torch.mul(hidden, to_output[t], out=step[..., 3 * size :])
             cell.mul_(f[t])
             hidden = torch.bmm(step, weight)
@@ -108,12 +115,12 @@ class Gru(Function):
         to_new = (1 - z) * (1 - n * n)
         to_update = (hiddens[:-1] - n) * z * (1 - z)
         to_reset = to_new * products * r * (1 - r)
-        factors = torch.cat([to_reset, to_update, to_new * r], dim=-1).unflatten(-1, (3, -1))
+        factors = _split(torch.cat([to_reset, to_update, to_new * r], dim=-1))
         steps = torch.empty_like(gates)  # of the hidden state's product
         hidden, totals = last.clone(), torch.empty_like(hiddens[1:])
         for t in reversed(range(len(gates))):
             total = torch.add(hidden, outputs[t], out=totals[t])
-            torch.mul(total.unsqueeze(-2), factors[t], out=steps[t].unflatten(-1, (3, -1)))
+            torch.mul(total.unsqueeze(-2), factors[t], out=_split(steps[t]))
             hidden = torch.baddbmm(total * z[t], steps[t], weight)
         into = steps.clone()
         into[..., 2 * weight.shape[-1] :] = totals * to_new

@@ -17,7 +17,7 @@ from hansa.core.errors import HansaError, ModelError
 from hansa.core.nouns import Signature
 from hansa.core.registry import nearest
 
-_TURN: Final = threading.RLock()
+TURN: Final = threading.RLock()
 """A process has one generator of torch's random numbers and one module of each kind: one thread at a time."""
 
 
@@ -28,7 +28,7 @@ def isolated_torch(seed: int) -> Iterator[None]:
     What the process drew before goes on after it. Small matrix products gain nothing from threads, and lose a
     great deal where processors are busy; with one thread, the order of sums does not depend on the processors.
     """
-    with _TURN, torch.random.fork_rng():
+    with TURN, torch.random.fork_rng():
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         reseed(seed)

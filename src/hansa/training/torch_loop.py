@@ -15,9 +15,11 @@ from torch.nn import functional
 from hansa.core.layout import Array, Floats, Int64s
 from hansa.core.nouns import ClientBatch, ClientContext, ClientStates, Signature
 from hansa.training.dropout import Draws
+from hansa.training.kernels import chosen
 from hansa.training.local import LocalBatches, LocalWork, Outcome, bend, hook_states, local_batches
 from hansa.training.randomness import draws_of
 from hansa.training.torch_factory import isolated_torch, reseed, unsuitable, user_code
+from hansa.training.torch_kernels import Products, keep_memory, layers
 from hansa.training.torch_model import Network
 
 GATHER_BYTES: Final = 2**26
@@ -97,19 +99,26 @@ def train_clients(
     start = _rows(network.held(context.assignment.model[..., context.layout.slices["params"]]), count)
     buffers = _rows(buffers_before(network, context, states), count)
     vectors = hook_states(work.hooks, context, states)
-    end, after = torch.empty(start.shape), torch.empty(buffers.shape)
+    first = _tensor(start[0]) if count and start.strides[0] == 0 else None  # the same for all: made once
+    delta, after = torch.empty(start.shape), torch.empty(buffers.shape)
     losses = np.zeros(count)
     draws = draws_of(network, clients.signature)
+    rate = None if work.hooks else work.optimizer.gradient_rate
     with _training(network):
         for i, (x, y) in enumerate(examples(clients, network)):
-            network.load(_tensor(start[i]), _tensor(buffers[i]))
+            begin = _tensor(start[i]) if first is None else first
+            network.load(begin, _tensor(buffers[i]))
             reseed(int(seeds[i]))
             state = {name: _tensor(vector[i]) for name, vector in vectors.items()}
-            losses[i] = _train_client(work, network, loss, Local(x, y, _steps(batches, i), state, int(seeds[i])), draws)
-            network.read(end[i])
+            local = Local(x, y, _steps(batches, i), state, int(seeds[i]))
+            if rate is None:
+                losses[i] = _train_client(work, network, loss, local, draws)
+            else:
+                losses[i] = _descend_client(rate, network, loss, local, draws)
+            network.read_change(begin, delta[i])
             network.read_buffers(after[i])
     network.check_parameters()
-    return Outcome(start, end.numpy(), batches.steps, losses), after.numpy()
+    return Outcome(delta.numpy(), batches.steps, losses), after.numpy()
 
 
 def _train_client(work: LocalWork, network: Network, loss: Loss, local: Local, draws: Draws | None) -> float:
@@ -121,8 +130,7 @@ def _train_client(work: LocalWork, network: Network, loss: Loss, local: Local, d
     ]
     total = 0.0
     for number, positions in enumerate(local.steps, start=1):
-        for group in network.groups:
-            group.gradients.zero_()
+        network.collect_gradients()
         if len(positions):
             if draws is not None:
                 draws.set(local.seed, number)
@@ -133,12 +141,32 @@ def _train_client(work: LocalWork, network: Network, loss: Loss, local: Local, d
     return total / max(len(local.steps), 1)
 
 
-def _backward(network: Network, loss: Loss, x: Tensor, y: Tensor, draws: Draws | None) -> float:
-    """Add the gradients of the mean loss of these examples to the groups'; return that loss."""
+def _descend_client(rate: float, network: Network, loss: Loss, local: Local, draws: Draws | None) -> float:
+    """Take every step of one client as :func:`_train_client` does, where a step is w <- w - rate g."""
+    total, products = 0.0, Products()
+    network.release_gradients()
+    for number, positions in enumerate(local.steps, start=1):
+        if len(positions):
+            if draws is not None:
+                draws.set(local.seed, number)
+            total += _backward(network, loss, local.x[positions], local.y[positions], draws, products)
+            network.descend(rate)
+            products.descend(rate)
+    return total / max(len(local.steps), 1)
+
+
+def _backward(  # noqa: PLR0913, PLR0917 - a step's examples and how it is taken
+    network: Network, loss: Loss, x: Tensor, y: Tensor, draws: Draws | None, products: Products | None = None
+) -> float:
+    """Make the gradients of the mean loss of these examples; return that loss.
+
+    Gradients of dense layers may stay in ``products``.
+    """
     lone = len(x) == 1 and bool(network.batch_norms)
     with user_code(f"Training {network.name!r}"), _running_statistics(network) if lone else nullcontext():
-        with draws or nullcontext():
-            value = loss(network(x), y)
+        with layers(chosen(), products), draws or nullcontext():
+            outputs = network(x)
+        value = loss(outputs, y)
         value.backward()  # type: ignore[no-untyped-call]  # torch has no types there
     return value.item()
 
@@ -146,6 +174,7 @@ def _backward(network: Network, loss: Loss, x: Tensor, y: Tensor, draws: Draws |
 @contextmanager
 def _training(network: Network) -> Iterator[None]:
     """Set what training a module needs; on leaving, torch's random numbers go on as if nothing had been."""
+    keep_memory()
     with isolated_torch(0), torch.enable_grad():
         network.module.train()
         yield

@@ -23,6 +23,7 @@ from hansa.core.layout import Branch, Floats, Parameter
 from hansa.core.nouns import Signature
 from hansa.core.registry import import_named
 from hansa.core.sections import Model
+from hansa.training.kernels import chosen
 from hansa.training.torch_factory import (
     addresses,
     build_module,
@@ -65,12 +66,14 @@ _BATCH_NORM_BOTH: Final = (
 class Group:
     """The trainable parameters of one dtype: where they lie in the branch, and the storage of both vectors.
 
-    The module's parameters are views of ``values`` [size], their ``.grad`` views of ``gradients`` [size].
+    The module's parameters are views of ``values`` [size]; ``members`` are those that take a gradient, each with
+    its view of ``gradients`` [size].
     """
 
     place: slice
     values: Tensor
     gradients: Tensor
+    members: tuple[tuple[nn.Parameter, Tensor], ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,10 +181,37 @@ class Network:
                 rounded[..., group.place] = part.to(group.values.dtype).to(torch.float32).numpy()
         return rounded
 
+    def collect_gradients(self) -> None:
+        """Let the next gradients add up in the groups' vectors, from zero."""
+        for group in self.groups:
+            group.gradients.zero_()
+            for parameter, gradient in group.members:
+                parameter.grad = gradient
+
+    def release_gradients(self) -> None:
+        """Let the next gradients lie where they are made, which saves passes over all of them."""
+        for group in self.groups:
+            for parameter, _ in group.members:
+                parameter.grad = None
+
+    def descend(self, rate: float) -> None:
+        """Apply w <- w - rate g to every parameter that has a gradient, and release the gradients."""
+        with torch.no_grad():
+            for group in self.groups:
+                for parameter, _ in group.members:
+                    if parameter.grad is not None:
+                        parameter.add_(parameter.grad, alpha=-rate)
+                        parameter.grad = None
+
     def read(self, values: Tensor) -> None:
         """Copy the trainable parameters to ``values`` float32 [size]."""
         for group in self.groups:
             values[group.place].copy_(group.values)
+
+    def read_change(self, start: Tensor, values: Tensor) -> None:
+        """Write how far the trainable parameters are from ``start`` to ``values``, both float32 [size]."""
+        for group in self.groups:
+            torch.sub(group.values.to(values), start[group.place], out=values[group.place])
 
     def read_buffers(self, values: Tensor) -> None:
         """Copy the floating, persistent buffers to ``values`` float32 [size of them]."""
@@ -205,7 +235,8 @@ class Network:
 
 def network_of(model: Model, signature: Signature) -> Network:
     """Return the process's one network of this model, made once and used by one client after another."""
-    return _cached(import_named(model.factory), model.factory, json.dumps(_plain(model.arguments)), signature)
+    arguments = json.dumps(_plain(model.arguments))
+    return _cached(import_named(model.factory), model.factory, arguments, signature, chosen().device)
 
 
 def fresh_network(model: Model, signature: Signature, seed: int) -> Network:
@@ -214,7 +245,7 @@ def fresh_network(model: Model, signature: Signature, seed: int) -> Network:
 
 
 @lru_cache(maxsize=4)
-def _cached(factory: Callable[..., Any], name: str, arguments: str, signature: Signature) -> Network:
+def _cached(factory: Callable[..., Any], name: str, arguments: str, signature: Signature, device: str) -> Network:  # noqa: ARG001 - the device is part of what is cached
     return _build(factory, name, json.loads(arguments), signature, _FIXED_SEED)
 
 
@@ -236,6 +267,8 @@ def _build(
     _TAKEN.add(module)
     materialise(module, name, signature, seed)
     refuse_meta(module, name)
+    if device := chosen().device:
+        module.to(device)
     tied = _tied(module, name)
     parameters, groups = _flatten(tied)
     buffers = _buffers(module)
@@ -291,29 +324,30 @@ def _flatten(tied: list[tuple[str, list[nn.Parameter]]]) -> tuple[tuple[Paramete
     start = 0
     for (dtype, device), items in kinds.items():
         size = sum(shared[0].numel() for _, shared in items)
-        group = Group(
-            slice(start, start + size),
-            torch.zeros(size, dtype=dtype, device=device),
-            torch.zeros(size, dtype=dtype, device=device),
-        )
+        values = torch.zeros(size, dtype=dtype, device=device)
+        gradients = torch.zeros(size, dtype=dtype, device=device)
+        members: list[tuple[nn.Parameter, Tensor]] = []
         offset = 0
         for key, shared in items:
             parameters.append(Parameter(key, tuple(shared[0].shape)))
-            _move(shared, group, offset)
-            offset += shared[0].numel()
-        groups.append(group)
+            place = slice(offset, offset + shared[0].numel())
+            members += _move(shared, values[place], gradients[place])
+            offset = place.stop
+        groups.append(Group(slice(start, start + size), values, gradients, tuple(members)))
         start += size
     return tuple(parameters), tuple(groups)
 
 
-def _move(shared: Iterable[nn.Parameter], group: Group, offset: int) -> None:
-    """Make parameters that are one storage, and their gradients, views of the group's vectors."""
+def _move(shared: Iterable[nn.Parameter], values: Tensor, gradients: Tensor) -> list[tuple[nn.Parameter, Tensor]]:
+    """Make parameters that are one storage views of ``values``; return those that take a gradient, and its place."""
+    members: list[tuple[nn.Parameter, Tensor]] = []
     for parameter in shared:
-        place = slice(offset, offset + parameter.numel())
-        group.values[place] = parameter.detach().reshape(-1)
-        parameter.data = group.values[place].view(parameter.shape)
+        values[:] = parameter.detach().reshape(-1)
+        parameter.data = values.view(parameter.shape)
+        parameter.grad = None
         if parameter.requires_grad:
-            parameter.grad = group.gradients[place].view(parameter.shape)
+            members.append((parameter, gradients.view(parameter.shape)))
+    return members
 
 
 def _buffers(module: nn.Module) -> tuple[Buffer, ...]:

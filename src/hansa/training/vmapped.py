@@ -53,6 +53,9 @@ EACH: Final[Mapping[str, Each]] = {
 
 _FLOAT32_BYTES: Final = 4
 
+_LISTS: Final = ("_flat_weights", "_flat_weight_refs")
+"""Where recurrent layers note their parameters once more; they renew the lists when they find others."""
+
 
 class Step(NamedTuple):
     """One local step of n clients: examples [n, b, ...], labels [n, b], shares of the mean [n, b], seeds and number.
@@ -69,10 +72,10 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a module holds one tensor: a dictionary or list, its key, and the index of what is put there."""
+    """Where a module holds one tensor: a dictionary, its key, and the index of what is put there."""
 
     container: Any
-    key: Any
+    key: str
     index: int
     held: Any
     trained: bool
@@ -95,13 +98,23 @@ class Stacked:
             for index, buffer in enumerate(network.kept_buffers)
             for owner, key in buffer.owners
         ]
+        self.lists = [
+            (vars(module), key, vars(module)[key])
+            for module in self.module.modules()
+            if isinstance(module, nn.RNNBase)
+            for key in _LISTS
+            if key in vars(module)
+        ]
         self.seeded = bool(draws and draws.axes)
         self.vmapped = torch.vmap(self._forward, in_dims=(0, 0, 0, 0 if self.seeded else None))
 
     def leaves(self, values: Tensor) -> list[Tensor]:
         """Return the parameters as views [n, *shape] of values [n, size], each with a gradient of its own."""
-        count = len(values)
-        return [values[:, part].view(count, *shape).detach().requires_grad_() for part, shape in self.spans]
+        return [view.detach().requires_grad_() for view in self.views(values)]
+
+    def views(self, values: Tensor) -> list[Tensor]:
+        """Return the parameters' places in values [n, size]: [n, *shape] each."""
+        return [values[:, part].view(len(values), *shape) for part, shape in self.spans]
 
     def buffers(self, values: Tensor) -> list[Tensor]:
         """Return the floating, persistent buffers as views [n, *shape] of values [n, size of them]."""
@@ -130,6 +143,7 @@ class Stacked:
             place.container[place.key] = leaf if place.trained else leaf.detach()
         for place in self.buffer_places:
             place.container[place.key] = buffers[place.index]
+        outputs: Tensor
         if self.draws is None:
             outputs = self.module(x)
         else:
@@ -154,6 +168,8 @@ class Stacked:
                 place.container[place.key] = place.held
             for place, value in zip(self.buffer_places, buffers, strict=True):
                 place.container[place.key] = value
+            for attributes, key, held in self.lists:
+                attributes[key] = held
 
 
 def _parameters(network: Network) -> tuple[list[tuple[slice, tuple[int, ...]]], list[_Place]]:
@@ -162,8 +178,6 @@ def _parameters(network: Network) -> tuple[list[tuple[slice, tuple[int, ...]]], 
     found: list[tuple[int, Any, Any, nn.Parameter]] = []
     for module in network.module.modules():
         held: list[tuple[Any, Any, Any]] = [(module._parameters, *item) for item in module._parameters.items()]  # noqa: SLF001 - where a module keeps them
-        flat = getattr(module, "_flat_weights", None)  # recurrent layers keep a list beside
-        held += [(flat, *item) for item in enumerate(flat)] if isinstance(flat, list) else []
         for container, key, value in held:
             offset = value.data_ptr() - values.data_ptr() if isinstance(value, nn.Parameter) and value.numel() else -1
             if 0 <= offset < values.nbytes:
@@ -215,10 +229,11 @@ def train_clients(
         together = _together(work, network, runner, (start[order], buffers[order]), vectors)
         losses = _descend(work, runner, EACH[loss], _Pack(network, context, batches, order), together)
     network.check_parameters()
-    end, mean = np.empty_like(start), np.empty(len(start))
-    end[order] = together.values.cpu().numpy()
+    delta, mean = np.empty(start.shape, dtype=np.float32), np.empty(len(start))
+    delta[order] = together.values.cpu().numpy()
+    delta -= start
     mean[order] = losses
-    return Outcome(start, end, batches.steps, mean / np.maximum(batches.steps, 1)), np.array(buffers)
+    return Outcome(delta, batches.steps, mean / np.maximum(batches.steps, 1)), np.array(buffers)
 
 
 def _together(
@@ -232,11 +247,13 @@ def _together(
     device = network.input_kind[1]
     values, buffers = (torch.from_numpy(rows).to(device) for rows in first)
     state = {name: torch.from_numpy(vector).to(device) for name, vector in vectors.items()}
+    gradient = torch.empty_like(values)
     return _Active(
         runner.leaves(values),
         runner.buffers(buffers),
         values,
-        torch.empty_like(values),
+        gradient,
+        runner.views(gradient),
         values.clone() if work.hooks else values,
         state,
         work.optimizer.start(values),
@@ -287,6 +304,7 @@ class _Active:
     buffers: Sequence[Tensor]
     values: Tensor
     gradient: Tensor
+    places: Sequence[Tensor]
     start: Tensor
     state: dict[str, Tensor]
     memory: dict[str, Tensor]
@@ -302,7 +320,8 @@ def _descend(work: LocalWork, runner: Stacked, each: Each, pack: _Pack, all_clie
             if count < len(now.values):
                 now = _first(runner, all_clients, count)
             gradients, loss = runner.step(now.leaves, now.buffers, each, step)
-            torch.cat([gradient.reshape(count, -1) for gradient in gradients], dim=1, out=now.gradient)
+            for place, gradient in zip(now.places, gradients, strict=True):
+                place.copy_(gradient)  # a gradient of a weight is often transposed: one copy, not reshape and cat
             if pack.some_empty[step.number - 1]:
                 empty = pack.empty[step.number - 1, :count]
                 now.gradient[empty] = 0
@@ -322,6 +341,7 @@ def _first(runner: Stacked, clients: _Active, count: int) -> _Active:
         [buffer[:count] for buffer in clients.buffers],
         values,
         clients.gradient[:count],
+        [place[:count] for place in clients.places],
         clients.start[:count],
         {name: vector[:count] for name, vector in clients.state.items()},
         {name: vector[:count] for name, vector in clients.memory.items()},

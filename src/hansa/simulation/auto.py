@@ -1,0 +1,202 @@
+"""``--executor auto``: times the plan's own model on some of its clients, and takes what ends the run first.
+
+What was chosen is kept in the user's cache, so that the next run of a like plan on this machine computes in the same
+way, and in replay.json, so that a replay does. The seed is not part of what makes plans alike.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from hansa.algorithms.fold import BLOCK
+from hansa.core.layout import Array, Int64s
+from hansa.core.nouns import Assignment
+from hansa.core.schema import to_mapping
+from hansa.core.settings import cache_folder
+from hansa.reporting.run_folder import describe_environment, replace_file
+from hansa.simulation.choice import Choice, processors
+from hansa.simulation.executors import Batched, StatesOf, Work, compute
+from hansa.simulation.preparation import Prepared
+from hansa.simulation.spans import Span
+from hansa.training.kernels import Kernels, chosen, measure, use
+
+_ALIKE: Final = ("rounds", "model", "trainer", "cohort", "schedule", "transforms", "aggregator", "data")
+"""The sections of a plan on which the fastest executor depends."""
+_CHUNKS: Final = (32, 64, 128, 256)
+_SECONDS: Final = 0.06
+"""About how long one way to compute is timed."""
+_LITTLE_SECONDS: Final = 10.0
+"""A run that takes no longer needs no workers, which take some seconds until they compute."""
+_SHARE_OF_MEMORY: Final = 0.25
+_CACHED: Final = 2**24
+"""About the bytes of a chunk that a processor's caches hold."""
+_COPIES: Final = 6
+"""Vectors of the model that a client in a chunk takes, about: itself, gradients, memory, its update and encodings."""
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """Some clients of a plan, and what they would be asked to do in round 1."""
+
+    prepared: Prepared
+    assignment: Assignment
+
+    @property
+    def states_of(self) -> StatesOf:
+        """Return first rows for any clients."""
+
+        def first(ordinals: Int64s) -> dict[str, Array]:
+            return {name: np.repeat(row[None], len(ordinals), axis=0) for name, row in self.prepared.first_rows.items()}
+
+        return first
+
+    def seconds_each(self, chunk: int, count: int) -> float:
+        """Return the seconds that a client takes when ``count`` are computed, so many at once; the best of a few."""
+        span = Span(0, min(count, len(self.assignment.cohort)))
+        work = Work(span, chunk, self.states_of(self.assignment.cohort[span.positions]), None)
+        return _best(lambda: compute(self.prepared, self.assignment, work)) / (span.stop - span.start)
+
+    def seconds_each_on(self, executor: Batched) -> float:
+        """Return the seconds that a client takes when all are computed by an executor; the best of a few."""
+
+        def everyone() -> None:
+            for _ in executor.partials(self.prepared, self.assignment, self.states_of):
+                pass
+
+        return _best(everyone) / len(self.assignment.cohort)
+
+
+def _best(compute_it: Callable[[], Any]) -> float:
+    best, spent = float("inf"), 0.0
+    while spent < _SECONDS:
+        began = time.perf_counter()
+        compute_it()
+        took = time.perf_counter() - began
+        best, spent = min(best, took), spent + took
+    return best
+
+
+def choose(prepared: Prepared, device: str = "") -> Choice:
+    """Return how to compute a plan: as the last time, or what a short trial finds fastest."""
+    path = cache_folder() / "executors" / f"{_key(prepared, device)}.json"
+    with suppress(OSError, ValueError, TypeError, LookupError):  # a cache that cannot be read is made anew
+        return Choice.from_json(json.loads(path.read_text(encoding="utf-8")))
+    try:
+        with threadpool_limits(limits=1), use(Kernels(device=device)):
+            found = _measured(prepared)
+        choice = replace(found, kernels={**Kernels(device=device).record(), **found.kernels})
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - the run meets it too, and tells it with its folder
+        kernels = Kernels(device=device).record()
+        return Choice(executor="serial", kernels=kernels, why=f"a trial of others ended with {type(error).__name__}")
+    with suppress(OSError):  # a choice that cannot be kept is made anew the next time
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(path, json.dumps(choice.as_json()).encode())
+    return choice
+
+
+def _key(prepared: Prepared, device: str) -> str:
+    tables = {name: table for name, table in to_mapping(prepared.plan).items() if name in _ALIKE}
+    machine = {name: value for name, value in describe_environment("").items() if name != "platform"}
+    alike = (tables, str(prepared.data.signature), prepared.population, machine, processors(), device)
+    return hashlib.sha256(json.dumps(alike, sort_keys=True, default=str).encode()).hexdigest()[:32]
+
+
+def _measured(prepared: Prepared) -> Choice:
+    plan = prepared.plan
+    cohort = max(1, round(plan.schedule.expected_reports(plan.cohort, prepared.population)))
+    trial = _trial(prepared, min(cohort, 2 * max(_CHUNKS)))
+    kind, reason = plan.trainer.batching(plan.model, prepared.data.signature)
+    if kind == "fused":
+        return _batched(trial, cohort, reason)
+    alone = trial.seconds_each(1, 1)
+    total = alone * cohort * plan.rounds
+    together = min(_together(trial, cohort), default=None) if kind == "vmap" and cohort > 1 else None
+    each, chunk = min((alone, 1), together or (alone, 1))
+    workers = min(processors(), -(-cohort // max(chunk, BLOCK)))
+    if total * each / alone <= _LITTLE_SECONDS or workers == 1 or chosen().device:
+        name = "serial" if chunk == 1 else "batched"
+        return Choice(executor=name, chunk=chunk, why=f"{_rate(each)} one after the other; {reason}")
+    kernels = Kernels()
+    if chunk == 1:
+        batch = plan.trainer.batch_size if hasattr(plan.trainer, "batch_size") else 32
+        kernels = _kernels(prepared, batch)
+        with use(kernels):
+            quick = trial.seconds_each(1, 1)
+        if quick > each:
+            kernels = Kernels()
+        each = min(each, quick)
+    return Choice(
+        executor="process",
+        chunk=chunk,
+        workers=workers,
+        kernels=kernels.record(),
+        why=f"{_rate(each)} in each worker, {_rate(alone)} alone; {reason}",
+    )
+
+
+def _batched(trial: _Trial, cohort: int, reason: str) -> Choice:
+    """Return the fastest size of a chunk, on one thread or on several."""
+    best = min(_together(trial, cohort), default=None)
+    if best is None:
+        return Choice(executor="batched", chunk=max(1, cohort), why=f"a cohort of {cohort} trains at once; {reason}")
+    each, chunk = best
+    workers = processors()
+    shared_out = min(chunk, _even(cohort, workers))
+    if workers > 1 and shared_out < cohort:
+        for size in {shared_out, _even(cohort, 2 * workers)}:
+            threads = Batched(chunk=size, workers=workers)
+            found = trial.seconds_each_on(threads)
+            threads.close()
+            if found < each:
+                each, chunk, best = found, size, None
+    workers = 1 if best is not None else workers
+    return Choice(executor="batched", chunk=chunk, workers=workers, why=f"{_rate(each)}; {reason}")
+
+
+def _together(trial: _Trial, cohort: int) -> Iterator[tuple[float, int]]:
+    """Yield the seconds that a client takes, and the size of the chunk, for sizes that fit a cohort and the memory."""
+    room = min(_CACHED, _SHARE_OF_MEMORY * _free_memory() / processors())
+    each = 4 * _COPIES * trial.assignment.layout.size
+    for size in sorted({_even(cohort, -(-cohort // chunk)) for chunk in _CHUNKS}):
+        if size > 1 and (size * each <= room or size <= BLOCK):
+            yield trial.seconds_each(size, size), size
+
+
+def _even(cohort: int, parts: int) -> int:
+    """Return the size of chunks that share a cohort out evenly: whole blocks, or the cohort."""
+    return min(cohort, -(-cohort // (parts * BLOCK)) * BLOCK)
+
+
+def _trial(prepared: Prepared, count: int) -> _Trial:
+    population = prepared.population
+    ordinals = np.unique(np.linspace(0, population - 1, count).astype(np.int64))
+    first = prepared.first
+    return _Trial(prepared, Assignment(1, first.layout, first.model, ordinals, population, first.features))
+
+
+def _kernels(prepared: Prepared, batch: Any) -> Kernels:
+    plan = prepared.plan
+    size = batch if isinstance(batch, int) else int(prepared.data.train.sizes(np.arange(1))[0])
+    return measure(plan.model, prepared.data.signature, size)
+
+
+def _rate(seconds: float) -> str:
+    return f"{1 / max(seconds, 1e-9):,.0f} updates a second"
+
+
+def _free_memory() -> float:
+    """Return the bytes of memory that programs can have."""
+    with suppress(OSError, StopIteration):
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+        return 1024 * float(next(line.split()[1] for line in lines if line.startswith("MemAvailable")))
+    return 2.0**32

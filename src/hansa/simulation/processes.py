@@ -1,0 +1,144 @@
+"""The process executor: workers with one thread each, over shared data, for models that Python's lock would hold up."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final
+
+from loky.process_executor import ProcessPoolExecutor
+from threadpoolctl import threadpool_limits
+
+from hansa.core.errors import RunError
+from hansa.core.layout import Floats
+from hansa.core.nouns import Assignment
+from hansa.simulation.executors import Partial, StatesOf, Work, compute, with_kernels, work_of
+from hansa.simulation.preparation import Prepared
+from hansa.simulation.sharing import Folder, share, shared
+from hansa.simulation.spans import AHEAD, Span, gathered, in_order_of_work, spans
+from hansa.training.kernels import Kernels
+
+_DEATHS: Final = 3
+"""Times in a row that workers may die before a run gives up."""
+_WATCH_SECONDS: Final = 1.0
+
+
+class Processes:
+    """Chunks of clients in worker processes. A worker that dies is replaced, and its clients run again.
+
+    Data and assignment are written once and mapped by every worker; what a span gave comes back the same way.
+    """
+
+    def __init__(self, *, chunk: int, workers: int, kernels: Kernels) -> None:
+        self.chunk = chunk
+        self.workers = workers
+        self.kernels = kernels
+        self._pool: ProcessPoolExecutor | None = None
+        self._folder: Folder | None = None
+        self._prepared: tuple[Prepared, Path] | None = None
+
+    def partials(
+        self, prepared: Prepared, assignment: Assignment, states_of: StatesOf, factors: Floats | None = None
+    ) -> Iterator[Partial]:
+        """Yield what every span gave, as the workers finish. Raises RunError if they keep dying."""
+        folder = self._shared_folder(assignment)
+        data, model = self._shared_data(prepared, folder), share(assignment, folder.path)
+        sizes = prepared.data.train.sizes(assignment.cohort)
+        left = in_order_of_work(spans(len(assignment.cohort), self.chunk), sizes, AHEAD * self.workers)
+        deaths = 0
+
+        def submit(span: Span) -> Future[Path]:
+            work = work_of(assignment, span, self.chunk, states_of, factors)
+            future: Future[Path] = self._workers().submit(_compute_there, data, model, work, self.kernels)
+            return future
+
+        try:
+            while left:
+                try:
+                    for path in gathered(left, submit, AHEAD * self.workers):
+                        found: Partial = shared(path)
+                        path.unlink()
+                        left = [span for span in left if span.start != found.position]
+                        deaths = 0
+                        yield found
+                except BrokenProcessPool as error:
+                    deaths += 1
+                    self._end_workers()
+                    if deaths == _DEATHS:
+                        raise _dying(error) from error
+        finally:
+            model.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """End the workers and remove what was shared."""
+        self._end_workers()
+        if self._folder is not None:
+            self._folder.close()
+
+    def _workers(self) -> ProcessPoolExecutor:
+        if self._pool is None:
+            self._pool = ProcessPoolExecutor(self.workers, initializer=_begin, initargs=(os.getpid(),))
+        return self._pool
+
+    def _end_workers(self) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, kill_workers=True)
+            self._pool = None
+
+    def _shared_folder(self, assignment: Assignment) -> Folder:
+        if self._folder is None:
+            a_partial = 8 * assignment.layout.size * max(1, self.chunk // 4)
+            self._folder = Folder(2 * AHEAD * self.workers * a_partial)
+        return self._folder
+
+    def _shared_data(self, prepared: Prepared, folder: Folder) -> Path:
+        if self._prepared is None or self._prepared[0] is not prepared:
+            self._prepared = prepared, share(prepared.for_workers(), folder.path)
+        return self._prepared[1]
+
+
+def _dying(error: BaseException) -> RunError:
+    return RunError(
+        "HANSA-RUN-WORKERS",
+        rule="A worker process that dies is replaced, and its clients run again.",
+        found=f"Workers died {_DEATHS} times in a row without finishing anything ({type(error).__name__}).",
+        action="Often memory has run out: use fewer --workers or a smaller --chunk. The last closed round is kept.",
+    )
+
+
+def _begin(parent: int) -> None:
+    """Prepare a worker: an interrupt is the run's to handle, and without the run there is nothing to do."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threadpool_limits(limits=1)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(_WATCH_SECONDS)
+    os._exit(1)
+
+
+@lru_cache(maxsize=1)
+def _prepared(path: Path) -> Prepared:
+    found: Prepared = shared(path)
+    return found
+
+
+@lru_cache(maxsize=1)
+def _assignment(path: Path) -> Assignment:
+    found: Assignment = shared(path)
+    return found
+
+
+def _compute_there(data: Path, model: Path, work: Work, kernels: Kernels) -> Path:
+    """Compute a span in a worker; return where its result is shared."""
+    found: Any = with_kernels(kernels, compute, _prepared(data), _assignment(model), work)
+    return share(found, model.parent)

@@ -1,0 +1,125 @@
+"""Rounds of clients with devices: a cohort of those who can be reached, a deadline, stragglers, losses."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+
+from hansa.algorithms.rounds import open_round
+from hansa.algorithms.schedule import Round, has_fixed_size
+from hansa.core.layout import Int64s
+from hansa.core.nouns import Assignment, ServerState
+from hansa.core.streams import Coins
+from hansa.simulation.client_store import ClientStore
+from hansa.simulation.devices import HOUR
+from hansa.simulation.work import DRAWS, WAIT, Opened, Part, Work, stalled
+
+_ATTEMPTS: Final = 100
+"""Rounds in a row without enough reports, before the run ends."""
+
+
+@dataclass
+class TimedRounds:
+    """Rounds of clients with devices: who can be reached is picked, who is late or lost is not waited for."""
+
+    work: Work
+    clock: float = 0.0
+    started: int = 0
+    participants: int = 0
+
+    def open(self, state: ServerState, store: ClientStore) -> Opened:
+        """Return the round of those who report in time. Raises RunError where no round has enough of them."""
+        coins = self.work.prepared.streams.of("cohort", state.round + 1).coins()
+        told: Counter[str] = Counter()  # floats are counted too
+        for attempt in range(1, _ATTEMPTS + 1):
+            assignment, size = self._pick(state, store, coins)
+            played = self._play(assignment.cohort, size)
+            told.update(self._counts(played))
+            if played.enough:
+                cohort = np.array(played.survivors, dtype=np.int64)
+                self.participants += int((store.times(cohort) == 0).sum())
+                facts = {
+                    "simulated_seconds": self.clock,
+                    "participants": self.participants,
+                    "attempts": attempt,
+                    **told,
+                }
+                return Opened((Part(replace(assignment, cohort=cohort)),), facts)
+        raise stalled(
+            f"In {_ATTEMPTS} attempts none of round {state.round + 1} had enough reports.",
+            "Lower schedule.report_goal, or raise schedule.round_deadline, over_selection or the cohort.",
+        )
+
+    def notes(self) -> dict[str, Any]:
+        """Return the clock and the counts that go on."""
+        return {"clock": self.clock, "started": self.started, "participants": self.participants}
+
+    def _pick(self, state: ServerState, store: ClientStore, coins: Coins) -> tuple[Assignment, int]:
+        """Return the assignment of clients that can be reached, and the size of the cohort without those on top.
+
+        The server waits while nobody can be reached whom the sampler would pick.
+        """
+        plan, fleet = self.work.prepared.plan, self.work.fleet
+        until = self.clock + 2 * HOUR * fleet.devices.period_hours
+        while self.clock <= until:
+            assignment = open_round(plan, state, store, coins)
+            size = len(assignment.cohort)
+            if not fleet.always:
+                assignment = self._reachable(assignment, state, store, coins)
+            if len(assignment.cohort) or not size:
+                sampler: Any = plan.cohort
+                return assignment, min(size, sampler.size) if has_fixed_size(sampler) else size
+            self.clock += WAIT
+        raise stalled(
+            f"Nobody could be reached for two periods of {fleet.devices.period_hours:g} hours.",
+            "Widen the hours in which clients are available.",
+        )
+
+    def _reachable(self, first: Assignment, state: ServerState, store: ClientStore, coins: Coins) -> Assignment:
+        """Return an assignment of clients that can be reached: as many as the sampler drew, where it draws a number.
+
+        Each further draw is shuffled, so that those who are taken of the last one are any of it.
+        """
+        plan, fleet, size = self.work.prepared.plan, self.work.fleet, len(first.cohort)
+        found = first.cohort[fleet.reachable_for(first.cohort, self.clock) > 0]
+        for _ in range(DRAWS if has_fixed_size(plan.cohort) else 0):
+            if len(found) >= size:
+                break
+            drawn = open_round(plan, state, store, coins).cohort
+            drawn = drawn[np.argsort(coins.words(len(drawn)), kind="stable")]
+            drawn = drawn[~np.isin(drawn, found)]
+            found = np.concatenate([found, drawn[fleet.reachable_for(drawn, self.clock) > 0]])[:size]
+        return replace(first, cohort=found)
+
+    def _play(self, cohort: Int64s, size: int) -> Round:
+        """Return the round of a cohort as it went, and move the clock to its end."""
+        schedule: Any = self.work.prepared.plan.schedule
+        at_goal = self.work.prepared.plan.secure_aggregation is None
+        played = Round.opened(schedule, cohort.tolist(), at=self.clock, size=size, at_goal=at_goal)
+        ends, lost = self.work.ends(cohort, self.clock, self.started + np.arange(1, len(cohort) + 1))
+        self.started += len(cohort)
+        for position in np.argsort(ends, kind="stable").tolist():
+            client, at = int(cohort[position]), float(ends[position])
+            if lost[position]:
+                played.lose(client, at)
+            else:
+                played.report(client, at)
+        played.pass_time(math.inf)
+        self.clock = max(self.clock, played.closed_at or 0.0)
+        return played
+
+    def _counts(self, played: Round) -> dict[str, Any]:
+        """Return how many were picked and what became of them, and their bytes; who is late has sent its update."""
+        late, reported = played.count("late"), played.count("included")
+        return {
+            "selected": len(played.cohort),
+            "reported": reported,
+            "late": late,
+            "dropped_out": played.count("lost"),
+            "bytes_down_total": len(played.cohort) * self.work.bytes_down,
+            "bytes_up_total": (late + reported) * self.work.bytes_up,
+        }
