@@ -19,9 +19,10 @@ from hansa.core.sections import Data
 from hansa.data.sources import Source, find
 from hansa.reporting.disclosure import server_sees
 from hansa.reporting.figures import bytes_text, count_text, plural, seconds_text
+from hansa.simulation import auto
+from hansa.simulation.choice import executor_of
 from hansa.simulation.client_store import ClientStore
 from hansa.simulation.engine import simulate_round
-from hansa.simulation.executors import Serial
 from hansa.simulation.measuring import measure
 from hansa.simulation.preparation import Prepared, federated_scaling
 from hansa.simulation.timeline import timeline_of
@@ -76,6 +77,7 @@ class Costs:
     rounds: int
     bytes_up: float
     bytes_down: float
+    computed: str
     seconds_per_round: float
     seconds_per_evaluation: float
     evaluations: int
@@ -95,7 +97,7 @@ class Costs:
         expected = "" if float(self.cohort).is_integer() else " expected"
         time_here = (
             f"about {seconds_text(float(f'{self.seconds:.2g}'))}: {seconds_text(self.seconds_per_round)} a round, "
-            f"{seconds_text(self.seconds_per_evaluation)} an evaluation, one of each measured"
+            f"{seconds_text(self.seconds_per_evaluation)} an evaluation, one of each measured ({self.computed})"
         )
         return [
             ("parameters", count_text(sum(self.parameters.values())) + several),
@@ -123,6 +125,7 @@ class Costs:
             "bytes_down_per_client": self.bytes_down,
             "bytes_up_total": self.bytes_up * total,
             "bytes_down_total": self.bytes_down * total,
+            "computed": self.computed,
             "seconds_per_round": self.seconds_per_round,
             "seconds_per_evaluation": self.seconds_per_evaluation,
             "seconds_without_baselines": self.seconds,
@@ -131,16 +134,16 @@ class Costs:
 
 def costs(prepared: Prepared) -> Costs:
     """Return what a prepared plan costs. Two rounds and one evaluation are done, in a folder that is thrown away."""
-    plan = prepared.plan
+    plan, choice = prepared.plan, auto.choose(prepared)
     with (
         threadpool_limits(limits=1),
+        closing(executor_of(choice)) as executor,
         tempfile.TemporaryDirectory(prefix="hansa-check-") as temporary,
         closing(ClientStore(Path(temporary), prepared.data.train.names, prepared.first_rows)) as store,
     ):
         state = replace(prepared.first, features=federated_scaling(prepared))
-        closed = simulate_round(prepared, timeline_of(prepared), state, store, Serial())
-        if closed.seconds < 1:
-            closed = simulate_round(prepared, timeline_of(prepared), state, store, Serial())
+        for _ in range(2):  # the first one starts workers
+            closed = simulate_round(prepared, timeline_of(prepared), state, store, executor)
         evaluating = _seconds_of_evaluation(prepared, closed.state, store)
     return Costs(
         parameters={branch.name: branch.size for branch in prepared.first.layout.branches},
@@ -149,6 +152,7 @@ def costs(prepared: Prepared) -> Costs:
         rounds=plan.rounds,
         bytes_up=closed.bytes_up,
         bytes_down=float(prepared.first.model.nbytes),
+        computed=choice.text,
         seconds_per_round=closed.seconds,
         seconds_per_evaluation=evaluating,
         evaluations=plan.rounds // plan.evaluation.every + 2,
