@@ -55,6 +55,11 @@ class ClientStore:
         """The number of clients."""
         return len(self.names)
 
+    @property
+    def on_disk(self) -> int:
+        """The round up to which everything is on disk, where a power cut does not lose it."""
+        return self._on_disk
+
     def ids(self, ordinals: Int64s) -> list[str]:
         """Return the names of clients."""
         return [self.names[ordinal] for ordinal in ordinals.tolist()]
