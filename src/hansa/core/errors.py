@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copyreg
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 CATALOGUE: Final[dict[str, tuple[int, str]]] = {
     "HANSA-USAGE": (2, "the command was given options or arguments that it does not take"),
@@ -44,6 +45,10 @@ class HansaError(Exception):
         self.rule = rule
         self.found = found
         self.action = action
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
+        """Return what makes the same error in another process; constructors of subclasses differ."""
+        return copyreg.__newobj__, (type(self), *self.args), vars(self).copy()  # type: ignore[attr-defined]
 
     @property
     def exit_status(self) -> int:

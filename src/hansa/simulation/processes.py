@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import pickle
+import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
@@ -21,7 +24,7 @@ from hansa.core.layout import Floats
 from hansa.core.nouns import Assignment
 from hansa.simulation.executors import Partial, StatesOf, Work, compute, with_kernels, work_of
 from hansa.simulation.preparation import Prepared
-from hansa.simulation.sharing import Folder, share, shared
+from hansa.simulation.sharing import Folder, of_the_script, put_into_script, share, shared
 from hansa.simulation.spans import AHEAD, Span, gathered, in_order_of_work, spans
 from hansa.training.kernels import Kernels
 
@@ -56,13 +59,16 @@ class Processes:
 
         def submit(span: Span) -> Future[Path]:
             work = work_of(assignment, span, self.chunk, states_of, factors)
-            future: Future[Path] = self._workers().submit(_compute_there, data, model, work, self.kernels)
+            pool = self._workers(prepared, folder)
+            with _without_interrupts():  # workers start when work comes, and take over what is blocked
+                future: Future[Path] = pool.submit(_compute_there, data, model, work, self.kernels)
             return future
 
         try:
             while left:
                 try:
-                    for path in gathered(left, submit, AHEAD * self.workers):
+                    # Nothing is cancelled: whoever stops ends the workers, and loky trips over what was cancelled.
+                    for path in gathered(left, submit, AHEAD * self.workers, cancels=False):
                         found: Partial = shared(path)
                         path.unlink()
                         left = [span for span in left if span.start != found.position]
@@ -82,9 +88,10 @@ class Processes:
         if self._folder is not None:
             self._folder.close()
 
-    def _workers(self) -> ProcessPoolExecutor:
+    def _workers(self, prepared: Prepared, folder: Folder) -> ProcessPoolExecutor:
         if self._pool is None:
-            self._pool = ProcessPoolExecutor(self.workers, initializer=_begin, initargs=(os.getpid(),))
+            arguments = (os.getpid(), folder.path, of_the_script(prepared.plan))
+            self._pool = ProcessPoolExecutor(self.workers, initializer=_begin, initargs=arguments)
         return self._pool
 
     def _end_workers(self) -> None:
@@ -113,16 +120,28 @@ def _dying(error: BaseException) -> RunError:
     )
 
 
-def _begin(parent: int) -> None:
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Hold interrupts back, here and in the processes that are started."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _begin(parent: int, folder: Path, own: Mapping[str, Any]) -> None:
     """Prepare a worker: an interrupt is the run's to handle, and without the run there is nothing to do."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threadpool_limits(limits=1)
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    threading.Thread(target=_end_with, args=(parent, folder), daemon=True).start()
+    put_into_script(own)
 
 
-def _end_with(parent: int) -> None:
+def _end_with(parent: int, folder: Path) -> None:
     while os.getppid() == parent:
         time.sleep(_WATCH_SECONDS)
+    shutil.rmtree(folder, ignore_errors=True)  # the run was killed: nobody else removes it
     os._exit(1)
 
 
@@ -140,5 +159,18 @@ def _assignment(path: Path) -> Assignment:
 
 def _compute_there(data: Path, model: Path, work: Work, kernels: Kernels) -> Path:
     """Compute a span in a worker; return where its result is shared."""
-    found: Any = with_kernels(kernels, compute, _prepared(data), _assignment(model), work)
+    try:
+        found: Any = with_kernels(kernels, compute, _prepared(data), _assignment(model), work)
+    except Exception as error:
+        if _can_be_sent(error):
+            raise
+        raise RuntimeError(f"{type(error).__name__}: {error}") from error
     return share(found, model.parent)
+
+
+def _can_be_sent(error: Exception) -> bool:
+    try:
+        pickle.loads(pickle.dumps(error))  # noqa: S301 - what was written just now
+    except Exception:  # noqa: BLE001 - any code may be in an error of the user's own
+        return False
+    return True

@@ -8,7 +8,7 @@ be importable on every machine of a cluster.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from typing import Any, Final
 
@@ -19,6 +19,7 @@ from hansa.core.layout import Floats
 from hansa.core.nouns import Assignment
 from hansa.simulation.executors import Partial, StatesOf, Work, compute, with_kernels, work_of
 from hansa.simulation.preparation import Prepared
+from hansa.simulation.sharing import of_the_script, put_into_script
 from hansa.simulation.spans import AHEAD, Span, gathered, in_order_of_work, spans
 from hansa.training.kernels import Kernels
 
@@ -82,12 +83,17 @@ class Ray:
 
     def _shared_data(self, prepared: Prepared) -> Any:
         if self._prepared is None or self._prepared[0] is not prepared:
-            self._prepared = prepared, self._ray.put(prepared.for_workers())
+            own = of_the_script(prepared.plan)
+            self._prepared = prepared, self._ray.put((prepared.for_workers(), own))
         return self._prepared[1]
 
 
-def _compute_there(prepared: Prepared, assignment: Assignment, work: Work, kernels: Kernels) -> Partial:
+def _compute_there(
+    data: tuple[Prepared, Mapping[str, Any]], assignment: Assignment, work: Work, kernels: Kernels
+) -> Partial:
     """Compute a span in a Ray worker."""
+    prepared, own = data
+    put_into_script(own)
     with threadpool_limits(limits=1):
         return with_kernels(kernels, compute, prepared, assignment, work)
 

@@ -6,25 +6,37 @@ only named. The files are this run's own, in a folder that nobody else may enter
 
 from __future__ import annotations
 
+import fcntl
 import io
 import mmap
 import os
 import pickle
 import shutil
 import struct
+import sys
 import tempfile
+import time
 import weakref
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
+from hansa.algorithms.plan import Plan
 from hansa.core.layout import Array
+from hansa.core.schema import to_mapping
 
 _ALIGN: Final = 64
 _HEADER: Final = struct.Struct("<QQ")
 """Bytes of the pickle, number of buffers; then the pickle, each buffer's length, and the buffers, aligned."""
 _MEMORY: Final = Path("/dev/shm")  # noqa: S108 - a folder of our own is made in it, for this user alone
+_PREFIX: Final = "hansa-shared-"
+_LOCK: Final = "lock"
+"""A file that a run holds locked for as long as it lives."""
+_NEW_SECONDS: Final = 60.0
+"""A folder that is younger may not be locked yet."""
 
 
 class Folder:
@@ -32,12 +44,32 @@ class Folder:
 
     def __init__(self, room: int) -> None:
         """Make a folder in memory, if that has more than twice the room (in bytes), or where temporary files go."""
-        self.path = Path(tempfile.mkdtemp(prefix="hansa-shared-", dir=_MEMORY if _has_room(room) else None))
-        self._remove = weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
+        place = _MEMORY if _has_room(room) else Path(tempfile.gettempdir())
+        _remove_left(place)
+        self.path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=place))
+        lock = os.open(self.path / _LOCK, os.O_CREAT | os.O_RDWR, 0o600)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        self._remove = weakref.finalize(self, _remove, self.path, lock)
 
     def close(self) -> None:
         """Remove the folder."""
         self._remove()
+
+
+def _remove(folder: Path, lock: int) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    os.close(lock)
+
+
+def _remove_left(place: Path) -> None:
+    """Remove folders that runs left which were killed with all their workers: nobody holds their lock."""
+    for folder in place.glob(f"{_PREFIX}*"):
+        with suppress(OSError):  # another user's, or removed meanwhile
+            if time.time() - folder.stat().st_mtime < _NEW_SECONDS:
+                continue
+            with (folder / _LOCK).open("r+b") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _has_room(room: int) -> bool:
@@ -103,3 +135,30 @@ def _mapped_root(array: Array) -> np.memmap[Any, Any] | None:
 
 def _map(name: str, dtype: Any, offset: int, shape: tuple[int, ...]) -> Array:
     return np.memmap(name, dtype=dtype, mode="r", offset=offset, shape=shape)
+
+
+_SCRIPT: Final = "__main__"
+
+
+def of_the_script(plan: Plan) -> dict[str, Any]:
+    """Return what a plan names of the program that runs, a script or a notebook, which no other process can import."""
+    prefix = f"{_SCRIPT}:"
+    named = {text.removeprefix(prefix) for text in _texts(to_mapping(plan)) if text.startswith(prefix)}
+    known = vars(sys.modules[_SCRIPT])
+    return {name: known[name] for name in named if name in known}
+
+
+def put_into_script(own: Mapping[str, Any]) -> None:
+    """Make known, in another process, what a plan names of the program that runs."""
+    vars(sys.modules[_SCRIPT]).update(own)
+
+
+def _texts(table: Any) -> Iterator[str]:
+    if isinstance(table, str):
+        yield table
+    elif isinstance(table, Mapping):
+        for content in table.values():
+            yield from _texts(content)
+    elif isinstance(table, list | tuple):
+        for content in table:
+            yield from _texts(content)

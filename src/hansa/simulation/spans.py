@@ -47,10 +47,12 @@ def in_order_of_work(all_spans: Sequence[Span], sizes: Int64s, tail: int) -> lis
     return first + sorted(last, key=lambda span: -int(sizes[span.positions].sum()))
 
 
-def gathered(ordered: Sequence[Span], submit: Callable[[Span], Future[Any]], ahead: int) -> Iterator[Any]:
+def gathered(
+    ordered: Sequence[Span], submit: Callable[[Span], Future[Any]], ahead: int, *, cancels: bool = True
+) -> Iterator[Any]:
     """Yield the results of all spans as they come; at most ``ahead`` are begun from the oldest unfinished one on.
 
-    An error of one is raised; what is under way then is cancelled where it can be.
+    An error of one is raised; what is under way then is cancelled where it can be, if ``cancels``.
     """
     under_way: dict[Future[Any], int] = {}
     begun = 0
@@ -63,5 +65,5 @@ def gathered(ordered: Sequence[Span], submit: Callable[[Span], Future[Any]], ahe
                 del under_way[future]
                 yield future.result()
     finally:
-        for future in under_way:
+        for future in under_way if cancels else ():
             future.cancel()

@@ -1,0 +1,224 @@
+"""The process executor: workers that die, are interrupted or outlive their run, and what they share."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+import hansa
+from hansa.algorithms.plan import plan_from_mapping
+from hansa.core.errors import ModelError, RunError
+from hansa.wire.plans import write_plan
+
+PLAN = {
+    "recipe": "fedavg",
+    "name": "deadly",
+    "seed": 2,
+    "rounds": 3,
+    "data": {"source": "synthetic", "arguments": {"clients": 30, "features": 4, "classes": 3, "mean_size": 8}},
+    "model": {"factory": "hansa.training.linear:softmax"},
+    "trainer": {"kind": "linear", "epochs": 1, "batch_size": 4, "optimizer": {"kind": "sgd", "learning_rate": 0.1}},
+    "cohort": {"kind": "uniform", "size": 24},
+    "evaluation": {"every": 100, "federated": False, "central": False},
+}
+
+
+def plan_of(**changes):
+    return plan_from_mapping({**PLAN, **changes})
+
+
+def deadly(folder, **changes):
+    transform = {"kind": "tests.simulation.deadly:Deadly", "folder": str(folder)}
+    return plan_of(transforms=[transform], **changes)
+
+
+def shared_folders():
+    return {path for place in (Path("/dev/shm"), Path("/tmp")) for path in place.glob("hansa-shared-*")}  # noqa: S108 - where they are made
+
+
+def alive(pid):
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+
+
+def children(pid):
+    with suppress(OSError):
+        here = [int(text) for text in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        return here + [below for child in here for below in children(child)]
+    return []
+
+
+def until(found, seconds=30.0):
+    end = time.monotonic() + seconds
+    while not (answer := found()):
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.05)
+    return answer
+
+
+@pytest.mark.parametrize("aggregator", ["mean", "median"])
+def test_a_worker_killed_in_the_middle_of_a_round_changes_nothing(aggregator, tmp_path):
+    plan = deadly(tmp_path, aggregator={"kind": aggregator})
+    undisturbed = hansa.run(plan, out=tmp_path / "whole", executor="batched", workers=1, chunk=4)
+    (tmp_path / "once").touch()
+    result = hansa.run(plan, out=tmp_path / "killed", executor="process", workers=2, chunk=4)
+    assert not (tmp_path / "once").exists()
+    assert result.summary["model_sha256"] == undisturbed.summary["model_sha256"]
+    assert not children(os.getpid()) or all("resource_tracker" in _command(pid) for pid in children(os.getpid()))
+
+
+def _command(pid):
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:
+        return "resource_tracker"
+
+
+def test_workers_that_always_die_end_the_run_which_keeps_its_last_round(tmp_path):
+    plan, before = deadly(tmp_path), shared_folders()
+    undisturbed = hansa.run(plan, out=tmp_path / "whole", executor="batched", workers=1, chunk=4)
+    (tmp_path / "always").touch()
+    with pytest.raises(RunError) as caught:
+        hansa.run(plan, out=tmp_path / "run", executor="process", workers=2, chunk=4)
+    assert caught.value.code == "HANSA-RUN-WORKERS"
+    assert "--workers" in caught.value.action
+    assert shared_folders() == before
+    (tmp_path / "always").unlink()
+    rounds = []
+    result = hansa.resume(
+        tmp_path / "run", callbacks=[lambda event: rounds.append(event.get("round")) and None]
+    )
+    assert 1 not in rounds
+    assert result.summary["model_sha256"] == undisturbed.summary["model_sha256"]
+
+
+def test_an_error_of_the_users_model_reaches_the_user_as_it_is(tmp_path):
+    (tmp_path / "refuse").touch()
+    before = shared_folders()
+    with pytest.raises(ModelError) as caught:
+        hansa.run(deadly(tmp_path), out=tmp_path / "run", executor="process", workers=2, chunk=4)
+    with pytest.raises(ModelError) as alone:
+        hansa.run(deadly(tmp_path), out=tmp_path / "serial", executor="serial")
+    assert str(caught.value) == str(alone.value)
+    assert (caught.value.code, caught.value.found) == ("HANSA-MODEL-UNSUITABLE", "A worker found it.")
+    assert shared_folders() == before
+
+
+def test_an_unexpected_error_in_a_worker_keeps_its_kind_and_where_it_came_from(tmp_path):
+    (tmp_path / "break").touch()
+    with pytest.raises(ZeroDivisionError, match="of the user's own") as caught:
+        hansa.run(deadly(tmp_path), out=tmp_path / "run", executor="process", workers=2, chunk=4)
+    assert "deadly.py" in str(caught.value.__cause__)
+
+
+def started(tmp_path, plan, *more):
+    (tmp_path / "plan.toml").write_text(write_plan(plan))
+    command = [sys.executable, "-c", "from hansa.cli.main import main; main()", "run", "plan.toml", "--out", "run", *more]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), *PATHS]))}
+    return subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+HERE = Path(__file__).parents[2]
+PATHS = [str(HERE / "src"), str(HERE)]
+PROCESSES = ("--executor", "process", "--workers", "2", "--chunk", "4")
+
+
+def rounds_of(folder):
+    with suppress(OSError):
+        lines = (folder / "metrics.jsonl").read_text().splitlines()
+        return [event["round"] for event in map(json.loads, lines) if event["event"] == "round"]
+    return []
+
+
+def test_an_error_of_the_users_model_is_told_by_the_command_without_a_traceback(tmp_path):
+    (tmp_path / "refuse").touch()
+    process = started(tmp_path, deadly(tmp_path), *PROCESSES)
+    told, _ = process.communicate(timeout=60)
+    assert process.returncode not in {0, 1} or "HANSA-MODEL-UNSUITABLE" in told
+    assert "A worker found it." in told
+    assert "Traceback" not in told
+
+
+def test_ctrl_c_ends_after_a_whole_round_though_it_reaches_the_workers_too(tmp_path):
+    plan = plan_of(rounds=100_000)
+    process = started(tmp_path, plan, *PROCESSES)
+    until(lambda: rounds_of(tmp_path / "run"))
+    os.killpg(process.pid, signal.SIGINT)
+    told, _ = process.communicate(timeout=30)
+    assert "--resume" in told
+    assert "Traceback" not in told
+    last = rounds_of(tmp_path / "run")[-1]
+    assert f"Round {last} is closed and saved" in " ".join(told.split())
+
+
+def test_ctrl_c_while_workers_start_ends_after_a_whole_round_too(tmp_path):
+    process = started(tmp_path, plan_of(rounds=100_000), *PROCESSES)
+    until(lambda: any("loky" in _command(pid) for pid in children(process.pid)))
+    os.killpg(process.pid, signal.SIGINT)
+    told, _ = process.communicate(timeout=30)
+    assert "--resume" in told
+    assert "Traceback" not in told
+    assert "Round 1 is closed and saved" in " ".join(told.split())
+
+
+def test_without_the_run_its_workers_end_and_leave_nothing(tmp_path):
+    before = shared_folders()
+    process = started(tmp_path, plan_of(rounds=100_000), *PROCESSES)
+    until(lambda: rounds_of(tmp_path / "run"))
+    below = children(process.pid)
+    assert len([pid for pid in below if alive(pid)]) >= 2
+    process.kill()
+    process.communicate()
+    until(lambda: not any(map(alive, below)), seconds=10)
+    until(lambda: shared_folders() <= before, seconds=10)
+
+
+SCRIPT = """
+import hansa
+
+def net(hidden=4):
+    from torch import nn
+    return nn.Sequential(nn.Linear(4, hidden), nn.Tanh(), nn.Linear(hidden, 3))
+
+plan = hansa.recipe("fedavg", name="script", seed=2, rounds=2,
+    data={"source": "synthetic", "arguments": {"clients": 30, "features": 4, "classes": 3, "mean_size": 8}},
+    model={"factory": FACTORY},
+    trainer={"kind": "torch", "epochs": 1, "batch_size": 4, "optimizer": {"kind": "sgd", "learning_rate": 0.1}},
+    cohort={"kind": "uniform", "size": 24})
+process = hansa.run(plan, out="process", executor="process", workers=2, chunk=1)
+serial = hansa.run(plan, out="serial", executor="serial")
+print("same" if process.summary["model_sha256"] == serial.summary["model_sha256"] else "other")
+"""
+
+
+@pytest.mark.parametrize("factory", ["own_network:net", "__main__:net"])
+def test_a_plain_script_runs_a_module_of_its_own_folder_or_itself(factory, tmp_path):
+    pytest.importorskip("torch")
+    (tmp_path / "own_network.py").write_text(
+        "from torch import nn\n\ndef net():\n    print('made')\n    return nn.Sequential(nn.Linear(4, 3))\n"
+    )
+    (tmp_path / "script.py").write_text(SCRIPT.replace("FACTORY", repr(factory)))
+    environment = {**os.environ, "PYTHONPATH": PATHS[0]}
+    done = subprocess.run(
+        [sys.executable, "script.py"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.splitlines()[-1] == "same"
