@@ -39,6 +39,10 @@ class Pooled:
         """Return the number of all examples: int64 [n]."""
         return np.full(len(ordinals), self._starts()[-1])
 
+    def labels_at(self, ordinals: Int64s, positions: Int64s) -> Array:
+        """Return the labels alone, y of ``gather``."""
+        return self.gather(ordinals, positions)[1]
+
     def gather(self, ordinals: Int64s, positions: Int64s) -> tuple[Array, Array]:  # noqa: ARG002 - there is one client
         """Return pooled examples at positions [n, b]: x [n, b, ...], y [n, b]."""
         starts = self._starts()

@@ -71,7 +71,7 @@ def describe_data(prepared: Prepared) -> dict[str, Any]:
     classes = prepared.data.signature.classes
     if 0 < classes <= 100:
         for part in prepared.clients(some, None).parts(rows=_ROWS_AT_ONCE, clients=_NAMED_CLIENTS):
-            _, labels = part.everything()
+            labels = part.all_labels().astype(np.int64)
             described["label_counts"] += [
                 np.bincount(row[:size], minlength=classes).tolist()
                 for row, size in zip(labels, part.sizes.tolist(), strict=True)
