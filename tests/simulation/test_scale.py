@@ -52,6 +52,10 @@ class Watched:
         self.asked += len(ordinals)
         return self.part.gather(ordinals, positions)
 
+    def labels_at(self, ordinals, positions):
+        self.asked += len(ordinals)
+        return self.part.labels_at(ordinals, positions)
+
 
 def plan_of(clients, *, rounds=3, cohort=20, sampler=None, method="fedavg", **more):
     arguments = {"clients": clients, "features": 5, "classes": 3, "mean_size": 6, "central_examples": 50}
