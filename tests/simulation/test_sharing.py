@@ -60,7 +60,7 @@ def test_arrays_in_memory_come_back_as_read_only_views_of_the_file_and_aligned(t
         lambda array: array.T,
         lambda array: array[::-1],
         lambda array: np.broadcast_to(array[:1], (50, 40)),
-        lambda array: np.asfortranarray(array),
+        np.asfortranarray,
     ],
     ids=["columns", "transposed", "reversed", "spread", "fortran"],
 )

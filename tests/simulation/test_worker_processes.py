@@ -95,9 +95,7 @@ def test_workers_that_always_die_end_the_run_which_keeps_its_last_round(tmp_path
     assert shared_folders() == before
     (tmp_path / "always").unlink()
     rounds = []
-    result = hansa.resume(
-        tmp_path / "run", callbacks=[lambda event: rounds.append(event.get("round")) and None]
-    )
+    result = hansa.resume(tmp_path / "run", callbacks=[lambda event: rounds.append(event.get("round")) and None])
     assert 1 not in rounds
     assert result.summary["model_sha256"] == undisturbed.summary["model_sha256"]
 
@@ -123,7 +121,16 @@ def test_an_unexpected_error_in_a_worker_keeps_its_kind_and_where_it_came_from(t
 
 def started(tmp_path, plan, *more):
     (tmp_path / "plan.toml").write_text(write_plan(plan))
-    command = [sys.executable, "-c", "from hansa.cli.main import main; main()", "run", "plan.toml", "--out", "run", *more]
+    command = [
+        sys.executable,
+        "-c",
+        "from hansa.cli.main import main; main()",
+        "run",
+        "plan.toml",
+        "--out",
+        "run",
+        *more,
+    ]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), *PATHS]))}
     return subprocess.Popen(
         command,
