@@ -10,12 +10,15 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 import hansa
 from hansa.algorithms.plan import plan_from_mapping
-from hansa.core.errors import ModelError, RunError
+from hansa.core.errors import HansaError, ModelError, RunError
+from hansa.simulation import processes, sharing
 from hansa.wire.plans import write_plan
 
 PLAN = {
@@ -119,6 +122,49 @@ def test_an_unexpected_error_in_a_worker_keeps_its_kind_and_where_it_came_from(t
     assert "deadly.py" in str(caught.value.__cause__)
 
 
+def test_data_that_memory_for_sharing_has_no_room_for_are_shared_on_disk(tmp_path, monkeypatch):
+    """Containers have 64 MB of it, unless they are given more."""
+    rows = np.zeros((3000, 100), dtype=np.float32)
+    labels = np.arange(3000) % 3
+    np.savez(tmp_path / "data.npz", X=rows, y=labels, client=np.repeat(np.arange(30), 100).astype(str))
+    plan = plan_of(data={"source": "npz", "path": str(tmp_path / "data.npz")})
+    room = SimpleNamespace(free=rows.nbytes)
+    monkeypatch.setattr(sharing.shutil, "disk_usage", lambda _: room)
+    used = []
+    monkeypatch.setattr(processes, "Folder", lambda size: used.append(sharing.Folder(size)) or used[-1])
+    hansa.run(plan, out=tmp_path / "run", executor="process", workers=2, chunk=4)
+    (folder,) = used
+    assert folder.path.parent != sharing._MEMORY
+    assert not folder.path.exists()
+
+
+def test_an_error_that_cannot_be_sent_is_told_by_its_name_and_sentence(tmp_path):
+    (tmp_path / "awkward").touch()
+    with pytest.raises(RuntimeError, match="AwkwardError: rule 7 is broken"):
+        hansa.run(deadly(tmp_path), out=tmp_path / "run", executor="process", workers=2, chunk=4)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::ResourceWarning")
+@pytest.mark.parametrize("what", ["once", "always", "refuse"])
+def test_on_a_ray_cluster_deaths_and_errors_end_alike(what, tmp_path):
+    pytest.importorskip("ray")
+    undisturbed = hansa.run(deadly(tmp_path), out=tmp_path / "whole", executor="batched", workers=1, chunk=4)
+    (tmp_path / what).touch()
+
+    def run():
+        return hansa.run(deadly(tmp_path), out=tmp_path / "run", executor="ray", workers=2, chunk=4)
+
+    if what == "once":
+        assert run().summary["model_sha256"] == undisturbed.summary["model_sha256"]
+        return
+    with pytest.raises(HansaError) as caught:
+        run()
+    assert caught.value.code == {"always": "HANSA-RUN-WORKERS", "refuse": "HANSA-MODEL-UNSUITABLE"}[what]
+    assert what == "always" or caught.value.found == "A worker found it."
+    assert rounds_of(tmp_path / "run") == [1]
+
+
 def started(tmp_path, plan, *more):
     (tmp_path / "plan.toml").write_text(write_plan(plan))
     command = [
@@ -199,7 +245,14 @@ def test_without_the_run_its_workers_end_and_leave_nothing(tmp_path):
 
 
 SCRIPT = """
+from dataclasses import dataclass
 import hansa
+from hansa.algorithms.transforms import Identity
+
+@dataclass(frozen=True, kw_only=True)
+class Own(Identity):
+    def encode(self, batch, context, states):
+        return batch
 
 def net(hidden=4):
     from torch import nn
@@ -207,7 +260,7 @@ def net(hidden=4):
 
 plan = hansa.recipe("fedavg", name="script", seed=2, rounds=2,
     data={"source": "synthetic", "arguments": {"clients": 30, "features": 4, "classes": 3, "mean_size": 8}},
-    model={"factory": FACTORY},
+    model={"factory": FACTORY}, transforms=[{"kind": "weigh-by-size"}, {"kind": "__main__:Own"}],
     trainer={"kind": "torch", "epochs": 1, "batch_size": 4, "optimizer": {"kind": "sgd", "learning_rate": 0.1}},
     cohort={"kind": "uniform", "size": 24})
 process = hansa.run(plan, out="process", executor="process", workers=2, chunk=1)
