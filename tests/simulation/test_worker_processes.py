@@ -43,8 +43,15 @@ def deadly(folder, **changes):
     return plan_of(transforms=[transform], **changes)
 
 
-def shared_folders():
-    return {path for place in (Path("/dev/shm"), Path("/tmp")) for path in place.glob("hansa-shared-*")}  # noqa: S108 - where they are made
+def shared_folders(pid):
+    """Return the folders whose lock a process holds."""
+    found = set()
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(OSError):
+            path = link.readlink()
+            if path.parent.name.startswith(sharing._PREFIX) and path.name == sharing._LOCK:
+                found.add(path.parent)
+    return found
 
 
 def alive(pid):
@@ -88,14 +95,14 @@ def _command(pid):
 
 
 def test_workers_that_always_die_end_the_run_which_keeps_its_last_round(tmp_path):
-    plan, before = deadly(tmp_path), shared_folders()
+    plan, before = deadly(tmp_path), shared_folders(os.getpid())
     undisturbed = hansa.run(plan, out=tmp_path / "whole", executor="batched", workers=1, chunk=4)
     (tmp_path / "always").touch()
     with pytest.raises(RunError) as caught:
         hansa.run(plan, out=tmp_path / "run", executor="process", workers=2, chunk=4)
     assert caught.value.code == "HANSA-RUN-WORKERS"
     assert "--workers" in caught.value.action
-    assert shared_folders() == before
+    assert shared_folders(os.getpid()) == before
     (tmp_path / "always").unlink()
     rounds = []
     result = hansa.resume(tmp_path / "run", callbacks=[lambda event: rounds.append(event.get("round")) and None])
@@ -105,14 +112,14 @@ def test_workers_that_always_die_end_the_run_which_keeps_its_last_round(tmp_path
 
 def test_an_error_of_the_users_model_reaches_the_user_as_it_is(tmp_path):
     (tmp_path / "refuse").touch()
-    before = shared_folders()
+    before = shared_folders(os.getpid())
     with pytest.raises(ModelError) as caught:
         hansa.run(deadly(tmp_path), out=tmp_path / "run", executor="process", workers=2, chunk=4)
     with pytest.raises(ModelError) as alone:
         hansa.run(deadly(tmp_path), out=tmp_path / "serial", executor="serial")
     assert str(caught.value) == str(alone.value)
     assert (caught.value.code, caught.value.found) == ("HANSA-MODEL-UNSUITABLE", "A worker found it.")
-    assert shared_folders() == before
+    assert shared_folders(os.getpid()) == before
 
 
 def test_an_unexpected_error_in_a_worker_keeps_its_kind_and_where_it_came_from(tmp_path):
@@ -233,15 +240,15 @@ def test_ctrl_c_while_workers_start_ends_after_a_whole_round_too(tmp_path):
 
 
 def test_without_the_run_its_workers_end_and_leave_nothing(tmp_path):
-    before = shared_folders()
     process = started(tmp_path, plan_of(rounds=100_000), *PROCESSES)
     until(lambda: rounds_of(tmp_path / "run"))
-    below = children(process.pid)
+    below, (folder,) = children(process.pid), shared_folders(process.pid)
+    assert folder.exists()
     assert len([pid for pid in below if alive(pid)]) >= 2
     process.kill()
     process.communicate()
     until(lambda: not any(map(alive, below)), seconds=10)
-    until(lambda: shared_folders() <= before, seconds=10)
+    until(lambda: not folder.exists(), seconds=10)
 
 
 SCRIPT = """

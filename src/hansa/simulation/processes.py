@@ -13,6 +13,7 @@ from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import lru_cache
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any, Final
 
@@ -93,6 +94,7 @@ class Processes:
 
     def _workers(self, prepared: Prepared, folder: Folder) -> ProcessPoolExecutor:
         if self._pool is None:
+            resource_tracker.ensure_running()  # where it starts with the workers, it lets interrupts through to them
             arguments = (os.getpid(), folder.path, of_the_script(prepared.plan))
             self._pool = ProcessPoolExecutor(self.workers, initializer=_begin, initargs=arguments)
         return self._pool
