@@ -13,6 +13,13 @@ from hansa.core.errors import ModelError
 from hansa.core.schema import Doc
 
 
+class AwkwardError(Exception):
+    """An error that pickle writes but cannot read."""
+
+    def __init__(self, *, rule: int) -> None:
+        super().__init__(f"rule {rule} is broken")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Deadly(Identity):
     """Kills its process in a round: once if the file ``folder/once`` is there, whenever ``folder/always`` is."""
@@ -30,6 +37,8 @@ class Deadly(Identity):
                     raise ModelError(
                         "HANSA-MODEL-UNSUITABLE", rule="A rule.", found="A worker found it.", action="Mend it."
                     ) from None
+                if (here / "awkward").exists():
+                    raise AwkwardError(rule=7) from None
                 if (here / "break").exists():
                     raise ZeroDivisionError("a piece of the user's own fails") from None
                 if not (here / "always").exists():

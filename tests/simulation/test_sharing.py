@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -16,8 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays, boolean_dtypes, floating_dtypes, integer_dtypes
 
+from hansa.core.errors import RunError
 from hansa.simulation import sharing
-from hansa.simulation.sharing import Folder, share, shared
+from hansa.simulation.sharing import Folder, Packed, share, shared
 
 NUMBERS = st.one_of(boolean_dtypes(), integer_dtypes(), floating_dtypes())
 
@@ -60,7 +62,7 @@ def test_arrays_in_memory_come_back_as_read_only_views_of_the_file_and_aligned(t
         lambda array: array.T,
         lambda array: array[::-1],
         lambda array: np.broadcast_to(array[:1], (50, 40)),
-        lambda array: np.asfortranarray(array),
+        np.asfortranarray,
     ],
     ids=["columns", "transposed", "reversed", "spread", "fortran"],
 )
@@ -129,6 +131,24 @@ def test_memory_that_is_too_small_is_left_for_the_folder_of_temporary_files(monk
     assert large.path.parent == tmp_path
     small.close()
     large.close()
+
+
+def test_a_folder_without_room_is_told_with_what_to_do(monkeypatch, tmp_path):
+    def full(**_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(sharing.tempfile, "mkstemp", full)
+    with pytest.raises(RunError, match="it is full") as caught:
+        share(np.zeros(3), tmp_path)
+    assert caught.value.code == "HANSA-RUN-STORAGE"
+    assert str(tmp_path) in caught.value.found
+
+
+def test_the_size_of_what_is_shared_is_known_before_it_is_written(tmp_path):
+    for content in (np.zeros(100_000), [np.zeros(3)] * 4 + [np.ones(5)], {"text": "x" * 5000}):
+        packed = Packed.of(content)
+        written = packed.write(tmp_path).stat().st_size
+        assert abs(packed.size - written) <= 64 * (1 + len(packed.buffers))
 
 
 @pytest.mark.parametrize("memory", ["nothing-here", "file"])

