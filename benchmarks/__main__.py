@@ -67,7 +67,9 @@ def _parser() -> argparse.ArgumentParser:
     peak.set_defaults(run=_peak)
     for one in (compare, scaling, peak):
         one.add_argument("--repetitions", type=int, default=3)
-        one.add_argument("--executor", default=None, help="Hansa's executor; default: auto where it is offered")
+        one.add_argument(
+            "--executor", default=None, help="Hansa's executor; default: auto (scaling: batched) where offered"
+        )
     return parser
 
 
@@ -94,7 +96,7 @@ def _scaling(chosen: argparse.Namespace, console: Console) -> int:
     """Measure the curves of Hansa alone."""
     facts = machine.facts()
     curves = Scaling(
-        chosen.plan.resolve(), chosen.population_key, executor(chosen.executor), chosen.repetitions, _say
+        chosen.plan.resolve(), chosen.population_key, one_executor(chosen.executor), chosen.repetitions, _say
     ).run(chosen.curves.split(","))
     result = {"machine": facts, **curves}
     results.write("scaling", result, scaling.grids(result), console)
@@ -125,6 +127,11 @@ def _peak(chosen: argparse.Namespace, console: Console) -> int:
 def _say(line: str) -> None:
     """Print a line of progress at once, also where the output goes to a file."""
     print(line, flush=True)  # noqa: T201 - a command
+
+
+def one_executor(named: str | None) -> str:
+    """Return the executor of all points of a curve: auto might choose another for each, so batched stands in for it."""
+    return named if named is not None else "batched" if offers_executor("batched") else ""
 
 
 def executor(named: str | None) -> str:

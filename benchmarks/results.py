@@ -112,7 +112,8 @@ def _figures(name: str, task: dict[str, Any]) -> Grid:
         if "failure" in one:
             rows.append((system, "failed", *[""] * 6))
             continue
-        spread = f"{one['slowest']:,.0f} - {one['fastest']:,.0f}"
+        digits = 1 if one["fastest"] < 100 else 0
+        spread = f"{one['slowest']:,.{digits}f} - {one['fastest']:,.{digits}f}"
         learned = ", ".join(f"{value:.4f} ({rounds})" for rounds, value in one["loss"].items())
         times = (f"{one[key]:.2f}" for key in ("first_round", "start_up"))
         memory = (f"{one[key] / 1e6:,.0f}" for key in ("peak_rss", "peak_pss"))
@@ -126,7 +127,7 @@ def _figures(name: str, task: dict[str, Any]) -> Grid:
     if disturbed > 0.2:
         note += f" Other processes of the machine used up to {disturbed:.1f} cores meanwhile."
     reasons = {system: one["failure"] for system, one in task["systems"].items() if "failure" in one}
-    return Grid(f"Task {name}: {task['about']}", columns, rows, note + why_failed(reasons))
+    return Grid(f"Task {name}: {task['about']}", columns, rows, (note + why_failed(reasons)).strip())
 
 
 def _ratios(name: str, task: dict[str, Any]) -> Grid:

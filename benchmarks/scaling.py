@@ -114,7 +114,7 @@ def _grid(name: str, curve: dict[str, Any]) -> Grid:
             f"(median of {len(curve['pairs'])} interleaved pairs)."
         )
     columns = (name, "updates/s", "ms a round", "first round, s", "RSS, MB", "PSS, MB")
-    return Grid(f"Hansa by {name}", columns, rows, note + why_failed(reasons))
+    return Grid(f"Hansa by {name}", columns, rows, (note + why_failed(reasons)).strip())
 
 
 _FIGURES: Final = ("updates_per_second", "first_round", "peak_rss", "peak_pss")

@@ -104,7 +104,7 @@ def test_an_update_whose_loss_is_no_number_counts_as_not_finite():
     assignment = Assignment(1, layout, np.zeros(2, dtype=np.float32), cohort, population=3)
     data = MemoryClients([np.zeros((1, 2))] * 3, [np.zeros(1)] * 3)
     context = ClientContext(assignment, ClientBatch(cohort, data, Signature((2,), 0)), Streams(1))
-    start, loss = np.zeros((3, 2), dtype=np.float32), np.array([0.5, np.nan, np.inf])
-    batch, _ = hand_back(work(steps=1), context, {}, Outcome(start, start + 1, np.ones(3, dtype=np.int64), loss))
+    delta, loss = np.ones((3, 2), dtype=np.float32), np.array([0.5, np.nan, np.inf])
+    batch, _ = hand_back(work(steps=1), context, {}, Outcome(delta, np.ones(3, dtype=np.int64), loss))
     assert np.isfinite(batch.values).all(axis=1).tolist() == [True, False, True]
     assert batch.lane("train_loss").tolist() == [0.5, 0.0, TRAIN_LOSS.high]

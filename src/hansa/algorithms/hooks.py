@@ -52,9 +52,9 @@ class ControlVariate:
         return gradient + (state["control"] - state["client_control"])
 
     def finish(
-        self, *, start: Array, end: Array, steps: Array, learning_rate: float, state: Mapping[str, Array]
+        self, *, delta: Array, steps: Array, learning_rate: float, state: Mapping[str, Array]
     ) -> tuple[Mapping[str, Array], dict[str, Array]]:
-        """Return the change of the control variate, and its next value c_i - c + (x - y_i) / (K eta)."""
-        drift = (start - end) / (steps[:, None] * learning_rate).astype(start.dtype)
-        following = state["client_control"] - state["control"] + drift
+        """Return the change of the control variate, and its next value c_i - c - (y_i - x) / (K eta)."""
+        drift = delta / (steps[:, None] * learning_rate).astype(delta.dtype)
+        following = state["client_control"] - state["control"] - drift
         return {"control": following - state["client_control"]}, {"client_control": following}

@@ -12,19 +12,23 @@ from typing import Any, Final
 from threadpoolctl import threadpool_limits
 
 from hansa.algorithms.plan import Plan
+from hansa.core.nouns import ServerState
 from hansa.core.registry import kind_of
 from hansa.core.schema import to_mapping, to_plain
 from hansa.core.sections import Data
 from hansa.data.sources import Source, find
 from hansa.reporting.disclosure import server_sees
 from hansa.reporting.figures import bytes_text, count_text, plural, seconds_text
+from hansa.simulation import auto
+from hansa.simulation.choice import executor_of
 from hansa.simulation.client_store import ClientStore
 from hansa.simulation.engine import simulate_round
-from hansa.simulation.executors import Serial
 from hansa.simulation.measuring import measure
 from hansa.simulation.preparation import Prepared, federated_scaling
 from hansa.simulation.timeline import timeline_of
 
+_MEASURED: Final = 1000
+"""Most clients on which an evaluation is tried out."""
 NO_UNIT: Final = "none"
 NO_EPSILON: Final = "none: this plan makes no differential privacy claim"
 
@@ -73,6 +77,7 @@ class Costs:
     rounds: int
     bytes_up: float
     bytes_down: float
+    computed: str
     seconds_per_round: float
     seconds_per_evaluation: float
     evaluations: int
@@ -92,7 +97,7 @@ class Costs:
         expected = "" if float(self.cohort).is_integer() else " expected"
         time_here = (
             f"about {seconds_text(float(f'{self.seconds:.2g}'))}: {seconds_text(self.seconds_per_round)} a round, "
-            f"{seconds_text(self.seconds_per_evaluation)} an evaluation, one of each measured"
+            f"{seconds_text(self.seconds_per_evaluation)} an evaluation, one of each measured ({self.computed})"
         )
         return [
             ("parameters", count_text(sum(self.parameters.values())) + several),
@@ -120,6 +125,7 @@ class Costs:
             "bytes_down_per_client": self.bytes_down,
             "bytes_up_total": self.bytes_up * total,
             "bytes_down_total": self.bytes_down * total,
+            "computed": self.computed,
             "seconds_per_round": self.seconds_per_round,
             "seconds_per_evaluation": self.seconds_per_evaluation,
             "seconds_without_baselines": self.seconds,
@@ -128,19 +134,17 @@ class Costs:
 
 def costs(prepared: Prepared) -> Costs:
     """Return what a prepared plan costs. Two rounds and one evaluation are done, in a folder that is thrown away."""
-    plan = prepared.plan
+    plan, choice = prepared.plan, auto.choose(prepared)
     with (
         threadpool_limits(limits=1),
+        closing(executor_of(choice)) as executor,
         tempfile.TemporaryDirectory(prefix="hansa-check-") as temporary,
         closing(ClientStore(Path(temporary), prepared.data.train.names, prepared.first_rows)) as store,
     ):
         state = replace(prepared.first, features=federated_scaling(prepared))
-        closed = simulate_round(prepared, timeline_of(prepared), state, store, Serial())
-        if closed.seconds < 1:
-            closed = simulate_round(prepared, timeline_of(prepared), state, store, Serial())
-        began = time.perf_counter()
-        measure(prepared, closed.state, store, everyone=plan.evaluation.federated_clients is None)
-        evaluating = time.perf_counter() - began
+        for _ in range(2):  # the first one starts workers
+            closed = simulate_round(prepared, timeline_of(prepared), state, store, executor)
+        evaluating = _seconds_of_evaluation(prepared, closed.state, store)
     return Costs(
         parameters={branch.name: branch.size for branch in prepared.first.layout.branches},
         population=prepared.population,
@@ -148,11 +152,23 @@ def costs(prepared: Prepared) -> Costs:
         rounds=plan.rounds,
         bytes_up=closed.bytes_up,
         bytes_down=float(prepared.first.model.nbytes),
+        computed=choice.text,
         seconds_per_round=closed.seconds,
         seconds_per_evaluation=evaluating,
         evaluations=plan.rounds // plan.evaluation.every + 2,
         baselines=plan.evaluation.baselines,
     )
+
+
+def _seconds_of_evaluation(prepared: Prepared, state: ServerState, store: ClientStore) -> float:
+    """Return how long an evaluation takes; of many clients some are measured, and the others taken to be like them."""
+    wanted = min(prepared.plan.evaluation.federated_clients or prepared.population, prepared.population)
+    measured = min(wanted, _MEASURED)
+    evaluation = replace(prepared.plan.evaluation, federated_clients=measured)
+    some = replace(prepared, plan=replace(prepared.plan, evaluation=evaluation))
+    began = time.perf_counter()
+    measure(some, state, store, everyone=False)
+    return (time.perf_counter() - began) * wanted / measured
 
 
 def pieces(plan: Plan) -> list[tuple[str, str]]:

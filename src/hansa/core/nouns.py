@@ -31,6 +31,9 @@ class ClientDatasets(Protocol):
         A position of -1 is padding: its row holds some example and must be masked by the caller.
         """
 
+    def labels_at(self, ordinals: Int64s, positions: Int64s) -> Array:
+        """Return the labels alone, y of ``gather``."""
+
 
 @dataclass(frozen=True)
 class Signature:
@@ -105,9 +108,16 @@ class ClientBatch:
 
     def everything(self) -> tuple[Array, Array]:
         """Return every example of every client, padded to the largest: x [n, max, ...], y [n, max, ...]."""
+        return self.gather(self._all_positions())
+
+    def all_labels(self) -> Array:
+        """Return the labels alone, y of ``everything``."""
+        return self.data.labels_at(self.ordinals, self._all_positions())
+
+    def _all_positions(self) -> Int64s:
         sizes = self.sizes
         positions = np.arange(int(sizes.max(initial=0)))[None, :].repeat(len(self), axis=0)
-        return self.gather(np.where(positions < sizes[:, None], positions, -1))
+        return np.where(positions < sizes[:, None], positions, -1)
 
 
 @dataclass(frozen=True)

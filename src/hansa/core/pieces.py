@@ -66,9 +66,12 @@ class Hook(Protocol):
         """Return the bent gradient; all are views of one shape, numpy or torch."""
 
     def finish(
-        self, *, start: Array, end: Array, steps: Array, learning_rate: float, state: Mapping[str, Array]
+        self, *, delta: Array, steps: Array, learning_rate: float, state: Mapping[str, Array]
     ) -> tuple[Mapping[str, Array], ClientStates]:
-        """Return the updates of its branches, name -> [n, size], and the next rows of its state."""
+        """Return the updates of its branches, name -> [n, size], and the next rows of its state.
+
+        ``delta`` [n, size] is how far local training moved the parameters, in ``steps`` [n].
+        """
 
 
 class ClientOptimizer(Protocol):

@@ -109,10 +109,21 @@ def plain(mapped: Array) -> Array:
 
 def is_mapped(array: Array) -> bool:
     """Return True for an array whose numbers lie in a file."""
+    return _mapping(array) is not None
+
+
+def let_go(array: Array) -> None:
+    """Let the process's memory go that holds pages of a mapped array; they are read again where they are needed."""
+    mapping = _mapping(array)
+    if mapping is not None:
+        mapping.madvise(mmap.MADV_DONTNEED)
+
+
+def _mapping(array: Array) -> mmap.mmap | None:
     base: object = array
     while base is not None and not isinstance(base, mmap.mmap):
         base = getattr(base, "base", None)
-    return base is not None
+    return base
 
 
 def _mapped(path: Path, member: zipfile.ZipInfo) -> Array:

@@ -36,6 +36,10 @@ class ClientExamples:
         """
         return self.store.take(self.rows.at(ordinals, positions))
 
+    def labels_at(self, ordinals: Int64s, positions: Int64s) -> Array:
+        """Return the labels alone, y of ``gather``."""
+        return self.store.labels[self.rows.at(ordinals, positions)]
+
     def labels(self) -> Array:
         """Return the labels of all examples, client after client: [total]."""
         return self.store.labels[self.rows.order]

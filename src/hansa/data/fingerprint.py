@@ -12,6 +12,7 @@ import rfc8785
 
 from hansa.core.layout import Array, Int64s
 from hansa.core.schema import to_mapping
+from hansa.data.archives import let_go
 from hansa.data.pool import Pool
 from hansa.data.rows import Names, Roster
 from hansa.data.splits import Split
@@ -34,6 +35,7 @@ class Digest:
         for start in range(0, len(values), step):
             piece = np.ascontiguousarray(values[start : start + step], dtype=little)
             self._hash.update(piece.reshape(-1).view(np.uint8).data)
+            let_go(values)
 
     def texts(self, name: str, pieces: Iterable[str]) -> None:
         """Add texts, each with its length."""

@@ -231,6 +231,10 @@ class MadeExamples:
             sizes[here] = self.parts.of(self.part, self.recipe.sizes_of(words), words[:, 1])[1]
         return sizes
 
+    def labels_at(self, ordinals: Int64s, positions: Int64s) -> Array:
+        """Return the labels alone, y of ``gather``."""
+        return self.gather(ordinals, positions)[1]
+
     def gather(self, ordinals: Int64s, positions: Int64s) -> tuple[Array, Array]:
         """Return examples at ``positions`` [n, b] of each client: x [n, b, ...], y [n, b].
 

@@ -32,11 +32,15 @@ from hansa.training.kernels import Kernels, chosen, measure, use
 
 _ALIKE: Final = ("rounds", "model", "trainer", "cohort", "schedule", "transforms", "aggregator", "data")
 """The sections of a plan on which the fastest executor depends."""
-_CHUNKS: Final = (32, 64, 128, 256)
+_CHUNKS: Final = (8, 32, 64, 128, 256)
 _SECONDS: Final = 0.06
 """About how long one way to compute is timed."""
 _LITTLE_SECONDS: Final = 10.0
 """A run that takes no longer needs no workers, which take some seconds until they compute."""
+_LONG_SECONDS: Final = 0.05
+"""A client that takes longer alone is held up by arithmetic, which training together does not save."""
+_KEEP_UP: Final = 1.25
+"""Threads may take so much longer than processes would without any cost of their own, which they do have."""
 _SHARE_OF_MEMORY: Final = 0.25
 _CACHED: Final = 2**24
 """About the bytes of a chunk that a processor's caches hold."""
@@ -77,8 +81,10 @@ class _Trial:
 
 
 def _best(compute_it: Callable[[], Any]) -> float:
-    best, spent = float("inf"), 0.0
-    while spent < _SECONDS:
+    """Return the least seconds of some runs, two at least: the first one builds what the others find."""
+    best, spent, runs = float("inf"), 0.0, 0
+    while spent < _SECONDS or runs < 2:
+        runs += 1
         began = time.perf_counter()
         compute_it()
         took = time.perf_counter() - began
@@ -119,28 +125,33 @@ def _measured(prepared: Prepared) -> Choice:
     if kind == "fused":
         return _batched(trial, cohort, reason)
     alone = trial.seconds_each(1, 1)
-    total = alone * cohort * plan.rounds
-    together = min(_together(trial, cohort), default=None) if kind == "vmap" and cohort > 1 else None
-    each, chunk = min((alone, 1), together or (alone, 1))
-    workers = min(processors(), -(-cohort // max(chunk, BLOCK)))
-    if total * each / alone <= _LITTLE_SECONDS or workers == 1 or chosen().device:
+    together = _together(trial, cohort) if kind == "vmap" and alone <= _LONG_SECONDS else ()
+    each, chunk = min([(alone, 1), *together])
+    if each * cohort * plan.rounds <= _LITTLE_SECONDS or cohort <= BLOCK or chosen().device:
         name = "serial" if chunk == 1 else "batched"
         return Choice(executor=name, chunk=chunk, why=f"{_rate(each)} one after the other; {reason}")
-    kernels = Kernels()
+    workers = min(processors(), -(-cohort // max(chunk, BLOCK)))
     if chunk == 1:
-        batch = plan.trainer.batch_size if hasattr(plan.trainer, "batch_size") else 32
-        kernels = _kernels(prepared, batch)
-        with use(kernels):
-            quick = trial.seconds_each(1, 1)
-        if quick > each:
-            kernels = Kernels()
-        each = min(each, quick)
+        return _side_by_side(trial, workers, reason)
+    return Choice(executor="process", chunk=chunk, workers=workers, why=f"{_rate(each)} in each worker; {reason}")
+
+
+def _side_by_side(trial: _Trial, workers: int, reason: str) -> Choice:
+    """Return how clients that train one by one are shared out: on threads where these keep up, or else to processes."""
+    plan = trial.prepared.plan
+    kernels = _kernels(trial.prepared, getattr(plan.trainer, "batch_size", 32))
+    with use(kernels):
+        each = trial.seconds_each(1, 1)
+    threads = Batched(chunk=1, workers=workers, kernels=kernels)
+    some = replace(trial.assignment, cohort=trial.assignment.cohort[: BLOCK * workers])
+    on_threads = replace(trial, assignment=some).seconds_each_on(threads)
+    threads.close()
+    keep_up = on_threads <= _KEEP_UP * each / workers
     return Choice(
-        executor="process",
-        chunk=chunk,
+        executor="batched" if keep_up else "process",
         workers=workers,
         kernels=kernels.record(),
-        why=f"{_rate(each)} in each worker, {_rate(alone)} alone; {reason}",
+        why=f"{_rate(each)} alone, {_rate(on_threads)} on {workers} threads; {reason}",
     )
 
 
@@ -166,10 +177,14 @@ def _batched(trial: _Trial, cohort: int, reason: str) -> Choice:
 def _together(trial: _Trial, cohort: int) -> Iterator[tuple[float, int]]:
     """Yield the seconds that a client takes, and the size of the chunk, for sizes that fit a cohort and the memory."""
     room = min(_CACHED, _SHARE_OF_MEMORY * _free_memory() / processors())
-    each = 4 * _COPIES * trial.assignment.layout.size
+    each, best = 4 * _COPIES * trial.assignment.layout.size, float("inf")
     for size in sorted({_even(cohort, -(-cohort // chunk)) for chunk in _CHUNKS}):
         if size > 1 and (size * each <= room or size <= BLOCK):
-            yield trial.seconds_each(size, size), size
+            found = trial.seconds_each(size, size)
+            yield found, size
+            if found > best:
+                return  # larger chunks gain nothing more
+            best = found
 
 
 def _even(cohort: int, parts: int) -> int:

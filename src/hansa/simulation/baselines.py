@@ -15,8 +15,8 @@ import numpy as np
 from hansa.algorithms.rounds import client_start
 from hansa.core.layout import TRAIN_LOSS, Array, Floats, Int64s, Layout
 from hansa.core.nouns import Assignment, ClientBatch, ClientContext, ClientDatasets, Scaling
-from hansa.evaluation.federated import per_client, summarise, tally_clients
-from hansa.simulation.measuring import central
+from hansa.evaluation.federated import summarise, tally_clients
+from hansa.simulation.measuring import FIRST, central, client_rows
 from hansa.simulation.preparation import Prepared, federated_scaling
 
 
@@ -38,6 +38,10 @@ class Pooled:
     def sizes(self, ordinals: Int64s) -> Int64s:
         """Return the number of all examples: int64 [n]."""
         return np.full(len(ordinals), self._starts()[-1])
+
+    def labels_at(self, ordinals: Int64s, positions: Int64s) -> Array:
+        """Return the labels alone, y of ``gather``."""
+        return self.gather(ordinals, positions)[1]
 
     def gather(self, ordinals: Int64s, positions: Int64s) -> tuple[Array, Array]:  # noqa: ARG002 - there is one client
         """Return pooled examples at positions [n, b]: x [n, b, ...], y [n, b]."""
@@ -68,7 +72,7 @@ def centralised(prepared: Prepared, rounds: int) -> dict[str, Any]:
     scaling = federated_scaling(prepared)
     pooled = ClientBatch(np.zeros(1, dtype=np.int64), Pooled(prepared.data.train), prepared.data.signature, scaling)
     values, states = _train_alone(_with_steps_of_all(prepared), pooled, rounds)
-    overall, rows, here = _measured(prepared, values[0], scaling, states)
+    overall, rows, here = _measured(prepared, values[0], scaling, states, FIRST)
     return {"rounds": rounds, "overall": overall, "per_client": rows, "central": here}
 
 
@@ -90,8 +94,8 @@ def local_only(prepared: Prepared, rounds: int) -> dict[str, Any]:
     for ordinal in ordinals.tolist():
         scaling = federated_scaling(prepared, np.array([ordinal]))
         values, states = _train_alone(prepared, prepared.clients(np.array([ordinal]), scaling), rounds)
-        overall, rows, here = _measured(prepared, values[0], scaling, states)
-        own = rows[ordinal] if rows else {}
+        overall, rows, here = _measured(prepared, values[0], scaling, states, slice(ordinal, ordinal + 1))
+        own = rows[0] if rows else {}
         clients.append({"client": names[ordinal], "overall": overall, "own": _metrics_only(own), "central": here})
     return {
         "rounds": rounds,
@@ -136,9 +140,9 @@ def _without_hooks(prepared: Prepared) -> Prepared:
 
 
 def _measured(
-    prepared: Prepared, values: Floats, scaling: Scaling | None, states: Mapping[str, Array]
+    prepared: Prepared, values: Floats, scaling: Scaling | None, states: Mapping[str, Array], which: slice
 ) -> tuple[dict[str, Any], list[dict[str, Any]], dict[str, float | None] | None]:
-    """Return one model's metrics on all test examples, on each client's own, and on central examples.
+    """Return one model's metrics on all test examples, on those of ``which`` clients each, and on central examples.
 
     The model is measured with the buffers that it was trained with: the first row of ``states``.
     """
@@ -154,7 +158,7 @@ def _measured(
     everyone = np.arange(prepared.population)
     clients = ClientBatch(everyone, data.test, data.signature, scaling)
     tallied = tally_clients(prepared.metrics, predict, clients, one_by_one=False)
-    rows = per_client(prepared.metrics, tallied, [data.test.names[place] for place in everyone.tolist()], clients.sizes)
+    rows = client_rows(prepared, tallied, clients, which)
     return {name: table["overall"] for name, table in summarise(prepared.metrics, tallied).items()}, rows, here
 
 

@@ -23,7 +23,7 @@ import numpy as np
 from hansa.core.errors import RunError
 from hansa.core.layout import Array, Int64s
 from hansa.reporting.run_folder import METRICS, bring_to_disk, storing
-from hansa.simulation.checkpoint import LATEST, boot, make_durable
+from hansa.simulation.checkpoint import boot, latest, make_durable
 from hansa.simulation.participation import Participation
 from hansa.simulation.row_file import RowFile
 
@@ -54,6 +54,11 @@ class ClientStore:
     def size(self) -> int:
         """The number of clients."""
         return len(self.names)
+
+    @property
+    def on_disk(self) -> int:
+        """The round up to which everything is on disk, where a power cut does not lose it."""
+        return self._on_disk
 
     def ids(self, ordinals: Int64s) -> list[str]:
         """Return the names of clients."""
@@ -116,13 +121,13 @@ class ClientStore:
         """Bring every closed round to disk, where a power cut does not lose it."""
         run = self.folder.parent
         with storing(run):
-            if (self.folder / LATEST).exists():
+            if (path := latest(self.folder)) is not None:
                 for stored in self._files():
                     stored.flush()
                 self._participation.flush()
                 bring_to_disk(run / METRICS)
                 bring_to_disk(run)
-                make_durable(self.folder)
+                make_durable(self.folder, path)
                 self._brought = time.monotonic()
         self._on_disk = self._participation.round
 

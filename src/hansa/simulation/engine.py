@@ -167,7 +167,7 @@ class Engine:
         last = number == plan.rounds
         stopped = "the last round of the plan" if last else asked
         if stopped is not None or number % plan.evaluation.every == 0:
-            everyone = stopped is not None or number == 0
+            everyone = stopped is not None
             measured = self._measure(everyone=everyone)
             self.watched = [*self.watched, measured.value(plan.stopping.metric)]
             told = self.tell(measured.event)

@@ -122,7 +122,7 @@ class Batched:
     """A chunk of clients at once over the client axis; several chunks at once on threads.
 
     Threads share everything, so they cost no memory but that of their chunks. They help where a trainer spends its
-    time in numpy's products, which do not hold Python's lock.
+    time in products and convolutions, which do not hold Python's lock.
     """
 
     def __init__(self, *, chunk: int, workers: int, kernels: Kernels = PLAIN) -> None:

@@ -11,12 +11,19 @@ import numpy as np
 from hansa.core.datasets import Examples
 from hansa.core.layout import Array
 from hansa.core.nouns import ClientBatch, ClientDatasets, Scaling, ServerState
-from hansa.evaluation.federated import Predict, evaluate_centrally, per_client, summarise, tally_clients
+from hansa.evaluation.federated import (
+    Predict,
+    Tallied,
+    evaluate_centrally,
+    per_client,
+    summarise,
+    tally_clients,
+)
 from hansa.simulation.client_store import ClientStore
 from hansa.simulation.preparation import Prepared
 
-_CLIENT_ROWS: Final = 5000
-"""Most clients whose own figures are written to the run folder."""
+FIRST: Final = slice(0, 5000)
+"""The clients whose own figures are written to the run folder, at most."""
 
 
 @dataclass(frozen=True)
@@ -38,28 +45,34 @@ def measure(prepared: Prepared, state: ServerState, store: ClientStore, *, every
     """Evaluate a state wherever the plan and the data allow."""
     plan, data = prepared.plan, prepared.data
     predict = predictor(prepared, state.model, store)
-    some = np.arange(prepared.population) if everyone else _some(prepared)
     own_buffers = bool(prepared.first_rows) and "buffers" in prepared.first_rows
 
-    def part(datasets: ClientDatasets | None, ordinals: Array, *, local: bool) -> tuple[Any, list[dict[str, Any]]]:
+    def part(datasets: ClientDatasets | None, *, all_of_it: bool, local: bool) -> tuple[Any, list[dict[str, Any]]]:
         if datasets is None or not plan.evaluation.federated:
             return None, []
+        ordinals = np.arange(len(datasets.names)) if all_of_it else _some(prepared)
         clients = ClientBatch(ordinals, datasets, data.signature, state.features)
         tallied = tally_clients(prepared.metrics, predict, clients, one_by_one=local)
-        names = [datasets.names[ordinal] for ordinal in ordinals[:_CLIENT_ROWS].tolist()]
-        return summarise(prepared.metrics, tallied), per_client(prepared.metrics, tallied, names, clients.sizes)
+        return summarise(prepared.metrics, tallied), client_rows(prepared, tallied, clients, FIRST)
 
-    federated, clients = part(data.test, some, local=own_buffers)
-    strangers = np.arange(len(data.held_out.names) if data.held_out else 0)
+    federated, clients = part(data.test, all_of_it=everyone, local=own_buffers)
     event = {
         "event": "evaluation",
         "round": state.round,
         "central": central(prepared, predict, state.features) if plan.evaluation.central else None,
         "federated": federated,
-        "validation": part(data.validation, some, local=own_buffers)[0],
-        "held_out_clients": part(data.held_out, strangers, local=False)[0],
+        "validation": part(data.validation, all_of_it=everyone, local=own_buffers)[0],
+        "held_out_clients": part(data.held_out, all_of_it=True, local=False)[0],
     }
     return Measured(event, clients)
+
+
+def client_rows(prepared: Prepared, tallied: Tallied, clients: ClientBatch, which: slice) -> list[dict[str, Any]]:
+    """Return the own figures of some of the clients that were measured."""
+    some = clients.of(which)
+    names = [some.data.names[ordinal] for ordinal in some.ordinals.tolist()]
+    theirs = Tallied({name: values[which] for name, values in tallied.values.items()}, tallied.totals)
+    return per_client(prepared.metrics, theirs, names, some.sizes)
 
 
 def predictor(prepared: Prepared, values: Array, store: ClientStore) -> Predict:

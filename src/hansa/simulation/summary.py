@@ -15,6 +15,7 @@ from hansa.simulation.preparation import Prepared
 from hansa.simulation.timeline import simulated
 
 _NAMED_CLIENTS: Final = 1000
+_ROWS_AT_ONCE: Final = 8192
 
 
 def summarise(
@@ -69,7 +70,10 @@ def describe_data(prepared: Prepared) -> dict[str, Any]:
     }
     classes = prepared.data.signature.classes
     if 0 < classes <= 100:
-        for ordinal in some.tolist():
-            _, labels = prepared.clients(np.array([ordinal]), None).everything()
-            described["label_counts"].append(np.bincount(labels[0], minlength=classes).tolist())
+        for part in prepared.clients(some, None).parts(rows=_ROWS_AT_ONCE, clients=_NAMED_CLIENTS):
+            labels = part.all_labels().astype(np.int64)
+            described["label_counts"] += [
+                np.bincount(row[:size], minlength=classes).tolist()
+                for row, size in zip(labels, part.sizes.tolist(), strict=True)
+            ]
     return described

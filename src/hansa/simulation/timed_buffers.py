@@ -27,6 +27,8 @@ from hansa.simulation.work import DRAWS, WAIT, Opened, Part, Work, stalled
 
 _CANDIDATES: Final = 8
 """Clients that are drawn at once for one that is wanted."""
+_SPARE: Final = 4
+"""Models that are kept longer than they are needed, before the disk is visited for their sake."""
 _FRUITLESS: Final = 100
 """Clients without a report that counts, for each that trains at the same time, before the run ends."""
 
@@ -56,10 +58,13 @@ class ModelVersions:
         """Return a model: float32 [d]."""
         return np.fromfile(self._path(version), dtype=np.float32)
 
-    def drop_before(self, version: int) -> None:
-        """Remove the models of older versions."""
-        for path in self.folder.glob("version-*.f32"):
-            if path < self._path(version):
+    def drop_before(self, version: int, current: int, store: ClientStore) -> None:
+        """Remove the models of older versions, once the checkpoint on disk does not count on them: a few at once."""
+        older = [path for path in self.folder.glob("version-*.f32") if path < self._path(version)]
+        if len(older) > _SPARE:
+            store.bring_to_disk()
+        if store.on_disk == current:
+            for path in older:
                 path.unlink()
 
     def _path(self, version: int) -> Path:
@@ -100,7 +105,7 @@ class TimedBuffers:
     def open(self, state: ServerState, store: ClientStore) -> Opened:
         """Return the step of the next full buffer. Raises RunError where nobody can be reached for long."""
         versions = ModelVersions(store.folder)
-        versions.drop_before(self.buffer.oldest)
+        versions.drop_before(self.buffer.oldest, state.round, store)
         versions.keep(state.round, state.model)
         coins = self.work.prepared.streams.of("cohort", state.round + 1).coins()
         begun = self.buffer.started

@@ -27,6 +27,10 @@ class MemoryClients:
         """Return how many examples each client has: int64 [n]."""
         return np.array([len(self.x[ordinal]) for ordinal in ordinals.tolist()], dtype=np.int64)
 
+    def labels_at(self, ordinals: Int64s, positions: Int64s) -> Array:
+        """Return the labels alone, y of ``gather``."""
+        return self.gather(ordinals, positions)[1]
+
     def gather(self, ordinals: Int64s, positions: Int64s) -> tuple[Array, Array]:
         """Return examples at ``positions`` [n, b]; padding (-1) shows the client's last example."""
         rows = list(zip(ordinals.tolist(), positions, strict=True))

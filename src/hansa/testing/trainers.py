@@ -62,7 +62,7 @@ class QuadraticTrainer(LocalWork):
             losses += np.where(done, 0, loss)
             self.optimizer.step(end, bend(self.hooks, end, gradient, start, dict(state)), buffers, number)
             end[done] = kept[done]
-        return hand_back(self, context, states, Outcome(start, end, steps, losses / steps))
+        return hand_back(self, context, states, Outcome(end - start, steps, losses / steps))
 
     def predict(self, model: Model, signature: Signature, values: Floats, x: Array, states: ClientStates) -> Array:  # noqa: ARG002 - the trainer protocol
         """Return each example's loss: float32 [b, 1]."""

@@ -94,7 +94,9 @@ def train_clients(
     )
     with np.errstate(over="ignore", invalid="ignore"):  # the round counts updates that are not finite
         end, loss = _descend(work, program, turned.branch, chunk)
-    return Outcome(start, order.back(turned.turn_back(end)), batches.steps, order.back(loss))
+    delta = order.back(turned.turn_back(end))
+    delta -= start
+    return Outcome(delta, batches.steps, order.back(loss))
 
 
 @dataclass(frozen=True)

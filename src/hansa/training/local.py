@@ -100,10 +100,12 @@ def bend(hooks: tuple[Hook, ...], parameter: Any, gradient: Any, start: Any, sta
 
 @dataclass(frozen=True)
 class Outcome:
-    """Where local training ended: parameters and averaged buffers [n, ...], steps [n], mean loss [n]."""
+    """What local training did: how far it moved the parameters [n, size] (not held by others), in how many steps [n].
 
-    start: Floats
-    end: Floats
+    ``loss`` is the mean over the steps [n], ``buffers`` the averaged buffers [n, size of them].
+    """
+
+    delta: Floats
     steps: Int64s
     loss: Array
     buffers: Floats | None = None
@@ -114,24 +116,19 @@ def hand_back(
 ) -> tuple[Batch, dict[str, Array]]:
     """Return the updates over all branches, and the states that hooks keep."""
     layout = context.layout
-    values = np.empty((len(context.clients), layout.size), dtype=np.float32)  # every branch is written below
-    np.subtract(outcome.end, outcome.start, out=values[:, layout.slices["params"]])
+    parts: dict[str, Array] = {"params": outcome.delta}
     if outcome.buffers is not None:
-        sent = context.assignment.model[..., layout.slices["buffers"]]
-        values[:, layout.slices["buffers"]] = outcome.buffers - sent
+        parts["buffers"] = outcome.buffers - context.assignment.model[..., layout.slices["buffers"]]
     following: dict[str, Array] = {}
     vectors = hook_states(work.hooks, context, states)
     for hook in work.hooks:
         updates, kept = hook.finish(
-            start=outcome.start,
-            end=outcome.end,
-            steps=outcome.steps,
-            learning_rate=work.optimizer.learning_rate,
-            state=vectors,
+            delta=outcome.delta, steps=outcome.steps, learning_rate=work.optimizer.learning_rate, state=vectors
         )
-        for name, update in updates.items():
-            values[:, layout.slices[name]] = update
+        parts |= updates
         following |= kept
+    one, *more = (parts[branch.name] for branch in layout.branches)
+    values = np.concatenate([one, *more], axis=1, dtype=np.float32) if more else one
     values[np.isnan(outcome.loss)] = np.nan  # no measure of such an update is known: it counts as not finite
     lanes = layout.encode_lanes({TRAIN_LOSS.name: np.nan_to_num(outcome.loss)}, len(values))
     side = {"steps": work.optimizer.effective_steps(outcome.steps)}

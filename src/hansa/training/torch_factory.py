@@ -6,7 +6,7 @@ import inspect
 import math
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Final
 
 import torch
@@ -17,25 +17,53 @@ from hansa.core.errors import HansaError, ModelError
 from hansa.core.nouns import Signature
 from hansa.core.registry import nearest
 
-TURN: Final = threading.RLock()
-"""A process has one generator of torch's random numbers and one module of each kind: one thread at a time."""
+_TURN: Final = threading.RLock()
+"""A process has one generator of torch's random numbers: one thread at a time draws from it."""
 
 
 @contextmanager
 def isolated_torch(seed: int) -> Iterator[None]:
-    """Use torch with seeded generators and one CPU thread, for the block alone.
+    """Use torch with seeded generators and one CPU thread, for the block alone, one thread of the process at a time.
 
-    What the process drew before goes on after it. Small matrix products gain nothing from threads, and lose a
-    great deal where processors are busy; with one thread, the order of sums does not depend on the processors.
+    What the process drew before goes on after it.
     """
-    with TURN, torch.random.fork_rng():
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
+    with _TURN, torch.random.fork_rng(), one_thread():
         reseed(seed)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(threads)
+        yield
+
+
+class _OneThread:
+    """Counts who needs torch on one CPU thread: the first notes what it was, and the last sets it again."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.count = 0
+        self.before = 1
+
+    def __enter__(self) -> None:
+        with self.lock:
+            if not self.count:
+                self.before = torch.get_num_threads()
+            self.count += 1
+            torch.set_num_threads(1)  # torch asks each thread for itself how many it may use
+
+    def __exit__(self, *_: object) -> None:
+        with self.lock:
+            self.count -= 1
+            if not self.count:
+                torch.set_num_threads(self.before)
+
+
+_ONE_THREAD: Final = _OneThread()
+
+
+def one_thread() -> AbstractContextManager[None]:
+    """Use torch with one CPU thread inside the block; several threads of the process may be in one at once.
+
+    Small matrix products gain nothing from torch's threads, and lose a great deal where processors are busy; with one
+    thread, the order of sums does not depend on the processors.
+    """
+    return _ONE_THREAD
 
 
 def reseed(seed: int) -> None:

@@ -17,8 +17,8 @@ from hansa.core.nouns import ClientBatch, ClientContext, ClientStates, Signature
 from hansa.training.dropout import Draws
 from hansa.training.kernels import chosen
 from hansa.training.local import LocalBatches, LocalWork, Outcome, bend, hook_states, local_batches
-from hansa.training.randomness import draws_of
-from hansa.training.torch_factory import isolated_torch, reseed, unsuitable, user_code
+from hansa.training.randomness import draws_of, randomness_of
+from hansa.training.torch_factory import isolated_torch, one_thread, reseed, unsuitable, user_code
 from hansa.training.torch_kernels import Products, keep_memory, layers
 from hansa.training.torch_model import Network
 
@@ -99,13 +99,15 @@ def train_clients(
     start = _rows(network.held(context.assignment.model[..., context.layout.slices["params"]]), count)
     buffers = _rows(buffers_before(network, context, states), count)
     vectors = hook_states(work.hooks, context, states)
-    end, after = torch.empty(start.shape), torch.empty(buffers.shape)
+    first = _tensor(start[0]) if count and start.strides[0] == 0 else None  # the same for all: made once
+    delta, after = torch.empty(start.shape), torch.empty(buffers.shape)
     losses = np.zeros(count)
     draws = draws_of(network, clients.signature)
     rate = None if work.hooks else work.optimizer.gradient_rate
-    with _training(network):
+    with _training(network, clients.signature):
         for i, (x, y) in enumerate(examples(clients, network)):
-            network.load(_tensor(start[i]), _tensor(buffers[i]))
+            begin = _tensor(start[i]) if first is None else first
+            network.load(begin, _tensor(buffers[i]))
             reseed(int(seeds[i]))
             state = {name: _tensor(vector[i]) for name, vector in vectors.items()}
             local = Local(x, y, _steps(batches, i), state, int(seeds[i]))
@@ -113,10 +115,10 @@ def train_clients(
                 losses[i] = _train_client(work, network, loss, local, draws)
             else:
                 losses[i] = _descend_client(rate, network, loss, local, draws)
-            network.read(end[i])
+            network.read_change(begin, delta[i])
             network.read_buffers(after[i])
     network.check_parameters()
-    return Outcome(start, end.numpy(), batches.steps, losses), after.numpy()
+    return Outcome(delta.numpy(), batches.steps, losses), after.numpy()
 
 
 def _train_client(work: LocalWork, network: Network, loss: Loss, local: Local, draws: Draws | None) -> float:
@@ -170,10 +172,14 @@ def _backward(  # noqa: PLR0913, PLR0917 - a step's examples and how it is taken
 
 
 @contextmanager
-def _training(network: Network) -> Iterator[None]:
-    """Set what training a module needs; on leaving, torch's random numbers go on as if nothing had been."""
+def _training(network: Network, signature: Signature) -> Iterator[None]:
+    """Set what training a module needs; on leaving, torch's random numbers go on as if nothing had been.
+
+    Several threads may train at once, each with a network of its own; one that draws from torch's generator is alone.
+    """
     keep_memory()
-    with isolated_torch(0), torch.enable_grad():
+    draws = randomness_of(network, signature).other
+    with isolated_torch(0) if draws else one_thread(), torch.enable_grad():
         network.module.train()
         yield
 

@@ -7,6 +7,7 @@ optimizers are elementwise, so that they step the whole vector in one go.
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -42,6 +43,8 @@ _FIXED_SEED: Final = 0
 """What a factory is seeded with for all that does not travel: the same on every client and in every run."""
 
 _FLOAT32_BYTES: Final = 4
+_NETWORKS: Final = 32
+"""The most networks that a process keeps: one for each model, device and thread."""
 
 _TAKEN: Final[WeakSet[nn.Module]] = WeakSet()
 """The modules that a network of this process works on."""
@@ -208,6 +211,11 @@ class Network:
         for group in self.groups:
             values[group.place].copy_(group.values)
 
+    def read_change(self, start: Tensor, values: Tensor) -> None:
+        """Write how far the trainable parameters are from ``start`` to ``values``, both float32 [size]."""
+        for group in self.groups:
+            torch.sub(group.values.to(values), start[group.place], out=values[group.place])
+
     def read_buffers(self, values: Tensor) -> None:
         """Copy the floating, persistent buffers to ``values`` float32 [size of them]."""
         start = 0
@@ -229,9 +237,9 @@ class Network:
 
 
 def network_of(model: Model, signature: Signature) -> Network:
-    """Return the process's one network of this model, made once and used by one client after another."""
-    arguments = json.dumps(_plain(model.arguments))
-    return _cached(import_named(model.factory), model.factory, arguments, signature, chosen().device)
+    """Return this thread's one network of this model, made once and used by one client after another."""
+    arguments, where = json.dumps(_plain(model.arguments)), (chosen().device, threading.get_ident())
+    return _cached(import_named(model.factory), model.factory, arguments, signature, where)
 
 
 def fresh_network(model: Model, signature: Signature, seed: int) -> Network:
@@ -239,8 +247,14 @@ def fresh_network(model: Model, signature: Signature, seed: int) -> Network:
     return _build(import_named(model.factory), model.factory, _plain(model.arguments), signature, seed)
 
 
-@lru_cache(maxsize=4)
-def _cached(factory: Callable[..., Any], name: str, arguments: str, signature: Signature, device: str) -> Network:  # noqa: ARG001 - the device is part of what is cached
+@lru_cache(maxsize=_NETWORKS)
+def _cached(
+    factory: Callable[..., Any],
+    name: str,
+    arguments: str,
+    signature: Signature,
+    where: tuple[str, int],  # noqa: ARG001 - the device and the thread are part of what is cached
+) -> Network:
     return _build(factory, name, json.loads(arguments), signature, _FIXED_SEED)
 
 

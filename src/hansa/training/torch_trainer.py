@@ -88,29 +88,23 @@ class TorchTrainer(LocalWork):
     def _trained(
         self, model: Model, network: Network, context: ClientContext, states: ClientStates
     ) -> tuple[Outcome, Floats]:
-        """Return where the clients ended, by the fastest sound path, and their buffers [n, size of them].
-
-        Stacks of layers train on several threads at once; whatever runs the module itself waits for its turn.
-        """
+        """Return what the clients' training came to, by the fastest sound path, and their buffers [n, size of them]."""
         _, torch_loop = _torch_modules()
-        from hansa.training import fused, torch_chain, torch_factory, vmapped  # noqa: PLC0415 - torch is an extra
+        from hansa.training import fused, torch_chain, vmapped  # noqa: PLC0415 - torch is an extra
 
         clients = context.clients
         loss = torch_loop.loss_name(self.loss, network, clients.signature)
-        with torch_factory.TURN:
-            together = len(clients) > 1 and clients.sizes.any()
-            kind = self.batching(model, clients.signature)[0] if together else "none"
-            if kind == "vmap":
-                # What vmap cannot take may show on real data only. The loop is the reference, and takes it or says why.
-                with suppress(ModelError):
-                    return vmapped.train_clients(self, network, loss, context, states)
-            if kind != "fused":
-                done: tuple[Outcome, Floats] = torch_loop.train_clients(
-                    self, network, torch_loop.LOSSES[loss], context, states
-                )
-                return done
-        ended = fused.train_clients(self, torch_chain.program_of(network, loss), network.branch, context, states)
-        return ended, np.zeros((len(clients), 0), dtype=np.float32)
+        together = len(clients) > 1 and clients.sizes.any()
+        kind = self.batching(model, clients.signature)[0] if together else "none"
+        if kind == "fused":
+            ended = fused.train_clients(self, torch_chain.program_of(network, loss), network.branch, context, states)
+            return ended, np.zeros((len(clients), 0), dtype=np.float32)
+        if kind == "vmap":
+            # What vmap cannot take may show on real data only. The loop is the reference: it takes it, or says why not.
+            with suppress(ModelError):
+                return vmapped.train_clients(self, network, loss, context, states)
+        done: tuple[Outcome, Floats] = torch_loop.train_clients(self, network, torch_loop.LOSSES[loss], context, states)
+        return done
 
     def predict(self, model: Model, signature: Signature, values: Floats, x: Array, states: ClientStates) -> Array:
         """Return the outputs in eval mode: float32 [b, outputs].

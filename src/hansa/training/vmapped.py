@@ -229,10 +229,11 @@ def train_clients(
         together = _together(work, network, runner, (start[order], buffers[order]), vectors)
         losses = _descend(work, runner, EACH[loss], _Pack(network, context, batches, order), together)
     network.check_parameters()
-    end, mean = np.empty_like(start), np.empty(len(start))
-    end[order] = together.values.cpu().numpy()
+    delta, mean = np.empty(start.shape, dtype=np.float32), np.empty(len(start))
+    delta[order] = together.values.cpu().numpy()
+    delta -= start
     mean[order] = losses
-    return Outcome(start, end, batches.steps, mean / np.maximum(batches.steps, 1)), np.array(buffers)
+    return Outcome(delta, batches.steps, mean / np.maximum(batches.steps, 1)), np.array(buffers)
 
 
 def _together(
