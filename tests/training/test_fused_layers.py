@@ -140,8 +140,8 @@ def test_an_embedding_adds_what_a_token_gets_and_leaves_its_padding(
 def test_layer_norm_with_and_without_weight_and_bias(
     count: int, between: list[int], normalised: list[int], affine: tuple[str, ...], epsilon: float, seed: int
 ) -> None:
-    # Two equal numbers have no direction: their derivative is 1 / sqrt(epsilon) large, so numbers are kept apart.
-    x = numbers(seed, count, *between, *normalised) + np.arange(np.prod(normalised)).reshape(normalised) % 7
+    # Where numbers are nearly equal, derivatives are as large as 1 / sqrt(epsilon): they are kept apart.
+    x = numbers(seed, count, *between, *normalised) / 5 + np.arange(np.prod(normalised)).reshape(normalised) % 7
     parameters = {name: numbers(place, count, *normalised) for place, name in enumerate(affine)}
     layer = LayerNorm(len(normalised), epsilon, *affine)
 
