@@ -89,6 +89,9 @@ class ClientBatch:
         A client with more rows than that comes alone.
         """
         sizes, start = self.sizes, 0
+        if len(sizes) <= clients and len(sizes) * int(sizes.max(initial=0)) <= rows:
+            yield self
+            return
         while start < len(sizes):
             stop, widest = start + 1, int(sizes[start])
             while stop < len(sizes) and stop - start < clients:

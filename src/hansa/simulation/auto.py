@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -26,6 +27,7 @@ from hansa.core.settings import cache_folder
 from hansa.reporting.run_folder import describe_environment, replace_file
 from hansa.simulation.choice import Choice, processors
 from hansa.simulation.executors import Batched, StatesOf, Work, compute
+from hansa.simulation.identity import code_digests
 from hansa.simulation.preparation import Prepared
 from hansa.simulation.spans import Span
 from hansa.training.kernels import Kernels, chosen, measure, use
@@ -41,6 +43,10 @@ _LONG_SECONDS: Final = 0.05
 """A client that takes longer alone is held up by arithmetic, which training together does not save."""
 _KEEP_UP: Final = 1.25
 """Threads may take so much longer than processes would without any cost of their own, which they do have."""
+_VERY_LONG_SECONDS: Final = 1.0
+"""A client that takes longer alone is not tried out in other ways: that would cost much of a run."""
+_SIZES: Final = 1000
+"""Clients whose sizes tell what data are like."""
 _SHARE_OF_MEMORY: Final = 0.25
 _CACHED: Final = 2**24
 """About the bytes of a chunk that a processor's caches hold."""
@@ -113,7 +119,12 @@ def choose(prepared: Prepared, device: str = "") -> Choice:
 def _key(prepared: Prepared, device: str) -> str:
     tables = {name: table for name, table in to_mapping(prepared.plan).items() if name in _ALIKE}
     machine = {name: value for name, value in describe_environment("").items() if name != "platform"}
-    alike = (tables, str(prepared.data.signature), prepared.population, machine, processors(), device)
+    some = np.unique(np.linspace(0, prepared.population - 1, _SIZES).astype(np.int64))
+    sizes = prepared.data.train.sizes(some)
+    examples = [round(math.log2(max(1, number))) for number in (sizes.mean(), sizes.max())]
+    model = (code_digests(prepared.plan), prepared.first.layout.size)
+    where = (prepared.population, examples, str(prepared.data.signature), machine, processors(), device)
+    alike = (tables, model, where)
     return hashlib.sha256(json.dumps(alike, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 
@@ -131,6 +142,8 @@ def _measured(prepared: Prepared) -> Choice:
         name = "serial" if chunk == 1 else "batched"
         return Choice(executor=name, chunk=chunk, why=f"{_rate(each)} one after the other; {reason}")
     workers = min(processors(), -(-cohort // max(chunk, BLOCK)))
+    if alone > _VERY_LONG_SECONDS:
+        return Choice(executor="batched", workers=workers, why=f"{_rate(alone)} alone, side by side; {reason}")
     if chunk == 1:
         return _side_by_side(trial, workers, reason)
     return Choice(executor="process", chunk=chunk, workers=workers, why=f"{_rate(each)} in each worker; {reason}")

@@ -105,6 +105,8 @@ class Engine:
     @np.errstate(over="ignore", invalid="ignore")  # what overflows is found, and explained, by divergence.check
     def run(self) -> tuple[ServerState, str]:
         """Run, or go on, until the last round or a stopping rule; return the last state and why it is the last."""
+        plan = self.prepared.plan
+        plan.trainer.batching(plan.model, self.prepared.data.signature)  # found on first values, a resumed run's too
         self.executor = executor_of(self.choice)
         self._begin()
         with closing(self.executor), closing(self.store), Interruption(self.folder.path, self.tell) as interruption:

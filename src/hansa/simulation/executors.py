@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 
 from hansa.algorithms.fold import BLOCK, Fold, Rows, partial_collector
 from hansa.algorithms.rounds import client_update, receive
 from hansa.core.layout import Array, Floats, Int64s
-from hansa.core.nouns import Assignment, Batch
+from hansa.core.nouns import Assignment, Batch, ClientBatch
 from hansa.simulation.preparation import Prepared
 from hansa.simulation.spans import AHEAD, Span, gathered, in_order_of_work, spans
 from hansa.training.kernels import PLAIN, Kernels, use
 
 StatesOf = Callable[[Int64s], dict[str, Array]]
 """The current rows of some clients, by ordinal: name -> [n, ...]."""
+
+
+_CHUNK_BYTES: Final = 2**26
+"""The most bytes of a chunk's examples, each client's padded to the largest's, unless one client has more."""
 
 
 @dataclass(frozen=True)
@@ -76,17 +81,27 @@ def compute(prepared: Prepared, assignment: Assignment, work: Work) -> Partial:
     collected = partial_collector(plan.aggregator, assignment.layout)
     following: list[dict[str, Array]] = []
     bytes_up = 0.0
-    for chunk in span.chunks(work.chunk):
-        clients = prepared.clients(assignment.cohort[chunk.positions], assignment.features)
-        here = slice(chunk.start - span.start, chunk.stop - span.start)
+    for start, clients in _parts(prepared, assignment, work):
+        here = slice(start - span.start, start - span.start + len(clients))
         states = {name: rows[here] for name, rows in work.states.items()}
         batch, after = client_update(plan, assignment, clients, states, prepared.streams)
         bytes_up += batch.bytes_each * len(batch)
         batch = receive(plan, assignment, batch, prepared.streams)
-        collected.add(batch if work.factors is None else _scaled(batch, work.factors[here]), chunk.start)
+        collected.add(batch if work.factors is None else _scaled(batch, work.factors[here]), start)
         following.append(after)
     rows = {name: np.concatenate([after[name] for after in following]) for name in following[0]}
     return Partial(span.start, collected, rows, bytes_up)
+
+
+def _parts(prepared: Prepared, assignment: Assignment, work: Work) -> Iterator[tuple[int, ClientBatch]]:
+    """Yield who trains together, and from which position on: a chunk, or less where a client has very many examples."""
+    rows = max(1, _CHUNK_BYTES // (8 * max(1, math.prod(prepared.data.signature.shape))))
+    for chunk in work.span.chunks(work.chunk):
+        start = chunk.start
+        clients = prepared.clients(assignment.cohort[chunk.positions], assignment.features)
+        for part in clients.parts(rows=rows, clients=work.chunk):
+            yield start, part
+            start += len(part)
 
 
 def _scaled(batch: Batch, factors: Floats) -> Batch:
@@ -135,6 +150,8 @@ class Batched:
         self, prepared: Prepared, assignment: Assignment, states_of: StatesOf, factors: Floats | None = None
     ) -> Iterator[Partial]:
         """Yield chunk after chunk, in any order where there are threads."""
+        if self._threads is not None:  # what is found by trying is found before several threads train
+            prepared.plan.trainer.batching(prepared.plan.model, prepared.data.signature)
         work = partial(work_of, assignment, chunk=self.chunk, states_of=states_of, factors=factors)
         ordered = spans(len(assignment.cohort), self.chunk)
         threads = self._threads

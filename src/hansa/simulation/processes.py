@@ -81,6 +81,7 @@ class Processes:
                 except BrokenProcessPool as error:
                     deaths += 1
                     self._end_workers()
+                    folder.keep_only(data, model)
                     if deaths == _DEATHS:
                         raise _dying(error) from error
         finally:

@@ -54,6 +54,12 @@ class Folder:
         fcntl.flock(lock, fcntl.LOCK_EX)
         self._remove = weakref.finalize(self, _remove, self.path, lock)
 
+    def keep_only(self, *paths: Path) -> None:
+        """Remove what is in the folder beside some files: what workers left that died."""
+        for path in self.path.iterdir():
+            if path not in paths and path.name != _LOCK:
+                path.unlink(missing_ok=True)
+
     def close(self) -> None:
         """Remove the folder."""
         self._remove()
@@ -156,7 +162,8 @@ class _Pickler(pickle.Pickler):
         if root is None or root.filename is None:
             return NotImplemented
         offset = root.offset + content.ctypes.data - root.ctypes.data
-        return _map, (str(root.filename), content.dtype, offset, content.shape)
+        name = str(root.filename)
+        return _map, (name, _version(name), content.dtype, offset, content.shape)
 
 
 def _mapped_root(array: Array) -> np.memmap[Any, Any] | None:
@@ -169,7 +176,21 @@ def _mapped_root(array: Array) -> np.memmap[Any, Any] | None:
     return root
 
 
-def _map(name: str, dtype: Any, offset: int, shape: tuple[int, ...]) -> Array:
+def _version(name: str) -> tuple[int, int, int]:
+    """Return what changes when a file is written to, or replaced by another."""
+    about = Path(name).stat()
+    return about.st_ino, about.st_size, about.st_mtime_ns
+
+
+def _map(name: str, version: tuple[int, int, int], dtype: Any, offset: int, shape: tuple[int, ...]) -> Array:
+    """Map an array again. Raises RunError where its file is not the one that was shared."""
+    if _version(name) != version:
+        raise RunError(
+            "HANSA-RUN-CHANGED",
+            rule="Data that are mapped from a file stay as they are while a run reads them.",
+            found=f"{name} was changed or replaced.",
+            action="Restore the file, and go on with --resume or run the plan again.",
+        )
     return np.memmap(name, dtype=dtype, mode="r", offset=offset, shape=shape)
 
 

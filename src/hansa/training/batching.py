@@ -15,7 +15,7 @@ from hansa.training.fused_layers import Draws
 from hansa.training.randomness import draws_of, named, randomness_of, trial, trial_examples
 from hansa.training.torch_chain import NoStackError, program_of
 from hansa.training.torch_loop import LOSSES
-from hansa.training.torch_model import Network
+from hansa.training.torch_model import Identity, Network
 from hansa.training.vmapped import EACH, Step, stacked
 
 Batching = tuple[str, str]
@@ -35,7 +35,7 @@ _SEED: Final = 5
 _SIZES: Final = (3, 2)
 """The examples of the trial's two clients; the second one's batch has padding."""
 
-_FOUND: Final[WeakKeyDictionary[Network, dict[str, Batching]]] = WeakKeyDictionary()
+_FOUND: Final[WeakKeyDictionary[Identity, dict[str, Batching]]] = WeakKeyDictionary()
 
 _PLAIN: Final = frozenset(vars(nn.Module()))
 """What every module has: parameters, buffers, hooks."""
@@ -47,9 +47,10 @@ def batching_of(network: Network, loss: str, signature: Signature) -> Batching:
     They may if a module's examples do not reach one another, nothing but parameters changes in training, and a trial
     step of two clients of unlike sizes equals that of the loop to rounding.
     """
-    found = _FOUND.setdefault(network, {})
+    found = _FOUND.setdefault(network.identity, {})
     if loss not in found:
-        reason = _refusal(network) or _other_randomness(network, signature)
+        other = _other_randomness(network, signature)
+        reason = _refusal(network) or other
         found[loss] = ("none", reason) if reason else _tried(network, loss, signature)
     return found[loss]
 
@@ -58,12 +59,18 @@ def _refusal(network: Network) -> str:
     """Return what rules a network out before it is run, or nothing."""
     if network.batch_norms:
         return "BatchNorm mixes the examples of a batch, and keeps statistics"
+    if any(_has_hooks(parameter) for parameter in network.module.parameters()):
+        return "a parameter has hooks of its own"
     dtypes = {str(group.values.dtype).removeprefix("torch.") for group in network.groups}
     if len(network.groups) > 1:
         return "its parameters are of several dtypes or on several devices"
     if dtypes != {"float32"}:
         return f"its parameters are {dtypes.pop()}, not float32"
     return ""
+
+
+def _has_hooks(parameter: nn.Parameter) -> bool:
+    return bool(parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None))  # noqa: SLF001 - torch has no other way to ask
 
 
 def _other_randomness(network: Network, signature: Signature) -> str:

@@ -62,9 +62,12 @@ class Program:
             saved.append(kept)
         back, losses = residual(self.loss, x.reshape(*y.shape, -1), y)
         losses *= share
-        losses[share == 0] = 0  # what padding gave may not be finite
-        loss: Array = np.einsum("nb->n", losses)
         back *= (share * np.float32(scale))[..., None]
+        padding = share == 0
+        if padding.any():  # what it gave may not be finite
+            losses[padding] = 0
+            back[padding] = 0
+        loss: Array = np.einsum("nb->n", losses)
         back = back.reshape(x.shape)
         first = next((place for place, layer in enumerate(self.layers) if layer.names), 0)
         for place in range(len(self.layers) - 1, first - 1, -1):

@@ -17,7 +17,7 @@ from torch import Tensor
 from hansa.core.nouns import Signature
 from hansa.training.dropout import Draws
 from hansa.training.torch_factory import isolated_torch, reseed
-from hansa.training.torch_model import Network
+from hansa.training.torch_model import Identity, Network
 
 _SPREAD: Final = 0.02
 """How far a trial moves the parameters, so that layers which start at zero take part."""
@@ -37,7 +37,7 @@ class Randomness:
     other: str = ""
 
 
-_FOUND: Final[WeakKeyDictionary[Network, Randomness]] = WeakKeyDictionary()
+_FOUND: Final[WeakKeyDictionary[Identity, Randomness]] = WeakKeyDictionary()
 
 
 def draws_of(network: Network, signature: Signature) -> Draws | None:
@@ -48,9 +48,9 @@ def draws_of(network: Network, signature: Signature) -> Draws | None:
 
 def randomness_of(network: Network, signature: Signature) -> Randomness:
     """Return what a network draws in training, from two steps on random examples; found once."""
-    if network not in _FOUND:
-        _FOUND[network] = _randomness(network, signature)
-    return _FOUND[network]
+    if network.identity not in _FOUND:
+        _FOUND[network.identity] = _randomness(network, signature)
+    return _FOUND[network.identity]
 
 
 def _randomness(network: Network, signature: Signature) -> Randomness:

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from hansa.training.fused import Program
 from hansa.training.fused_layers import Activation, Dropout, Embedding, Layer, LayerNorm, Linear, Shape
-from hansa.training.torch_model import Network
+from hansa.training.torch_model import Identity, Network
 
 
 class NoStackError(Exception):
@@ -27,14 +27,14 @@ class NoStackError(Exception):
 _HOOKS: Final = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 """Where a module keeps its hooks; torch has no other way to ask."""
 
-_FOUND: Final[WeakKeyDictionary[Network, tuple[Layer, ...]]] = WeakKeyDictionary()
+_FOUND: Final[WeakKeyDictionary[Identity, tuple[Layer, ...]]] = WeakKeyDictionary()
 
 
 def program_of(network: Network, loss: str) -> Program:
     """Return the stack of layers that a network is. Raises NoStackError with the reason if it is none."""
-    if network not in _FOUND:
-        _FOUND[network] = _stack(network)
-    return Program(_FOUND[network], loss)
+    if network.identity not in _FOUND:
+        _FOUND[network.identity] = _stack(network)
+    return Program(_FOUND[network.identity], loss)
 
 
 def _stack(network: Network) -> tuple[Layer, ...]:

@@ -102,13 +102,14 @@ def train_clients(
     first = _tensor(start[0]) if count and start.strides[0] == 0 else None  # the same for all: made once
     delta, after = torch.empty(start.shape), torch.empty(buffers.shape)
     losses = np.zeros(count)
-    draws = draws_of(network, clients.signature)
+    draws, drawing = draws_of(network, clients.signature), bool(randomness_of(network, clients.signature).other)
     rate = None if work.hooks else work.optimizer.gradient_rate
     with _training(network, clients.signature):
         for i, (x, y) in enumerate(examples(clients, network)):
             begin = _tensor(start[i]) if first is None else first
             network.load(begin, _tensor(buffers[i]))
-            reseed(int(seeds[i]))
+            if drawing:
+                reseed(int(seeds[i]))
             state = {name: _tensor(vector[i]) for name, vector in vectors.items()}
             local = Local(x, y, _steps(batches, i), state, int(seeds[i]))
             if rate is None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from itertools import pairwise
 from typing import Any, Final
@@ -43,8 +43,9 @@ _FIXED_SEED: Final = 0
 """What a factory is seeded with for all that does not travel: the same on every client and in every run."""
 
 _FLOAT32_BYTES: Final = 4
-_NETWORKS: Final = 32
-"""The most networks that a process keeps: one for each model, device and thread."""
+_NETWORKS: Final = 4
+"""The most networks that a thread keeps: one for each model and device. They end with the thread."""
+_OF_THREAD: Final = threading.local()
 
 _TAKEN: Final[WeakSet[nn.Module]] = WeakSet()
 """The modules that a network of this process works on."""
@@ -115,6 +116,7 @@ class Network:
     result: Tensor
     first: Mapping[str, tuple[nn.Parameter, int]]
     """Every parameter of the module and its address, as they were before the module first ran."""
+    identity: Identity = field(default_factory=lambda: Identity())  # noqa: PLW0108 - the class stands further below
 
     @cached_property
     def branch(self) -> Branch:
@@ -236,10 +238,19 @@ class Network:
         return outputs.float() if outputs.element_size() < _FLOAT32_BYTES else outputs
 
 
+class Identity:
+    """What all networks of one model have in common: what is found of one holds for the others."""
+
+
 def network_of(model: Model, signature: Signature) -> Network:
     """Return this thread's one network of this model, made once and used by one client after another."""
-    arguments, where = json.dumps(_plain(model.arguments)), (chosen().device, threading.get_ident())
-    return _cached(import_named(model.factory), model.factory, arguments, signature, where)
+    if not hasattr(_OF_THREAD, "network"):
+        _OF_THREAD.network = lru_cache(maxsize=_NETWORKS)(_network)
+    arguments = json.dumps(_plain(model.arguments))
+    network: Network = _OF_THREAD.network(
+        import_named(model.factory), model.factory, arguments, signature, chosen().device
+    )
+    return network
 
 
 def fresh_network(model: Model, signature: Signature, seed: int) -> Network:
@@ -247,15 +258,14 @@ def fresh_network(model: Model, signature: Signature, seed: int) -> Network:
     return _build(import_named(model.factory), model.factory, _plain(model.arguments), signature, seed)
 
 
-@lru_cache(maxsize=_NETWORKS)
-def _cached(
-    factory: Callable[..., Any],
-    name: str,
-    arguments: str,
-    signature: Signature,
-    where: tuple[str, int],  # noqa: ARG001 - the device and the thread are part of what is cached
-) -> Network:
-    return _build(factory, name, json.loads(arguments), signature, _FIXED_SEED)
+def _network(factory: Callable[..., Any], name: str, arguments: str, signature: Signature, device: str) -> Network:
+    network = _build(factory, name, json.loads(arguments), signature, _FIXED_SEED)
+    return replace(network, identity=_identity(factory, arguments, signature, device))
+
+
+@lru_cache(maxsize=4 * _NETWORKS)
+def _identity(factory: Callable[..., Any], arguments: str, signature: Signature, device: str) -> Identity:  # noqa: ARG001 - they are what is identified
+    return Identity()
 
 
 def _plain(arguments: Mapping[str, Any]) -> Any:
