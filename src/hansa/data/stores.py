@@ -9,6 +9,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from hansa.core.layout import Array, Int64s
+from hansa.data.archives import let_go
 from hansa.data.imputation import Imputation
 from hansa.data.rows import ClientRows
 
@@ -47,7 +48,9 @@ class ArrayStore:
 
     def take(self, rows: Int64s) -> tuple[Array, Array]:
         """Return the examples of ``rows``."""
-        return converted(_take(self.x, rows), self.form), _labels(self.labels.take(rows))
+        taken = converted(_take(self.x, rows), self.form), _labels(self.labels.take(rows))
+        let_go(self.x)
+        return taken
 
     def imputed(self, basis: ClientRows, everything: ClientRows, imputation: Imputation) -> ArrayStore:
         """Return a store whose missing numbers are replaced; x itself is not changed."""

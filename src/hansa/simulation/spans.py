@@ -10,7 +10,7 @@ from typing import Any
 from hansa.algorithms.fold import BLOCK
 from hansa.core.layout import Int64s
 
-AHEAD = 8
+AHEAD = 2
 """Spans for each worker that may be under way or wait for an earlier one: this bounds what is held."""
 
 
