@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 from hansa.core.nouns import Signature
 from hansa.training import torch_fourier
 from hansa.training.kernels import PLAIN, Kernels
+from hansa.training.randomness import trial_examples
 from hansa.training.torch_factory import isolated_torch
 from hansa.training.torch_model import Network
 
@@ -231,7 +232,9 @@ def fastest(network: Network, signature: Signature, batch_size: int) -> Kernels:
     keep_memory()
     with isolated_torch(0), torch.enable_grad():
         network.module.train()
-        trial = _Trial(network, start, [_examples(network, signature, batch_size) for _ in range(_BATCHES)])
+        trial = _Trial(
+            network, start, [trial_examples(network, signature, batch_size, seed=seed)[0] for seed in range(_BATCHES)]
+        )
         for kind, change in _CHANGES.items():
             choice = change(best)
             best = choice if trial.fits(choice, kind) else best
@@ -240,13 +243,6 @@ def fastest(network: Network, signature: Signature, batch_size: int) -> Kernels:
             if without != best and trial.quicker(without, best):
                 best = without
     return best
-
-
-def _examples(network: Network, signature: Signature, count: int) -> Tensor:
-    dtype, device = network.input_kind
-    if signature.integer_inputs:
-        return torch.randint(max(signature.vocabulary, 1), (count, *signature.shape), device=device)
-    return torch.randn((count, *signature.shape), device=device).to(dtype)
 
 
 @dataclass

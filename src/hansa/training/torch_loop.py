@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -213,7 +213,7 @@ def examples(clients: ClientBatch, network: Network) -> Iterator[tuple[Tensor, T
     kind = torch.int64 if signature.integer_inputs else dtype
     width = 8 * max(1, int(np.prod(signature.shape)))
     for block in _blocks(sizes, max(1, GATHER_BYTES // width)):
-        x, y = _part(clients, block).everything()
+        x, y = clients.of(block).everything()
         for row, size in enumerate(sizes[block].tolist()):
             labels = _tensor(y[row, :size]).reshape(-1)
             yield (
@@ -232,14 +232,6 @@ def _blocks(sizes: Int64s, budget: int) -> Iterator[slice]:
             start, largest = i, size
     if start < len(sizes):
         yield slice(start, len(sizes))
-
-
-def _part(clients: ClientBatch, block: slice) -> ClientBatch:
-    """Return some of the clients; scaling [n, 1, p] has a row for each, [p] is the same for all."""
-    scaling = clients.scaling
-    if scaling is not None and scaling.center.ndim > 1:
-        scaling = replace(scaling, center=scaling.center[block], scale=scaling.scale[block])
-    return replace(clients, ordinals=clients.ordinals[block], scaling=scaling)
 
 
 def _steps(batches: LocalBatches, client: int) -> list[Tensor]:
