@@ -8,6 +8,7 @@ import os
 import pytest
 
 import hansa
+from hansa.algorithms.fold import BLOCK
 from hansa.core.errors import PlanError
 from hansa.simulation import auto
 from hansa.simulation.choice import EXECUTORS, Choice
@@ -205,3 +206,11 @@ def test_no_more_workers_than_there_is_work_for(monkeypatch):
 def test_a_cache_without_permission_is_done_without(cache):
     cache.mkdir(mode=0o500)
     assert auto.choose(prepare(plan_of())).executor in EXECUTORS
+
+
+def test_a_model_beyond_the_caches_never_trains_a_whole_cohort_at_once(monkeypatch):
+    """Or else memory would grow with the cohort."""
+    monkeypatch.setattr(auto, "_CACHED", 1)
+    plan = prepare(plan_of(cohort={"kind": "uniform", "size": 10}))
+    assert auto.choose(plan).executor == "batched"
+    assert auto.choose(plan).chunk <= BLOCK

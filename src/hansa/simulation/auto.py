@@ -34,7 +34,8 @@ from hansa.training.kernels import Kernels, chosen, measure, use
 
 _ALIKE: Final = ("rounds", "model", "trainer", "cohort", "schedule", "transforms", "aggregator", "data")
 """The sections of a plan on which the fastest executor depends."""
-_CHUNKS: Final = (8, 32, 64, 128, 256)
+_CHUNKS: Final = (BLOCK, 32, 64, 128, 256)
+"""Sizes that are tried, as a cohort is shared out evenly; the first one is taken whatever memory there is."""
 _SECONDS: Final = 0.06
 """About how long one way to compute is timed."""
 _LITTLE_SECONDS: Final = 10.0
@@ -172,7 +173,7 @@ def _batched(trial: _Trial, cohort: int, reason: str) -> Choice:
     """Return the fastest size of a chunk, on one thread or on several."""
     best = min(_together(trial, cohort), default=None)
     if best is None:
-        return Choice(executor="batched", chunk=max(1, cohort), why=f"a cohort of {cohort} trains at once; {reason}")
+        return Choice(executor="batched", why=f"a cohort of one client; {reason}")
     each, chunk = best
     workers = processors()
     shared_out = min(chunk, _even(cohort, workers))
