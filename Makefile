@@ -8,7 +8,7 @@ DEVELOPMENT := $(VENV)/.hansa-development
 TESTS ?= -n 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint format docs reference images bench clean
+.PHONY: help setup demo test test-slow lint format docs reference images proto bench clean
 
 help:  ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
@@ -54,6 +54,12 @@ reference: $(DEVELOPMENT)  ## write docs/reference/generated anew from the code
 images: $(DEVELOPMENT)  ## take the pictures of the README anew from a real run
 	@scripts/browser.sh
 	@$(BIN)/python scripts/report_picture.py docs/images
+
+proto: $(DEVELOPMENT)  ## generate the messages of the client protocol anew
+	@$(BIN)/pip --quiet --disable-pip-version-check install --group protocol
+	@PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/python -m grpc_tools.protoc -I src/hansa/wire --python_out=src/hansa/wire/generated \
+		--pyi_out=src/hansa/wire/generated --connectrpc_out=src/hansa/wire/generated --connectrpc_opt=protobuf=google \
+		src/hansa/wire/federation.proto
 
 bench: $(DEVELOPMENT)  ## Hansa and its peers at the same work; BENCH="--tasks B --peers pfl,fedjax" chooses
 	@$(BIN)/python -m benchmarks $(BENCH)

@@ -314,12 +314,15 @@ def _flags(parameter: Any) -> str:
 
 def errors_page() -> str:
     """Return the page of the error codes."""
-    rows = [(f"`{code}`", str(status), _escaped(meaning)) for code, (status, meaning) in CATALOGUE.items()]
+    rows = [
+        (f"`{code}`", str(entry.exit_status), str(entry.http), f"`{entry.connect}`", _escaped(entry.meaning))
+        for code, entry in CATALOGUE.items()
+    ]
     return (
         "(reference-errors)=\n# Errors\n\nEvery error that a user may see has a stable code and a sentence of three "
-        "parts: the rule, what was found, what to do. The command ends with the exit status; in Python, "
+        "parts: the rule, what was found, what to do. The command ends with the exit status, a server answers with the HTTP status or the Connect code; in Python, "
         "`HansaError` has `code`, `rule`, `found` and `action`, and a `PlanError` lists all its `problems`.\n\n"
-        + _table(("code", "exit status", "meaning"), rows)
+        + _table(("code", "exit status", "HTTP status", "Connect code", "meaning"), rows)
     )
 
 

@@ -322,10 +322,11 @@ def test_an_error_has_a_code_of_the_catalogue_and_three_parts():
 
 
 def test_codes_are_named_alike_and_never_end_a_command_with_success():
-    for code, (status, meaning) in CATALOGUE.items():
+    for code, entry in CATALOGUE.items():
         assert code.startswith("HANSA-")
-        assert status > 0
-        assert meaning
+        assert entry.exit_status > 0
+        assert 400 <= entry.http < 600
+        assert entry.meaning
 
 
 def test_a_plan_error_lists_each_problem_once():

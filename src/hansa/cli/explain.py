@@ -28,8 +28,10 @@ def command(
     table.add_column(style="bold", no_wrap=True)
     table.add_column(justify="right")
     table.add_column()
-    for name, (status, meaning) in found.items():
-        table.add_row(name, str(status), Text(meaning))
+    for name, entry in found.items():
+        table.add_row(name, str(entry.exit_status), Text(entry.meaning))
     screen().print(table)
     if as_json:
-        print_json({name: {"exit_status": status, "meaning": meaning} for name, (status, meaning) in found.items()})
+        print_json(
+            {name: {"exit_status": entry.exit_status, "meaning": entry.meaning} for name, entry in found.items()}
+        )

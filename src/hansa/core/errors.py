@@ -5,30 +5,94 @@ from __future__ import annotations
 import copyreg
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-CATALOGUE: Final[dict[str, tuple[int, str]]] = {
-    "HANSA-USAGE": (2, "the command was given options or arguments that it does not take"),
-    "HANSA-PLAN-INVALID": (2, "the plan has problems; each is listed with its key path"),
-    "HANSA-PLAN-FILE": (2, "the plan file cannot be read"),
-    "HANSA-CODE-IMPORT": (2, "a factory or piece named in the plan cannot be imported"),
-    "HANSA-MODEL-UNSUITABLE": (2, "the model cannot be trained as the plan asks"),
-    "HANSA-DATA-MISSING": (3, "a data file is missing or cannot be read"),
-    "HANSA-DATA-INVALID": (3, "the data are malformed or do not fit the plan"),
-    "HANSA-EXTRA-MISSING": (3, "an optional dependency is not installed"),
-    "HANSA-RUN-FOLDER": (4, "a run folder cannot be created, read or resumed"),
-    "HANSA-RUN-STORAGE": (4, "the run folder could not be written; the last closed round is kept"),
-    "HANSA-RUN-CHANGED": (4, "files of a run folder changed after the run"),
-    "HANSA-RUN-DIFFERS": (5, "a replay did not give the same result"),
-    "HANSA-RUN-STALLED": (4, "in simulated time, too few clients could be reached or reported for a step"),
-    "HANSA-RUN-MEMORY": (4, "there is not enough memory; the last closed round is kept"),
-    "HANSA-RUN-WORKERS": (4, "worker processes kept dying; the last closed round is kept"),
-    "HANSA-RUN-DIVERGED": (6, "training diverged"),
-    "HANSA-RUN-INTERRUPTED": (130, "the run was interrupted after a whole round"),
-    "HANSA-INTERNAL": (70, "an unexpected error: a bug of Hansa, or of code that the plan names"),
-    "HANSA-STREAM-SECRET": (1, "secret randomness was asked from the seeded stream of a federation"),
+
+class Entry(NamedTuple):
+    """What one error is: the command's exit status, its meaning, the HTTP status and the Connect code of a server."""
+
+    exit_status: int
+    meaning: str
+    http: int = 400
+    connect: str = "invalid_argument"
+
+
+CATALOGUE: Final[dict[str, Entry]] = {
+    "HANSA-USAGE": Entry(2, "the command was given options or arguments that it does not take"),
+    "HANSA-PLAN-INVALID": Entry(2, "the plan has problems; each is listed with its key path"),
+    "HANSA-PLAN-FILE": Entry(2, "the plan file cannot be read"),
+    "HANSA-CODE-IMPORT": Entry(2, "a factory or piece named in the plan cannot be imported"),
+    "HANSA-MODEL-UNSUITABLE": Entry(2, "the model cannot be trained as the plan asks"),
+    "HANSA-DATA-MISSING": Entry(3, "a data file is missing or cannot be read"),
+    "HANSA-DATA-INVALID": Entry(3, "the data are malformed or do not fit the plan"),
+    "HANSA-EXTRA-MISSING": Entry(3, "an optional dependency is not installed"),
+    "HANSA-RUN-FOLDER": Entry(4, "a run folder cannot be created, read or resumed"),
+    "HANSA-RUN-STORAGE": Entry(4, "the run folder could not be written; the last closed round is kept"),
+    "HANSA-RUN-CHANGED": Entry(4, "files of a run folder changed after the run"),
+    "HANSA-RUN-DIFFERS": Entry(5, "a replay did not give the same result"),
+    "HANSA-RUN-STALLED": Entry(4, "in simulated time, too few clients could be reached or reported for a step"),
+    "HANSA-RUN-MEMORY": Entry(4, "there is not enough memory; the last closed round is kept"),
+    "HANSA-RUN-WORKERS": Entry(4, "worker processes kept dying; the last closed round is kept"),
+    "HANSA-RUN-DIVERGED": Entry(6, "training diverged"),
+    "HANSA-RUN-INTERRUPTED": Entry(130, "the run was interrupted after a whole round"),
+    "HANSA-INTERNAL": Entry(70, "an unexpected error: a bug of Hansa, or of code that the plan names"),
+    "HANSA-STREAM-SECRET": Entry(1, "secret randomness was asked from the seeded stream of a federation"),
+    "HANSA-SERVER-SETTINGS": Entry(
+        2, "the server's settings have problems; each is listed with its key path", 500, "internal"
+    ),
+    "HANSA-SERVER-UNREACHABLE": Entry(
+        7, "the server cannot be reached, or the connection is not trusted", 503, "unavailable"
+    ),
+    "HANSA-SERVER-BUSY": Entry(7, "the server takes no more at the moment; come back later", 503, "unavailable"),
+    "HANSA-SERVER-LIMIT": Entry(7, "a limit on sizes or rates was passed", 429, "resource_exhausted"),
+    "HANSA-SERVER-STORAGE": Entry(
+        7,
+        "the server's disk or a tenant's quota is full; nothing that was acknowledged is lost",
+        507,
+        "resource_exhausted",
+    ),
+    "HANSA-STORE-CONFLICT": Entry(1, "somebody else changed the same row first", 409, "aborted"),
+    "HANSA-STORE-SCHEMA": Entry(4, "the database has a schema that this version does not serve", 500, "internal"),
+    "HANSA-KEY-MISSING": Entry(4, "a key is not with the key provider, or was destroyed", 500, "internal"),
+    "HANSA-SEAL-BROKEN": Entry(4, "sealed bytes are not what was sealed for this place", 500, "data_loss"),
+    "HANSA-AUTH-MISSING": Entry(3, "a call carries no credentials, or they cannot be read", 401, "unauthenticated"),
+    "HANSA-AUTH-UNKNOWN": Entry(
+        3, "the token or client is not known, has expired or was revoked", 401, "unauthenticated"
+    ),
+    "HANSA-AUTH-SIGNATURE": Entry(3, "a signature is not by the key that it should be by", 401, "unauthenticated"),
+    "HANSA-AUTH-CLOCK": Entry(3, "the caller's clock differs too much from the server's", 401, "unauthenticated"),
+    "HANSA-AUTH-REPLAYED": Entry(3, "a call was sent a second time; each is signed anew", 401, "unauthenticated"),
+    "HANSA-AUTH-ROLE": Entry(3, "the token's role does not allow this", 403, "permission_denied"),
+    "HANSA-ENROL-TOKEN": Entry(
+        3, "an invitation does not let this client in: unknown, used up or expired", 403, "permission_denied"
+    ),
+    "HANSA-ENROL-CERTIFICATE": Entry(3, "a client certificate is not accepted for enrolment", 403, "permission_denied"),
+    "HANSA-CLIENT-STATE": Entry(3, "the client is suspended or retired", 403, "permission_denied"),
+    "HANSA-CLIENT-VERSION": Entry(
+        3, "the client's version is older than its population allows", 400, "failed_precondition"
+    ),
+    "HANSA-CLIENT-ATTRIBUTES": Entry(3, "attributes do not fit the population's schema", 400, "invalid_argument"),
+    "HANSA-CLIENT-FOLDER": Entry(4, "the client's state folder cannot be used", 500, "internal"),
+    "HANSA-REQUEST-INVALID": Entry(2, "a request is malformed", 400, "invalid_argument"),
+    "HANSA-NOT-FOUND": Entry(2, "there is no such thing, or not for this caller", 404, "not_found"),
+    "HANSA-UPLOAD-OFFSET": Entry(
+        1, "a part of an upload does not begin where the last one ended", 409, "failed_precondition"
+    ),
+    "HANSA-UPLOAD-DIGEST": Entry(1, "what arrived has another digest than was announced", 400, "invalid_argument"),
+    "HANSA-REPORT-UNEXPECTED": Entry(1, "nothing was asked of this client in that round", 409, "failed_precondition"),
+    "HANSA-REPORT-ANSWERED": Entry(
+        1, "the client has reported something else for the same assignment", 409, "already_exists"
+    ),
+    "HANSA-REPORT-INVALID": Entry(1, "an update has another form than the plan's", 400, "invalid_argument"),
+    "HANSA-REPORT-NOT-FINITE": Entry(1, "an update holds numbers that are not finite", 400, "invalid_argument"),
+    "HANSA-RUN-STATE": Entry(1, "the run is not in a state in which this can be done", 409, "failed_precondition"),
+    "HANSA-RUN-ATTEMPTS": Entry(4, "a round was given up too often; the run is paused", 500, "internal"),
+    "HANSA-POLICY-REFUSED": Entry(3, "the site's policy does not allow what a plan asks", 403, "permission_denied"),
+    "HANSA-POLICY-INVALID": Entry(2, "the site's policy file has problems", 400, "invalid_argument"),
+    "HANSA-CODE-FORBIDDEN": Entry(3, "a plan names code that is not on the allow-list", 403, "permission_denied"),
+    "HANSA-CODE-CHANGED": Entry(3, "allowed code is not the file that was allowed", 403, "permission_denied"),
 }
-"""Stable code -> (exit status of the command, meaning)."""
+"""Stable code -> what every runtime makes of it."""
 
 
 class HansaError(Exception):
@@ -92,6 +156,26 @@ class ModelError(HansaError):
 
 class RunError(HansaError):
     """A run that could not start, go on or be repeated."""
+
+
+class StoreError(HansaError):
+    """The server's store refuses something, or cannot hold it."""
+
+
+class StoreConflictError(StoreError):
+    """Somebody else changed the same row first; read it again."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            "HANSA-STORE-CONFLICT",
+            rule="A row is changed by whoever read its last version.",
+            found=f"{what} was changed in between.",
+            action="Read it again, then decide again.",
+        )
+
+
+class RefusedError(HansaError):
+    """A server's answer to a call that it does not accept, and what a client's policy refuses."""
 
 
 class DivergenceError(RunError):

@@ -24,7 +24,9 @@ CACHE: Final = Setting(
     "the folder for unpacked copies of large compressed arrays, and for what --executor auto chose",
 )
 
-SETTINGS: Final = (CACHE, TRACEBACK)
+KILL_AT: Final = Setting("HANSA_KILL_AT", "never", "for tests of recovery: the kill point at which the process dies")
+
+SETTINGS: Final = (CACHE, TRACEBACK, KILL_AT)
 """Every setting, by name."""
 
 _OFF: Final = frozenset({"", "0", "false", "no", "off"})

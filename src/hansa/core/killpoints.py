@@ -1,0 +1,58 @@
+"""Named instants at which a test may kill this process, to show that nothing is lost there.
+
+``HANSA_KILL_AT="server.report.recorded"`` kills the process, as ``kill -9`` does, when it gets there for the first
+time; ``"server.report.recorded:3"`` at the third. Without the variable nothing happens.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections import Counter
+from typing import Final
+
+from hansa.core.settings import KILL_AT, value_of
+
+KILL_POINTS: Final[dict[str, str]] = {
+    "coordinator.leased": "a replica has taken the lease of a run and done nothing yet",
+    "coordinator.round.opening": "a cohort is drawn, and nothing is committed",
+    "coordinator.round.opened": "a round is committed, and nobody was told",
+    "coordinator.round.freezing": "a round is to be frozen, and that is not committed",
+    "coordinator.round.frozen": "the survivors are committed, and nothing is folded",
+    "coordinator.round.folded": "the updates are folded, and nothing is committed",
+    "coordinator.round.model-written": "the next model is in the blob store, and no row names it",
+    "coordinator.round.closed": "the round is closed, its blobs and its key still exist",
+    "coordinator.round.swept": "the round's blobs are gone, its key still exists",
+    "coordinator.round.abandoned": "a round is given up, and no other is open",
+    "server.check-in.answering": "an assignment was found and is not sent yet",
+    "server.upload.part-written": "a part of an update is written, and not acknowledged",
+    "server.report.sealed": "an update is sealed in the blob store, and no row names it",
+    "server.report.recorded": "a report is committed, and not acknowledged",
+    "client.assigned": "an assignment is accepted, and nothing is written",
+    "client.trained": "an update is computed, and not on disk",
+    "client.pending-written": "the update and the next state are on disk, and nothing is sent",
+    "client.part-sent": "a part of the update is sent",
+    "client.acknowledged": "the server has acknowledged, and that is not on disk",
+    "client.outcome-learned": "the outcome is known, and the state not yet current",
+    "storage.blob-written": "a blob is written under a temporary name",
+    "storage.blob-renamed": "a blob has its name, and its folder is not on disk",
+    "storage.key-created": "a round's key exists, and no round uses it",
+    "storage.key-destroyed": "a round's key is gone",
+}
+"""Kill point -> what is done there and what is not."""
+
+_passed: Counter[str] = Counter()
+
+
+def reached(name: str) -> None:
+    """Die here if the environment says so. Raises LookupError for a name that is not in the table."""
+    if name not in KILL_POINTS:
+        raise LookupError(f"{name} is no kill point")
+    wanted = value_of(KILL_AT)
+    if wanted is None:
+        return
+    where, _, count = wanted.partition(":")
+    if where == name:
+        _passed[name] += 1
+        if _passed[name] == int(count or 1):
+            os.kill(os.getpid(), signal.SIGKILL)
