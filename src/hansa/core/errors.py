@@ -146,6 +146,22 @@ class PlanError(HansaError):
         )
 
 
+class SettingsError(HansaError):
+    """A file of settings with problems; ``problems`` holds every one that was found, ``subject`` what has them."""
+
+    def __init__(self, problems: Sequence[Problem], *, code: str, subject: str) -> None:
+        self.problems = tuple(dict.fromkeys(problems))
+        self.subject = subject
+        count = len(self.problems)
+        listed = "; ".join(str(problem).rstrip(".") for problem in self.problems)
+        super().__init__(
+            code,
+            rule=f"Every value of {subject} is valid before anything starts.",
+            found=f"{count} problem{'s' if count != 1 else ''}: {listed}.",
+            action="Mend each at its key path.",
+        )
+
+
 class DataError(HansaError):
     """Data that are missing or do not fit the plan."""
 
