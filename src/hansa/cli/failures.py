@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.text import Text
 
 from hansa.cli.console import print_json, printable
-from hansa.core.errors import CATALOGUE, HansaError, PlanError, RunError, SettingsError
+from hansa.core.errors import CATALOGUE, HansaError, PlanError, RunError, SettingsError, described
 from hansa.core.settings import TRACEBACK, is_on
 
 INTERNAL: Final = "HANSA-INTERNAL"
@@ -105,18 +105,6 @@ def tell(console: Console, error: HansaError, *, as_json: bool) -> int:
     if as_json:
         print_json({"error": described(error)})
     return error.exit_status
-
-
-def described(error: HansaError) -> dict[str, Any]:
-    """Return an error as a mapping."""
-    problems = error.problems if isinstance(error, PlanError | SettingsError) else ()
-    return {
-        "code": error.code,
-        "rule": error.rule,
-        "found": error.found,
-        "action": error.action,
-        "problems": [{"path": problem.path, "message": problem.message} for problem in problems],
-    }
 
 
 def tell_unexpected(console: Console, error: BaseException, folder: Path | None, *, as_json: bool) -> int:

@@ -35,7 +35,7 @@ CATALOGUE: Final[dict[str, Entry]] = {
     "HANSA-RUN-WORKERS": Entry(4, "worker processes kept dying; the last closed round is kept"),
     "HANSA-RUN-DIVERGED": Entry(6, "training diverged"),
     "HANSA-RUN-INTERRUPTED": Entry(130, "the run was interrupted after a whole round"),
-    "HANSA-INTERNAL": Entry(70, "an unexpected error: a bug of Hansa, or of code that the plan names"),
+    "HANSA-INTERNAL": Entry(70, "an unexpected error: a bug of Hansa, or of code that the plan names", 500, "internal"),
     "HANSA-STREAM-SECRET": Entry(1, "secret randomness was asked from the seeded stream of a federation"),
     "HANSA-SERVER-SETTINGS": Entry(
         2, "the server's settings have problems; each is listed with its key path", 500, "internal"
@@ -196,3 +196,15 @@ class RefusedError(HansaError):
 
 class DivergenceError(RunError):
     """Training whose model or update stopped being finite, or exploded."""
+
+
+def described(error: HansaError) -> dict[str, Any]:
+    """Return an error as a mapping, for programs."""
+    problems = error.problems if isinstance(error, PlanError | SettingsError) else ()
+    return {
+        "code": error.code,
+        "rule": error.rule,
+        "found": error.found,
+        "action": error.action,
+        "problems": [{"path": problem.path, "message": problem.message} for problem in problems],
+    }
