@@ -47,8 +47,8 @@ async def update_bytes(blobs: Blobs, key: bytes, round_: RoundKey, report: Repor
     return b"".join(parts)
 
 
-async def close(
-    context: RunContext, round_: Round, reports: Sequence[Report], blobs: Blobs, key: bytes, *, now: float
+async def close(  # noqa: PLR0913 - a round, its updates, and what unseals them
+    context: RunContext, round_: Round, reports: Sequence[Report], *, blobs: Blobs, key: bytes, now: float
 ) -> Closed:
     """Fold a frozen round's updates and close it. Raises DivergenceError where training diverged."""
     ordered = sorted(reports, key=lambda report: report.position)

@@ -105,7 +105,9 @@ class _View:
         return asyncio.run_coroutine_threadsafe(read(), self.loop).result()
 
 
-async def draw(store: Store, plan: Plan, state: ServerState, run: str, eligible: Eligible, coins: Coins) -> Int64s:
+async def draw(  # noqa: PLR0913 - what a draw depends on
+    store: Store, plan: Plan, state: ServerState, *, run: str, eligible: Eligible, coins: Coins
+) -> Int64s:
     """Return the numbers of the clients picked for the next round of training, in the order of the cohort."""
     view = _View(eligible, run, store, asyncio.get_running_loop())
     wanted = _size(plan)

@@ -10,18 +10,17 @@ from typing import Any
 import numpy as np
 
 from hansa.algorithms import rounds
-from hansa.algorithms.plan import Plan
+from hansa.algorithms.plan import Plan, plan_from_mapping
 from hansa.algorithms.prologue import declared_scaling
 from hansa.core.layout import Layout
 from hansa.core.nouns import InitialModel, ServerState, Signature
-from hansa.core.registry import allowing
+from hansa.core.allowed import Allowance, allowing
 from hansa.core.streams import Streams
 from hansa.evaluation.metrics import Metric, choose
 from hansa.server.rounds_at_rest import descriptor_name, model_name, slots_name
 from hansa.store.blobs import Blobs
 from hansa.store.records import Job, Run
 from hansa.wire.jobs import JobDescriptor
-from hansa.wire.plans import plan_from_outside
 from hansa.wire.server_models import ServedModel, slots_bytes, slots_from_bytes
 
 
@@ -56,11 +55,11 @@ class RunContext:
         return replace(self, run=run, state=state, model_size=model_size)
 
 
-async def load_context(blobs: Blobs, run: Run, job: Job, code_allow: tuple[str, ...]) -> RunContext:
+async def load_context(blobs: Blobs, run: Run, job: Job, allowances: tuple[Allowance, ...]) -> RunContext:
     """Read what a run is about. The plan was checked when it was submitted, and is built under the same allow-list."""
     descriptor = JobDescriptor.from_bytes(await whole(blobs, descriptor_name(job.descriptor)))
-    with allowing(code_allow):
-        plan = plan_from_outside(descriptor.plan)
+    with allowing(allowances):
+        plan = plan_from_mapping(descriptor.plan)
     first = await _first(blobs, job, plan, descriptor.layout)
     metrics = choose(plan.evaluation.metrics, descriptor.signature)
     state = first

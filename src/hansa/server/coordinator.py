@@ -82,7 +82,7 @@ class Coordinator:
             await self._end(run.id, "failed", str(error))
         except HansaError as error:
             await self._failed(run.id, error.code, str(error))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - a run that cannot be served must not end the others
             _LOG.exception("run failed", run=run.id)
             await self._failed(run.id, "HANSA-INTERNAL", type(error).__name__)
 
@@ -111,7 +111,7 @@ class Coordinator:
             job = await rows.jobs.get(run.job)
         if job is None:
             raise LookupError("a run has a job")
-        context = await load_context(self.services.blobs, run, job, self.services.settings.code_allow)
+        context = await load_context(self.services.blobs, run, job, self.services.allowances)
         self.contexts[run.id] = context
         return context
 
@@ -177,7 +177,7 @@ class Coordinator:
     async def _close(self, context: RunContext, round_: Round, reports: list[Report]) -> None:
         services, now = self.services, self.services.clock.now()
         key = services.keys.unwrap(round_name(round_.id), round_.key)
-        closed = await closing.close(context, round_, reports, services.blobs, key, now=now)
+        closed = await closing.close(context, round_, reports, blobs=services.blobs, key=key, now=now)
         reached("coordinator.round.folded")
         model, slots, size = await store_state(services.blobs, closed.state)
         reached("coordinator.round.model-written")

@@ -42,7 +42,7 @@ def older(version: str, minimum: str | None) -> bool:
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    parts = version.split("+")[0].split(".")
+    parts = version.partition("+")[0].split(".")
     numbers = []
     for part in parts:
         digits = part[: len(part) - len(part.lstrip("0123456789"))]

@@ -69,6 +69,6 @@ class Follower:
             assigned = await rows.rounds.assigned(round_.id)
         if run is None or job is None:
             return
-        context = await load_context(services.blobs, run, job, services.settings.code_allow)
+        context = await load_context(services.blobs, run, job, services.allowances)
         reported = sum(each.fate == "reported" for each in assigned)
         services.board.post(posted(context, round_), assigned, reported=reported)

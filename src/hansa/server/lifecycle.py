@@ -1,7 +1,7 @@
 """The life of a run and of its rounds, without I/O: what follows from what is known. Everything here is pure.
 
-CREATED -> OPENING -> COLLECTING -> AGGREGATING -> CLOSED
-    any of the first four -> ABANDONED, and the round is tried again with a fresh cohort
+``CREATED -> OPENING -> COLLECTING -> AGGREGATING -> CLOSED``; from any of the first four a round may become
+``ABANDONED``, and is tried again with a fresh cohort.
 """
 
 from __future__ import annotations

@@ -71,7 +71,7 @@ async def open_next(services: Services, context: RunContext, upcoming: Upcoming)
     if len(numbers) < _needed(context, upcoming):
         return NotYet("too few clients could be picked")
     key = RoundKey(run.id, upcoming.kind, upcoming.round, attempt)
-    return await _commit(services, context, upcoming, key, eligible, numbers, failed)
+    return await _commit(services, context, upcoming, key=key, eligible=eligible, numbers=numbers, failed=failed)
 
 
 async def _eligible(rows: Rows, services: Services, context: RunContext, population: Population) -> Eligible:
@@ -96,7 +96,14 @@ def _needed(context: RunContext, upcoming: Upcoming) -> int:
 async def _numbers(services: Services, context: RunContext, upcoming: Upcoming, eligible: Eligible) -> Int64s:
     """Return the numbers of the cohort, in its order."""
     if upcoming.kind == "training":
-        return await draw(services.store, context.plan, context.state, context.run.id, eligible, secret_coins())
+        return await draw(
+            services.store,
+            context.plan,
+            context.state,
+            run=context.run.id,
+            eligible=eligible,
+            coins=secret_coins(),
+        )
     async with services.store.reading() as rows:
         base = np.arange(eligible.size, dtype=np.int64)
         chosen = await rows.clients.eligible(eligible.population, eligible.numbers(base), eligible.profiles)
@@ -112,6 +119,7 @@ async def _commit(  # noqa: PLR0913 - what a round is made of
     services: Services,
     context: RunContext,
     upcoming: Upcoming,
+    *,
     key: RoundKey,
     eligible: Eligible,
     numbers: Int64s,

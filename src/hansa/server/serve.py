@@ -12,6 +12,7 @@ from granian.constants import HTTPModes, Interfaces
 from granian.log import LogLevels
 from granian.server.embed import Server
 
+from hansa.core.allowed import record
 from hansa.core.clock import Clock, SystemClock
 from hansa.server.app import create
 from hansa.server.certificates import tls_files
@@ -32,7 +33,8 @@ async def open_services(settings: ServerSettings, clock: Clock | None = None) ->
         keys = open_keys(settings.keys_url)
         clock = clock or SystemClock()
         signer = await Signer.open(store, keys, clock)
-        yield Services(settings, store, open_blobs(settings.blobs_url), keys, clock, signer)
+        allowances = tuple(record(pattern) for pattern in settings.code_allow)
+        yield Services(settings, store, open_blobs(settings.blobs_url), keys, clock, signer, allowances)
     finally:
         await store.close()
 
@@ -40,7 +42,7 @@ async def open_services(settings: ServerSettings, clock: Clock | None = None) ->
 async def serve(settings: ServerSettings, ready: Callable[[Services], Any] | None = None) -> None:
     """Serve until SIGTERM or SIGINT; what is being answered is answered first."""
     async with open_services(settings) as services:
-        certificate, key, client_ca = tls_files(settings)
+        tls = tls_files(settings, services.clock)
         server = Server(
             create(services),
             address=settings.host,
@@ -52,10 +54,10 @@ async def serve(settings: ServerSettings, ready: Callable[[Services], Any] | Non
             backpressure=8192,
             log_enabled=False,
             log_level=LogLevels.warning,
-            ssl_cert=certificate,
-            ssl_key=key,
-            ssl_ca=client_ca,
-            ssl_client_verify=client_ca is not None,
+            ssl_cert=tls and tls.certificate,
+            ssl_key=tls and tls.key,
+            ssl_ca=tls and tls.client_ca,
+            ssl_client_verify=tls is not None and settings.client_certificates == "required",
         )
         loop = asyncio.get_running_loop()
         serving = asyncio.create_task(server.serve())

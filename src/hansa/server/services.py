@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from hansa.core.allowed import Allowance
 from hansa.core.clock import Clock
 from hansa.server.authentication import Authenticator, ClientCache
 from hansa.server.board import Board
@@ -25,6 +26,8 @@ class Services:
     keys: KeyProvider
     clock: Clock
     signer: Signer
+    allowances: tuple[Allowance, ...] = ()
+    """The code outside Hansa that plans may name here."""
     board: Board = field(default_factory=Board)
     clients: ClientCache = field(init=False)
     authenticate: Authenticator = field(init=False)

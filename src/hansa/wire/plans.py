@@ -148,10 +148,3 @@ def _value(text: str) -> Any:
     except tomllib.TOMLDecodeError:
         return text
     return read["value"] if len(read) == 1 else text
-
-
-def plan_from_outside(tables: Mapping[str, Any]) -> Plan:
-    """Return the plan that somebody else wrote. What code it names is refused unless the caller allows it
-    (:func:`hansa.core.allowed.allowing`), before anything is imported.
-    """
-    return plan_from_mapping(tables)
