@@ -1,0 +1,74 @@
+"""What a replica learns of the others: rounds that they opened or closed, clients that changed, keys that were made."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from hansa.core.errors import HansaError
+from hansa.server.contexts import load_context
+from hansa.server.opening import posted
+from hansa.server.services import Services
+from hansa.store.records import Round
+from hansa.store.retention import sweep
+
+_LOG: Final = structlog.get_logger("hansa.server")
+_SECONDS: Final = 1.0
+_SWEEP_EVERY: Final = 3600.0
+
+
+@dataclass
+class Follower:
+    """Reads the store once a second, and cleans it up once an hour."""
+
+    services: Services
+    swept_at: float = 0.0
+
+    async def start(self) -> None:
+        """Put up what was open when this replica last died."""
+        await self.look()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Follow until told to stop."""
+        while not stop.is_set():
+            try:
+                await self.look()
+                if self.services.clock.now() - self.swept_at > _SWEEP_EVERY:
+                    self.swept_at = self.services.clock.now()
+                    await sweep(self.services.store, self.services.blobs, self.services.keys, now=self.swept_at)
+            except HansaError as error:
+                _LOG.error("could not follow", code=error.code)
+            except Exception as error:  # noqa: BLE001 - the next look reads everything anew
+                _LOG.error("could not follow", error=type(error).__name__)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_SECONDS):
+                    await stop.wait()
+
+    async def look(self) -> None:
+        """Bring clients, keys and the board up to date."""
+        services = self.services
+        await services.clients.follow()
+        await services.signer.refresh()
+        async with services.store.reading() as rows:
+            open_rounds = await rows.rounds.all_open()
+        for key in services.board.stale([round_.id for round_ in open_rounds]):
+            services.board.take_down(key)
+        for round_ in open_rounds:
+            if round_.id not in services.board.rounds and round_.state in ("opening", "collecting"):
+                await self._post(round_)
+
+    async def _post(self, round_: Round) -> None:
+        services = self.services
+        async with services.store.reading() as rows:
+            run = await rows.runs.get(round_.id.run)
+            job = None if run is None else await rows.jobs.get(run.job)
+            assigned = await rows.rounds.assigned(round_.id)
+        if run is None or job is None:
+            return
+        context = await load_context(services.blobs, run, job, services.allowances)
+        reported = sum(each.fate == "reported" for each in assigned)
+        services.board.post(posted(context, round_), assigned, reported=reported)

@@ -1,0 +1,68 @@
+"""Serving: the stores are opened, TLS is set up, and one process answers until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from granian.constants import HTTPModes, Interfaces
+from granian.log import LogLevels
+from granian.server.embed import Server
+
+from hansa.core.allowed import record
+from hansa.core.clock import Clock, SystemClock
+from hansa.server.app import create
+from hansa.server.certificates import tls_files
+from hansa.server.services import Services
+from hansa.server.settings import ServerSettings
+from hansa.server.signing import Signer
+from hansa.store.blobs import open_blobs
+from hansa.store.keys import open_keys
+from hansa.store.store import Store
+
+
+@contextlib.asynccontextmanager
+async def open_services(settings: ServerSettings, clock: Clock | None = None) -> AsyncIterator[Services]:
+    """Open everything that a server works with; close it at the end."""
+    settings.make_folder()
+    store = await Store.open(settings.database_url, migrate=True)
+    try:
+        keys = open_keys(settings.keys_url)
+        clock = clock or SystemClock()
+        signer = await Signer.open(store, keys, clock)
+        allowances = tuple(record(pattern) for pattern in settings.code_allow)
+        yield Services(settings, store, open_blobs(settings.blobs_url), keys, clock, signer, allowances)
+    finally:
+        await store.close()
+
+
+async def serve(settings: ServerSettings, ready: Callable[[Services], Any] | None = None) -> None:
+    """Serve until SIGTERM or SIGINT; what is being answered is answered first."""
+    async with open_services(settings) as services:
+        tls = tls_files(settings, services.clock)
+        server = Server(
+            create(services),
+            address=settings.host,
+            port=settings.port,
+            interface=Interfaces.ASGI,
+            http=HTTPModes.auto,
+            websockets=False,
+            backlog=4096,
+            backpressure=8192,
+            log_enabled=False,
+            log_level=LogLevels.warning,
+            ssl_cert=tls and tls.certificate,
+            ssl_key=tls and tls.key,
+            ssl_ca=tls and tls.client_ca,
+            ssl_client_verify=tls is not None and settings.client_certificates == "required",
+        )
+        loop = asyncio.get_running_loop()
+        serving = asyncio.create_task(server.serve())
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, server.stop)
+        if ready is not None:
+            ready(services)
+        await serving
