@@ -10,7 +10,7 @@ import base64
 import hashlib
 import json
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -246,7 +246,7 @@ class Transport:
         now = self._clock.now()
         return {"Authorization": sign_request(key, client=client, method=method, target=path, body=body, now=now)}
 
-    def _tries(self) -> Iterator[Any]:
+    def _tries(self) -> Iterable[Any]:
         return stamina.retry_context(on=_passes, attempts=self.reach.tries, timeout=None, wait_max=10.0)
 
 
