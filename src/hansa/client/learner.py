@@ -16,6 +16,7 @@ import numpy as np
 from hansa.algorithms.plan import Plan, plan_from_mapping, plan_sha256
 from hansa.algorithms.prologue import client_statistics, declared_scaling
 from hansa.algorithms.rounds import client_start, client_update, travelling_layout
+from hansa.core.allowed import DEFAULT, Allowance, allowing, refuse_named
 from hansa.core.errors import RefusedError
 from hansa.core.layout import Array, Int64s, Layout
 from hansa.core.nouns import Assignment, ClientBatch, ClientDatasets, Scaling
@@ -91,16 +92,22 @@ class _OneClient:
 
 
 class Learner:
-    """One job, built once. Raises PlanError for a plan that does not build, RefusedError for another than is named."""
+    """One job, built once, of code that the site allows.
 
-    def __init__(self, job: JobDescriptor) -> None:
+    Raises PlanError for a plan that does not build, RefusedError for another than is named and for other code.
+    """
+
+    def __init__(self, job: JobDescriptor, code: Sequence[Allowance] = DEFAULT) -> None:
         self.job = job
-        self.plan = plan_of(job)
+        self._code = tuple(code)
+        with allowing(self._code):
+            refuse_named(job.plan)
+            self.plan = plan_of(job)
         self.layout: Layout = travelling_layout(self.plan, job.layout)
 
     def answer(self, request: Request, model: ServedModel, examples: SiteExamples, rows: Rows) -> Answer:
         """Return what the client reports. ``rows`` are its current ones; empty before its first round."""
-        with _as_in_a_simulation():
+        with allowing(self._code), _as_in_a_simulation():
             if request.kind == "statistics":
                 return Answer(self._statistics(request, examples), rows)
             if request.kind == "training":

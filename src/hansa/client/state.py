@@ -265,7 +265,7 @@ class StateFolder:
         self._write_json(name, content)
 
     def _next_rows(self, assignment: Id) -> Path:
-        return self.path / "rows" / f"{assignment.run}.{assignment.round}-{assignment.attempt}.next"
+        return self.path / "rows" / f"{assignment.run}.{assignment.kind}-{assignment.round}-{assignment.attempt}.next"
 
     def _current_rows(self, run: str) -> Path:
         return self.path / "rows" / f"{run}.current"
