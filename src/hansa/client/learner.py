@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from hansa.algorithms.plan import Plan, plan_from_mapping, plan_sha256
-from hansa.algorithms.prologue import client_statistics, declared_scaling
+from hansa.algorithms.prologue import client_statistics, declared_scaling, statistics_layout
 from hansa.algorithms.rounds import client_start, client_update, travelling_layout
 from hansa.core.allowed import DEFAULT, Allowance, allowing, refuse_named
 from hansa.core.errors import RefusedError
@@ -117,6 +117,12 @@ class Learner:
     def first_rows(self) -> dict[str, Array]:
         """Return what a client keeps before its first round."""
         return client_start(self.plan, self.layout, self.job.signature)
+
+    def lanes(self, kind: Kind) -> list[str]:
+        """Return the names of the lanes that a report carries."""
+        if kind == "statistics" and self.plan.features is not None:
+            return [lane.name for lane in statistics_layout(self.plan.features).lanes]
+        return [lane.name for lane in self.layout.lanes] if kind == "training" else []
 
     def metrics(self) -> tuple[Metric, ...]:
         """Return what is tallied in an evaluation."""

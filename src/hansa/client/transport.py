@@ -36,6 +36,9 @@ _PROBLEM: Final = "hansa.v1.Problem"
 _UNREACHABLE: Final = "HANSA-SERVER-UNREACHABLE"
 _PASSING: Final = frozenset({_UNREACHABLE, "HANSA-SERVER-BUSY", "HANSA-SERVER-LIMIT", "HANSA-SERVER-STORAGE"})
 """What is tried again."""
+_AFTER: Final = "retry-after: "
+_LONGEST_PAUSE: Final = 30.0
+"""Seconds; where the server asks for more, the call fails and the agent comes back later."""
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
 Reply = TypeVar("Reply", bound=Message)
@@ -265,7 +268,7 @@ def refusal(status: int, content: bytes, headers: httpx.Headers | None = None) -
     told = _told(content)
     if told is None or told.get("code") not in CATALOGUE:
         passing = status in {408, 425, 429} or status >= 500
-        code = "HANSA-SERVER-BUSY" if passing else {401: "HANSA-AUTH-UNKNOWN", 404: "HANSA-NOT-FOUND"}.get(status, "")
+        code = "HANSA-SERVER-BUSY" if passing else {404: "HANSA-NOT-FOUND"}.get(status, "")
         return RefusedError(
             code or "HANSA-REQUEST-INVALID",
             rule="A server of Hansa answers, or says why not.",
@@ -275,7 +278,7 @@ def refusal(status: int, content: bytes, headers: httpx.Headers | None = None) -
     error = RefusedError(told["code"], **{part: str(told.get(part, "")) for part in ("rule", "found", "action")})
     after = "" if headers is None else headers.get("retry-after", "")
     if after.isdecimal():
-        error.add_note(f"retry-after: {after}")
+        error.add_note(_AFTER + after)
     return error
 
 
@@ -300,8 +303,19 @@ def passes_by_itself(error: BaseException) -> bool:
     return isinstance(error, RefusedError) and error.code in _PASSING
 
 
-def _passes(error: Exception) -> bool:
-    return passes_by_itself(error) or (isinstance(error, RefusedError) and error.code == "HANSA-UPLOAD-OFFSET")
+def wanted_pause(error: BaseException) -> float:
+    """Return how many seconds the server asks to be left alone, or 0."""
+    told = (note.removeprefix(_AFTER) for note in getattr(error, "__notes__", ()) if note.startswith(_AFTER))
+    return float(next(told, 0))
+
+
+def _passes(error: Exception) -> bool | float:
+    if isinstance(error, RefusedError) and error.code == "HANSA-UPLOAD-OFFSET":
+        return True
+    pause = wanted_pause(error)
+    if not passes_by_itself(error) or pause > _LONGEST_PAUSE:
+        return False
+    return pause or True
 
 
 def _digest(path: Path) -> str:
