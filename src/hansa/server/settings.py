@@ -94,6 +94,9 @@ class ServerSettings:
         tuple[str, ...],
         Doc('pieces outside Hansa that plans may name on the server: "package.module:name" or "package.module:*"'),
     ] = ()
+    metrics_token: Annotated[
+        str, Doc("the bearer token for /metrics; empty: an operator token that may read usage")
+    ] = field(default="", repr=False)
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Doc("what is logged, at least")] = "info"
     log_format: Annotated[
         Literal["auto", "console", "json"], Doc("lines for people or for programs; auto: by whether it is a terminal")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import re
 import secrets
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from hansa.algorithms.plan import Plan, plan_from_mapping, plan_sha256, population_problems
 from hansa.algorithms.prologue import statistics_layout
+from hansa.core.allowed import Allowance, allowance_for, allowing
 from hansa.core.errors import HansaError, PlanError, Problem, RefusedError
 from hansa.core.layout import Layout
 from hansa.core.nouns import Signature
@@ -33,7 +33,7 @@ LOWEST: Final = -100
 HIGHEST: Final = 100
 """Between which a priority lies; the higher run goes first."""
 
-_CODE: Final = re.compile(r"\s*[\w.]+\s*:\s*[\w.]+\s*")
+_DEEPEST: Final = 64
 _NO_PIECES: Final = frozenset(("name", "seed", "rounds", "model", "features"))
 """Sections in which no piece is named. The factory in ``model`` is text here: only sites import it."""
 _ABSENT: Final = ("central", "validation")
@@ -64,10 +64,10 @@ class Checked:
 
 
 def check(
-    submission: Submission, population: Population, clients: int, tenant: Tenant, allow: tuple[str, ...]
+    submission: Submission, population: Population, clients: int, tenant: Tenant, allowances: tuple[Allowance, ...]
 ) -> Checked:
     """Return a submission that stands. Raises HansaError: PlanError with every problem where it is the plan's."""
-    plan = planned({**submission.plan, "name": submission.name}, allow)
+    plan = planned({**submission.plan, "name": submission.name}, allowances)
     check_eligibility(submission.eligibility, population.schema)
     signature, layout = _model_of(submission)
     problems = [*population_problems(plan, clients), *_federation_problems(plan, signature)]
@@ -91,45 +91,37 @@ def check(
     )
 
 
-def planned(tables: Mapping[str, Any], allow: tuple[str, ...]) -> Plan:
-    """Return the plan of some tables, without what only a simulation has. No code that they name is imported.
+def planned(tables: Mapping[str, Any], allowances: tuple[Allowance, ...]) -> Plan:
+    """Return the plan of some tables, without what only a simulation has.
 
-    Raises RefusedError (HANSA-CODE-FORBIDDEN) for pieces outside Hansa that the server does not allow, and PlanError.
+    Nothing that they name is imported but pieces of Hansa and those that the server allows.
+
+    Raises RefusedError (HANSA-CODE-FORBIDDEN) for any other piece, and PlanError.
     """
     kept = {key: value for key, value in tables.items() if key not in ("data", "devices")}
-    foreign = [found for key, value in kept.items() if key not in _NO_PIECES for found in _code(value, key)]
-    refused = [f"{text!r} at {path}" for path, text in foreign if not _allowed(text, allow)]
-    if refused:
-        raise RefusedError(
-            "HANSA-CODE-FORBIDDEN",
-            rule="A plan names pieces of Hansa, or those that the server's code_allow lists.",
-            found=f"It names {', '.join(refused[:5])}.",
-            action="Use a piece of Hansa's own, or have the server's administrator list it.",
-        )
-    return plan_from_mapping(kept)
+    with allowing(allowances):
+        for key, value in kept.items():
+            if key not in _NO_PIECES:
+                for named in _code(value, key):
+                    allowance_for(named)
+        return plan_from_mapping(kept)
 
 
-def _code(value: Any, path: str) -> Iterator[tuple[str, str]]:
-    """Yield every text that would be taken for "package.module:name", with its key path; recursion is bounded."""
-    level = [(path, value)]
-    for _ in range(64):
-        deeper = []
-        for where, item in level:
+def _code(value: Any, path: str) -> Iterator[str]:
+    """Yield every text that could be taken for "package.module:name"."""
+    level = [value]
+    for _ in range(_DEEPEST):
+        deeper: list[Any] = []
+        for item in level:
             if isinstance(item, str) and ":" in item:
-                yield where, item
+                yield item
             elif isinstance(item, Mapping):
-                deeper += [(f"{where}.{key}", below) for key, below in item.items()]
-                deeper += [(f"{where}.{key}", key) for key in item if ":" in str(key)]
+                deeper += [*item.keys(), *item.values()]
             elif isinstance(item, list | tuple):
-                deeper += [(f"{where}.{position}", below) for position, below in enumerate(item)]
+                deeper += item
         level = deeper
     if level:
-        raise PlanError([Problem(path, "is nested more than 64 levels deep.")])
-
-
-def _allowed(text: str, allow: tuple[str, ...]) -> bool:
-    module, _, name = text.partition(":")
-    return _CODE.fullmatch(text) is not None and (text in allow or (f"{module}:*" in allow and name.isidentifier()))
+        raise PlanError([Problem(path, f"is nested more than {_DEEPEST} levels deep.")])
 
 
 def _model_of(submission: Submission) -> tuple[Signature, Layout]:
@@ -195,7 +187,7 @@ async def submit(services: Services, token: Token, submission: Submission) -> tu
         clients = await rows.clients.size(population.id) if population else 0
     if tenant is None or population is None:
         raise not_found(f"population {submission.population!r}")
-    stands = await asyncio.to_thread(check, submission, population, clients, tenant, services.settings.code_allow)
+    stands = await asyncio.to_thread(check, submission, population, clients, tenant, services.allowances)
     uploaded = upload_name(tenant.id, submission.model)
     total = await check_model(services.blobs, uploaded, stands)
     content = stands.descriptor.to_bytes()
