@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import textwrap
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
+import hansa
 from hansa.algorithms.plan import plan_from_mapping
 from hansa.core.allowed import DEFAULT, Allowance, allowing, record, refuse_named
 from hansa.core.errors import HansaError, RefusedError
@@ -202,9 +205,9 @@ def test_nothing_comes_from_the_working_directory(tmp_path):
                     print(error.code)
         """
     )
-    ended = subprocess.run(
-        [sys.executable, "-P", "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True
-    )
+    home = {**os.environ, "PYTHONPATH": str(Path(hansa.__file__).parents[1])}
+    command = [sys.executable, "-P", "-c", program]
+    ended = subprocess.run(command, cwd=tmp_path, env=home, capture_output=True, text=True, check=True)
     assert ended.stdout.split() == ["HANSA-CODE-FORBIDDEN"] * 6
 
 

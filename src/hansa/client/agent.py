@@ -37,6 +37,8 @@ _OUTCOMES: Final[Mapping[int, Outcome]] = {
 }
 _ENDS: Final = frozenset({"HANSA-AUTH-UNKNOWN", "HANSA-AUTH-SIGNATURE", "HANSA-CLIENT-FOLDER", "HANSA-ENROL-TOKEN"})
 """What no waiting mends."""
+_NO_VERDICT: Final = ("HANSA-AUTH-", "HANSA-CLIENT-", "HANSA-UPLOAD-OFFSET", "HANSA-STORE-CONFLICT")
+"""Errors that say nothing of the report: it stays to be sent."""
 _LONGEST_BACKOFF: Final = 300.0
 _OBSTRUCTED: Final = 60.0
 """Seconds until an agent that may not work now looks again."""
@@ -286,7 +288,7 @@ class Agent:
                 path, pending.sha256, pending.file, start=pending.start, size=pending.size, resumes=resumes
             )
         except RefusedError as error:
-            if passes_by_itself(error) or error.code.startswith(("HANSA-AUTH-", "HANSA-CLIENT-")):
+            if passes_by_itself(error) or error.code.startswith(_NO_VERDICT):
                 raise
             log.warning("refused assignment=%s code=%s found=%r", assignment, error.code, error.found)
             self.state.acknowledged(pending, "refused")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le
 
-from hansa.core.allowed import DEFAULT, Allowance
+from hansa.core.allowed import DEFAULT, Allowance, record
 from hansa.core.errors import PlanError, RefusedError
 from hansa.core.schema import Doc, Unsound, build
 from hansa.wire.jobs import JobDescriptor
@@ -60,7 +61,7 @@ class Recorded:
     pattern: Annotated[str, Doc('"package.module:name" or "package.module:*"')]
     distribution: Annotated[str, Doc("the installed package that it came with; empty: a file of the site's own")] = ""
     version: Annotated[str, Doc("that package's version")] = ""
-    sha256: Annotated[str, Doc("SHA-256 over the module, or over the package that it is in")]
+    sha256: Annotated[str, Doc("SHA-256 over the module, or over the package that it is in; none for Hansa's own")] = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +71,10 @@ class Code:
     allow: Annotated[
         tuple[str, ...], Doc('"package.module:name", or "package.module:*" for all that the module defines')
     ] = tuple(each.pattern for each in DEFAULT)
-    recorded: Annotated[tuple[Recorded, ...], Doc("the files of each that is not Hansa's own")] = ()
+    recorded: Annotated[
+        tuple[Recorded, ...],
+        Doc("what `hansa client allow` allowed, with its files; the last of a pattern holds"),
+    ] = ()
 
     def __post_init__(self) -> None:
         known = {each.pattern for each in self.recorded}
@@ -80,13 +84,12 @@ class Code:
 
     def allowances(self) -> tuple[Allowance, ...]:
         """Return what is allowed, with the records."""
-        records = {each.pattern: each for each in self.recorded}
-        return tuple(
-            Allowance(pattern)
-            if (found := records.get(pattern)) is None
-            else Allowance(pattern, found.distribution, found.version, found.sha256)
-            for pattern in self.allow
-        )
+        own = {pattern: Allowance(pattern) for pattern in self.allow}
+        recorded = {
+            each.pattern: Allowance(each.pattern, each.distribution, each.version, each.sha256)
+            for each in self.recorded
+        }
+        return tuple((own | recorded).values())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +124,25 @@ def read_policy(path: Path) -> Policy:
         raise _invalid(f"{path}: {PlanError(problems).found}")
     checked: Policy = policy
     return checked
+
+
+def allow(path: Path, pattern: str) -> Allowance:
+    """Let plans name some code: append its record to a policy file, which is made where there is none.
+
+    Raises RefusedError for code that is not there, lies in the working directory, or a file that is no policy.
+    """
+    if path.exists():
+        read_policy(path)
+    allowance = record(pattern)
+    lines = [f"{key} = {json.dumps(value)}" for key, value in asdict(allowance).items() if value]
+    block = "\n".join(["[[code.recorded]]", *lines]) + "\n"
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(("\n" if path.stat().st_size else "") + block)
+    except OSError as error:
+        raise _invalid(f"{path} cannot be written: {error.strerror or error}.") from None
+    read_policy(path)
+    return allowance
 
 
 def objections(policy: Policy, asked: Asked) -> list[str]:

@@ -15,6 +15,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -222,13 +223,18 @@ class StateFolder:
 
     def rows(self, run: str) -> dict[str, Array]:
         """Return the client's current rows of a run; none before its first included round."""
-        path = self._current_rows(run)
+        path = self.rows_file(run)
+        if path is None:
+            return {}
         with self._using():
-            if not path.exists():
-                return {}
             import safetensors.numpy  # noqa: PLC0415 - few plans keep anything with their clients
 
             return dict(safetensors.numpy.load(path.read_bytes()))
+
+    def rows_file(self, run: str) -> Path | None:
+        """Return the file of the client's current rows of a run, if there are any."""
+        path = self._current_rows(run)
+        return path if path.exists() else None
 
     def job(self, sha256: str) -> Path:
         """Return where a job's descriptor is kept."""
@@ -281,6 +287,8 @@ class StateFolder:
         for folder in (self.path, self.path / "rows", self.path / "jobs"):
             for path in folder.glob(f"*{_NEW}"):
                 path.unlink()
+        for path in self.path.glob("work-*"):
+            shutil.rmtree(path)
         told = [report.id for report in self.reports() if report.outcome == "open"]
         pending = self.pending()
         known = {self._next_rows(each) for each in (*told, *([pending.id] if pending else []))}

@@ -170,7 +170,7 @@ class Transport:
         asks, answer = resumes, wire.ReportResponse()
         for attempt in self._tries():
             with attempt:
-                offset = self._arrived(path, repr_digest) if asks else 0
+                offset = self._arrived(path, repr_digest) if asks and size > PART else 0
                 asks = True  # from the second try on
                 while answer.verdict == wire.VERDICT_UNSPECIFIED:
                     offset = min(offset, max(0, size - 1))  # an update that is there whole is acknowledged by its end
@@ -203,9 +203,9 @@ class Transport:
         try:
             response = self._send("HEAD", path, b"", headers={"Repr-Digest": repr_digest})
         except RefusedError as error:
-            if error.code in {"HANSA-NOT-FOUND", "HANSA-UPLOAD-DIGEST"}:
-                return 0
-            raise
+            if passes_by_itself(error):
+                raise
+            return 0  # an answer to HEAD has no body: the part that follows is told why
         text = response.headers.get("upload-offset", "0")
         return int(text) if text.isdecimal() else 0
 
@@ -289,7 +289,7 @@ def _told(content: bytes) -> dict[str, Any] | None:
         if isinstance(read.get("error"), dict):
             return dict(read["error"])
         for detail in read.get("details", ()):
-            if detail.get("type") == _PROBLEM:
+            if str(detail.get("type")).rpartition("/")[2] == _PROBLEM:
                 value = detail["value"]
                 problem = wire.Problem.FromString(base64.b64decode(value + "=" * (-len(value) % 4)))
                 return {part: getattr(problem, part) for part in ("code", "rule", "found", "action")}
