@@ -183,8 +183,7 @@ def _caller() -> Client:
 
 def message_of(key: RoundKey) -> messages.AssignmentId:
     """Return the message that names a round's assignment."""
-    kind = messages.Kind.Value(f"KIND_{key.kind.upper()}")
-    return messages.AssignmentId(run=key.run, kind=kind, round=key.round, attempt=key.attempt)
+    return messages.AssignmentId(run=key.run, kind=f"KIND_{key.kind.upper()}", round=key.round, attempt=key.attempt)
 
 
 def read_key(message: messages.AssignmentId) -> RoundKey:

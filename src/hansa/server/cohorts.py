@@ -134,7 +134,8 @@ def _size(plan: Plan) -> int | None:
     if not has_fixed_size(sampler):
         return None
     over: float = getattr(plan.schedule, "over_selection", 0.0)
-    return math.ceil(sampler.size * (1 + over) - 1e-9)
+    size: int = math.ceil(sampler.size * (1 + over) - 1e-9)
+    return size
 
 
 def _enlarged(plan: Plan, eligible: Eligible) -> Plan:

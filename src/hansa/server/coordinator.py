@@ -24,7 +24,7 @@ from hansa.server.contexts import RunContext, load_context, store_state
 from hansa.server.opening import NotYet, Opening, open_next
 from hansa.server.rounds_at_rest import round_name, update_prefix
 from hansa.server.services import Services
-from hansa.store.records import Release, Report, Round, Run
+from hansa.store.records import Fate, Release, Report, Round, Run
 from hansa.store.store import Rows
 
 _LOG: Final = structlog.get_logger("hansa.coordinator")
@@ -167,7 +167,7 @@ class Coordinator:
             frozen = await rows.rounds.change(lifecycle.advance(round_, *states))
             assigned = await rows.rounds.assigned(round_.id)
             survivors = [str(each.number) for each in assigned if each.fate == "reported"]
-            lost = {each.client: "lost" for each in assigned if each.fate is None}
+            lost: dict[str, Fate] = {each.client: "lost" for each in assigned if each.fate is None}
             await rows.rounds.change(replace(frozen, notes={**frozen.notes, "survivors": survivors}))
             await rows.rounds.set_fates(round_.id, lost)
             await self._tell(rows, round_, "round.aggregating", reported=len(survivors), lost=len(lost))

@@ -54,9 +54,9 @@ async def serve(settings: ServerSettings, ready: Callable[[Services], Any] | Non
             backpressure=8192,
             log_enabled=False,
             log_level=LogLevels.warning,
-            ssl_cert=tls and tls.certificate,
-            ssl_key=tls and tls.key,
-            ssl_ca=tls and tls.client_ca,
+            ssl_cert=None if tls is None else tls.certificate,
+            ssl_key=None if tls is None else tls.key,
+            ssl_ca=None if tls is None else tls.client_ca,
             ssl_client_verify=tls is not None and settings.client_certificates == "required",
         )
         loop = asyncio.get_running_loop()
