@@ -150,7 +150,9 @@ def _reachable(url: str) -> Iterator[None]:
             "HANSA-SERVER-UNREACHABLE",
             rule="Commands call a server that answers and is trusted.",
             found=f"{url} does not: {reason}.",
-            action="Name its authority with --ca (ca.pem of the server)." if trust else "Is it running? Is the URL right?",
+            action="Name its authority with --ca (ca.pem of the server)."
+            if trust
+            else "Is it running? Is the URL right?",
         ) from None
 
 

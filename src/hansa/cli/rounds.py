@@ -31,7 +31,12 @@ def command(  # noqa: PLR0913 - a command's options
             funnel = each["funnel"]
             counts = (funnel["eligible"], funnel["picked"], funnel["included"])
             table.add_row(
-                named(each), each["state"], measured(each["report"]), when(each["opened_at"]), *map(str, counts), _others(funnel)
+                named(each),
+                each["state"],
+                measured(each["report"]),
+                when(each["opened_at"]),
+                *map(str, counts),
+                _others(funnel),
             )
         console.print(table)
     else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
 from annotated_types import MaxLen
@@ -84,7 +84,7 @@ class Who(_Given):
     tenant: str
     name: str
     role: Role
-    permissions: list[str]
+    permissions: Sequence[str]
     expires_at: float | None
 
 

@@ -35,7 +35,7 @@ _NEXT: Final[Mapping[Stage, frozenset[Stage]]] = {
     "retired": frozenset(("candidate",)),
 }
 """Stage of a model -> those that may follow."""
-_FILE: Final[Mapping[str, Any]] = {
+_FILE: Final[dict[str, Any]] = {
     "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
     "description": "the model, a safetensors file",
 }

@@ -15,7 +15,6 @@ from sqlalchemy import bindparam, func, select, update
 
 from hansa.core.layout import Int64s
 from hansa.store import tables
-from hansa.store.connections import first
 from hansa.store.dialects import among_numbers, joined
 from hansa.store.enrolments import BY_ID, CLIENTS, Enrolments
 from hansa.store.numbers import numbers_of, parsed, wanted_of

@@ -11,16 +11,19 @@ from sqlalchemy import Executable, Row, Table
 from hansa.store.dialects import DialectName, PerDialect
 
 Parameters = Mapping[str, Any]
+AnyRow = Row[*tuple[Any, ...]]
 
 
 class Connection(Protocol):
     """A connection within one transaction."""
 
-    dialect: DialectName
+    @property
+    def dialect(self) -> DialectName:
+        """Return which database it is."""
 
     async def rows(
         self, statement: Executable | PerDialect, parameters: Parameters | None = None, *, long: bool = False
-    ) -> Sequence[Row[Any]]:
+    ) -> Sequence[AnyRow]:
         """Return the rows that a statement gives; ``long``: it may take more than a few milliseconds."""
 
     async def run(self, statement: Executable | PerDialect, parameters: Parameters | None = None) -> int:
@@ -48,7 +51,7 @@ class Database(Protocol):
 
 async def first(
     connection: Connection, statement: Executable | PerDialect, parameters: Parameters | None = None
-) -> Row[Any] | None:
+) -> AnyRow | None:
     """Return the first row that a statement gives, or None."""
     rows = await connection.rows(statement, parameters)
     return rows[0] if rows else None

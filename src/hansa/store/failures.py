@@ -12,6 +12,8 @@ from hansa.core.errors import HansaError, StoreConflictError, StoreError
 
 _OTHERS_FIRST: Final = frozenset({"40001", "40P01", "55P03"})
 """PostgreSQL: serialisation failure, deadlock, a lock that was waited for too long."""
+_GONE: Final = ("08", "57P")
+"""PostgreSQL: the connection broke, the server stops or starts."""
 _FULL: Final = frozenset({"53100", "disk is full", "disk I/O error"})
 _NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
@@ -26,21 +28,17 @@ def reraise(error: SQLAlchemyError) -> NoReturn:
 
 def translated(error: SQLAlchemyError) -> HansaError | None:
     """Return what to raise for an error of the database, or None for one that is a bug."""
-    if isinstance(error, IntegrityError):
-        return StoreConflictError("A row that another must agree with")
     if isinstance(error, PoolTimeoutError):
         return busy()
     if not isinstance(error, DBAPIError):
         return None
-    state = getattr(error.orig, "sqlstate", None) or ""
-    said = str(error.orig)
-    if state in _OTHERS_FIRST:
-        return StoreConflictError("A row that others are changing")
+    state, said = getattr(error.orig, "sqlstate", None) or "", str(error.orig)
+    if isinstance(error, IntegrityError) or state in _OTHERS_FIRST:
+        return StoreConflictError("A row that this one must agree with")
     if state in _FULL or any(words in said for words in _FULL):
         return full()
-    if error.connection_invalidated or state.startswith(("08", "57P")) or "connection" in said or "locked" in said:
-        return busy()
-    return None
+    gone = error.connection_invalidated or state.startswith(_GONE) or "connection" in said or "locked" in said
+    return busy() if gone else None
 
 
 def of_disk(error: OSError) -> StoreError | None:

@@ -11,11 +11,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import URL, CursorResult, Executable, Row, Table
+from sqlalchemy import URL, CursorResult, Executable, Table
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
-from hansa.store.connections import Parameters
+from hansa.store.connections import AnyRow, Parameters
 from hansa.store.dialects import DialectName, PerDialect
 from hansa.store.failures import reraise
 from hansa.store.json_text import dump
@@ -45,7 +45,7 @@ class PostgresConnection:
         parameters: Parameters | None = None,
         *,
         long: bool = False,  # noqa: ARG002 - no statement holds up the event loop here
-    ) -> Sequence[Row[Any]]:
+    ) -> Sequence[AnyRow]:
         """Return the rows that a statement gives."""
         return (await self._execute(statement, parameters)).all()
 
@@ -69,7 +69,7 @@ class PostgresConnection:
 
     async def _execute(
         self, statement: Executable | PerDialect, parameters: Parameters | Sequence[Parameters] | None
-    ) -> CursorResult[Any]:
+    ) -> CursorResult[*tuple[Any, ...]]:
         chosen = statement.postgresql if isinstance(statement, PerDialect) else statement
         try:
             return await self.inner.execute(chosen, parameters)

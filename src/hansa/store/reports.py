@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Final, Literal
 
-from sqlalchemy import Row, and_, bindparam, delete, select
+from sqlalchemy import and_, bindparam, delete, select
 
 from hansa.core.errors import StoreConflictError
 from hansa.store import tables
-from hansa.store.connections import Connection, first
+from hansa.store.connections import AnyRow, Connection, first
 from hansa.store.dialects import insert_once
 from hansa.store.records import Report, RoundKey
 from hansa.store.rounds import key_values
@@ -56,7 +56,7 @@ class Reports:
         await self._on.run(_REMOVE, key_values(key))
 
 
-def _report(key: RoundKey, row: Row[Any]) -> Report:
+def _report(key: RoundKey, row: AnyRow) -> Report:
     return Report(key, *row)
 
 

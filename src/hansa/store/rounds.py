@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from sqlalchemy import Row, and_, bindparam, insert, select, update
+from sqlalchemy import and_, bindparam, insert, select, update
 
 from hansa.core.errors import StoreConflictError
 from hansa.store import tables
-from hansa.store.connections import Connection, first
+from hansa.store.connections import AnyRow, Connection, first
 from hansa.store.dialects import among, insert_once
 from hansa.store.records import Assigned, Fate, Kind, Round, RoundKey
 
@@ -91,7 +91,7 @@ def key_values(key: RoundKey) -> dict[str, Any]:
     return {"of_run": key.run, "of_kind": key.kind, "of_round": key.round, "of_attempt": key.attempt}
 
 
-def _round(row: Row[Any]) -> Round:
+def _round(row: AnyRow) -> Round:
     return Round(RoundKey(*row[:4]), *row[4:15])
 
 

@@ -90,7 +90,7 @@ class Runs:
         return [Run(*row) for row in await self._on.rows(_OF if state is None else _OF_STATE, values)]
 
     async def change(self, run: Run) -> Run:
-        """Write a run anew, its lease apart; return it. Raises StoreConflictError if it was changed since it was read."""
+        """Write a run anew, its lease apart; return it. Raises StoreConflictError if another changed it."""
         values: dict[str, Any] = {name: getattr(run, name) for name in _CHANGED}
         values |= {"notes": dict(run.notes), "which": run.id, "read": run.version}
         if await self._on.run(_CHANGE, values) != 1:

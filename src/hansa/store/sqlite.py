@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import sqlalchemy
-from sqlalchemy import URL, CursorResult, Engine, Executable, Row, Table, create_engine, event, insert
+from sqlalchemy import URL, CursorResult, Engine, Executable, Table, create_engine, event, insert
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from hansa.store.connections import Parameters
+from hansa.store.connections import AnyRow, Parameters
 from hansa.store.dialects import DialectName, PerDialect
 from hansa.store.failures import busy, reraise
 from hansa.store.json_text import dump
@@ -52,7 +52,7 @@ class SqliteConnection:
 
     async def rows(
         self, statement: Executable | PerDialect, parameters: Parameters | None = None, *, long: bool = False
-    ) -> Sequence[Row[Any]]:
+    ) -> Sequence[AnyRow]:
         """Return the rows that a statement gives."""
         if long:
             return await _in_thread(self.threads, lambda: self._execute(statement, parameters).all())
@@ -78,7 +78,7 @@ class SqliteConnection:
 
     def _execute(
         self, statement: Executable | PerDialect, parameters: Parameters | Sequence[Parameters] | None
-    ) -> CursorResult[Any]:
+    ) -> CursorResult[*tuple[Any, ...]]:
         chosen = statement.sqlite if isinstance(statement, PerDialect) else statement
         try:
             return self.inner.execute(chosen, parameters)
