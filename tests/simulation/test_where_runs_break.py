@@ -13,7 +13,6 @@ import pytest
 
 import hansa
 from hansa.core.errors import HansaError, RunError
-from hansa.core.registry import resolve
 from hansa.simulation import engine as engine_module
 
 
@@ -85,7 +84,6 @@ class Everyone(Full):
         "cohort": {"kind": "own_sampler_for_runs:Everyone"},
     }
     sys.modules.pop("own_sampler_for_runs", None)
-    resolve.cache_clear()
 
 
 def test_a_run_is_resumed_and_replayed_from_another_folder(own_file, tmp_path, monkeypatch):

@@ -41,19 +41,24 @@ from hansa.core.streams import Coins, Streams
 
 def start(plan: Plan, model: InitialModel) -> ServerState:
     """Return the state before the first round: the model, zeros in every hook's branch, and empty slots."""
-    parameters = model.layout.branch("params").parameters
+    layout = travelling_layout(plan, model.layout)
+    values = np.zeros(layout.size, dtype=np.float32)
+    values[: model.layout.size] = model.values
+    slots = {_slot(branch): _optimizer(plan, branch.name).start(branch.size) for branch in layout.branches}
+    return ServerState(round=0, layout=layout, model=values, slots=slots)
+
+
+def travelling_layout(plan: Plan, model: Layout) -> Layout:
+    """Return the layout of what travels: a model's, with the branch of every hook and all lanes."""
+    parameters = model.branch("params").parameters
     added = [Branch(name, parameters) for hook in plan.trainer.hooks for name in hook.branches]
-    layout = model.layout.with_branches(*added)
+    layout = model.with_branches(*added)
     weights = [
         Lane(weight_lane(branch.name), low=0.0, high=2.0**24, resolution=2.0**-8, purpose="weight")
         for branch in layout.branches
     ]
     own = [lane for transform in plan.transforms for lane in transform.lanes()]
-    layout = layout.with_lanes(COUNT, NON_FINITE, TRAIN_LOSS, *weights, *own)
-    values = np.zeros(layout.size, dtype=np.float32)
-    values[: model.layout.size] = model.values
-    slots = {_slot(branch): _optimizer(plan, branch.name).start(branch.size) for branch in layout.branches}
-    return ServerState(round=0, layout=layout, model=values, slots=slots)
+    return layout.with_lanes(COUNT, NON_FINITE, TRAIN_LOSS, *weights, *own)
 
 
 def client_start(plan: Plan, layout: Layout, signature: Signature) -> dict[str, Array]:

@@ -26,6 +26,7 @@ VERBS: Final = {
     "compare": "Show finished runs side by side: results, rounds to a target, costs, and where their plans differ.",
     "data": "List the sources of examples; or show the clients, sizes and label skew of one source or plan.",
     "init": "Write a commented plan for your own table, ready to run.",
+    "client": "Take part in a federation with a site's own data, which stay where they are.",
     "doctor": "Say what is installed, what is missing for what, and what this machine has.",
     "explain": "Say what an error code means and with which exit status a command ends; without one, list all.",
 }

@@ -1,6 +1,7 @@
 """Pieces by name: family and kind -> "module:name", imported only when used.
 
-A kind that holds a colon is a piece of the user's own, ``"package.module:Class"``.
+A kind that holds a colon is a piece of the user's own, ``"package.module:Class"``. Where a plan comes from outside, its
+names resolve through the site's allow-list only (:mod:`hansa.core.allowed`); the pieces listed here are Hansa's own.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
+from hansa.core.allowed import allowance_for, is_guarded, refuse_borrowed
 from hansa.core.errors import HansaError, ModelError
 
 PIECES: Final[dict[str, dict[str, str]]] = {
@@ -107,23 +109,38 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known) or 'none'}."
 
 
-@cache
 def resolve(family: str, kind: str) -> Any:
     """Return the object that ``kind`` names in ``family``.
 
-    Raises LookupError for an unknown kind and ModelError for one that cannot be imported.
+    Raises LookupError for an unknown kind, ModelError for one that cannot be imported, and RefusedError for code that
+    the allow-list in force does not name.
     """
-    target = kind if ":" in kind else PIECES[family].get(kind)
+    return import_named(kind) if ":" in kind else _registered(family, kind)
+
+
+@cache
+def _registered(family: str, kind: str) -> Any:
+    target = PIECES[family].get(kind)
     if target is None:
         raise LookupError(f"unknown {family} {kind!r}; {nearest(kind, PIECES[family])}")
-    return import_named(target)
+    return _imported(target)
 
 
 def import_named(target: str) -> Any:
     """Import ``"package.module:name"``, also from the working directory.
 
-    Raises ModelError, which names what is missing.
+    Raises ModelError, which names what is missing. Under an allow-list (:func:`hansa.core.allowed.allowing`) anything
+    else is refused with RefusedError before it is imported, and the working directory is not looked into.
     """
+    if not is_guarded():
+        return _imported(target)
+    allowance = allowance_for(target)
+    found = _imported(target)
+    refuse_borrowed(target, found, allowance)
+    return found
+
+
+def _imported(target: str) -> Any:
     module_name, separator, name = target.partition(":")
     if not (separator and module_name and name):
         raise _import_error(target, "it is not of the form 'package.module:name'")
@@ -131,7 +148,7 @@ def import_named(target: str) -> Any:
     if known is not None:
         return known
     working_directory = str(Path.cwd())
-    if working_directory not in sys.path and "" not in sys.path:
+    if working_directory not in sys.path and "" not in sys.path and not is_guarded():
         sys.path.append(working_directory)
     importlib.invalidate_caches()
     try:

@@ -26,7 +26,9 @@ CACHE: Final = Setting(
 
 KILL_AT: Final = Setting("HANSA_KILL_AT", "never", "for tests of recovery: the kill point at which the process dies")
 
-SETTINGS: Final = (CACHE, TRACEBACK, KILL_AT)
+TOKEN: Final = Setting("HANSA_TOKEN", "none", "the one-time token with which `hansa client` enrols")
+
+SETTINGS: Final = (CACHE, TRACEBACK, TOKEN, KILL_AT)
 """Every setting, by name."""
 
 _OFF: Final = frozenset({"", "0", "false", "no", "off"})

@@ -8,6 +8,7 @@ These numbers make runs repeatable. They protect nobody: see :data:`PURPOSES`.
 from __future__ import annotations
 
 import hashlib
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -83,7 +84,7 @@ class Stream:
         shuffle depends on its number, its size and the draw, never on the others in the batch.
         """
         width = int(sizes.max(initial=0)) if width is None else width
-        words = Stream(_key(self.key, "draw", draw)).bits(clients, width)
+        words = self._draw(draw).bits(clients, width)
         padding = np.arange(width)[None, :] >= sizes[:, None]
         words >>= np.uint64(1)
         words[padding] = np.uint64(2**64 - 1)
@@ -107,6 +108,28 @@ class Stream:
     def seed(self) -> int:
         """Return a 63-bit seed for a library's own generator (torch, numpy)."""
         return int(self.coins().words(1)[0] >> np.uint64(1))
+
+    def _draw(self, number: int) -> Stream:
+        """Return the stream of one of several shuffles."""
+        return Stream(_key(self.key, "draw", number))
+
+
+@dataclass(frozen=True)
+class OwnStream(Stream):
+    """Numbers of this machine's own secret generator, that of the operating system: nobody can draw them again."""
+
+    key: int = 0
+
+    def bits(self, clients: Int64s, count: int) -> UInt64s:
+        """Return ``count`` fresh 64-bit words for each client: uint64 [n, count]."""
+        return _fresh(len(clients) * count).reshape(len(clients), count)
+
+    def coins(self) -> Coins:
+        """Return a reader of fresh words."""
+        return Coins(_fresh)
+
+    def _draw(self, number: int) -> Stream:  # noqa: ARG002 - every draw is fresh
+        return self
 
 
 class Coins:
@@ -142,10 +165,15 @@ class Coins:
 
 @dataclass(frozen=True)
 class Streams:
-    """All streams of one run: ``streams.of(purpose, round)``."""
+    """All streams of one run: ``streams.of(purpose, round)``.
+
+    ``own`` are the secret purposes for which this party of a federation draws from its own generator: a client's
+    rounding, for one.
+    """
 
     seed: int
     runtime: Literal["simulation", "federation"] = "simulation"
+    own: frozenset[str] = frozenset()
 
     def of(self, purpose: str, round_number: int = 0) -> Stream:
         """Return the stream of a purpose in a round.
@@ -154,6 +182,8 @@ class Streams:
         numbers draws them from its own generator.
         """
         if PURPOSES[purpose] == "secret" and self.runtime == "federation":
+            if purpose in self.own:
+                return OwnStream()
             raise HansaError(
                 "HANSA-STREAM-SECRET",
                 rule="In a federation the plan's seed serves public purposes only.",
@@ -161,6 +191,11 @@ class Streams:
                 action="Draw it from the secret generator of the party that adds it.",
             )
         return Stream(_key(self.seed, purpose, round_number))
+
+
+def _fresh(count: int) -> UInt64s:
+    """Return words of the operating system's generator: uint64 [count]."""
+    return np.frombuffer(secrets.token_bytes(8 * count), dtype=np.uint64).copy()
 
 
 def _unit(words: UInt64s) -> Floats:

@@ -1,0 +1,348 @@
+"""The agent: checks in, does what its server has signed and its site allows, reports once, learns what became of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import random
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Final
+
+from hansa.client.machine import Machine, obstacles
+from hansa.client.policy import Asked, Policy, objections, refused
+from hansa.client.site_data import Own, SiteData
+from hansa.client.state import DECLINED, OWN_METRICS, Id, Identity, Outcome, Pending, StateFolder
+from hansa.client.transport import Reach, Transport, passes_by_itself, wanted_pause
+from hansa.client.trust import believed, id_of, on_the_wire, with_new_keys
+from hansa.client.work import Workshop
+from hansa.core.clock import Clock, SystemClock
+from hansa.core.errors import HansaError, RefusedError
+from hansa.core.killpoints import reached
+from hansa.wire.generated import federation_pb2 as wire
+from hansa.wire.jobs import JobDescriptor
+from hansa.wire.signatures import enrolment
+
+log = logging.getLogger("hansa.client")
+
+USAGE: Final = "usage.json"
+_OUTCOMES: Final[Mapping[int, Outcome]] = {
+    wire.OUTCOME_INCLUDED: "included",
+    wire.OUTCOME_NOT_INCLUDED: "not-included",
+}
+_ENDS: Final = frozenset({"HANSA-AUTH-UNKNOWN", "HANSA-AUTH-SIGNATURE", "HANSA-CLIENT-FOLDER", "HANSA-ENROL-TOKEN"})
+"""What no waiting mends."""
+_NO_VERDICT: Final = ("HANSA-AUTH-", "HANSA-CLIENT-", "HANSA-UPLOAD-OFFSET", "HANSA-STORE-CONFLICT")
+"""Errors that say nothing of the report: it stays to be sent."""
+_LONGEST_BACKOFF: Final = 300.0
+_OBSTRUCTED: Final = 60.0
+"""Seconds until an agent that may not work now looks again."""
+_AGAIN: Final = 5.0
+
+
+class Agent:
+    """One client of one server, for one owner of data. Use it from one thread.
+
+    ``data`` is a folder, a file, or a function of the site's own (:data:`hansa.client.site_data.Own`). ``attributes``
+    are what the population's schema declares. ``wait`` is how many seconds a check-in may be held by the server: silos
+    hear of work at once.
+    """
+
+    def __init__(  # noqa: PLR0913 - what an agent needs to know, by name
+        self,
+        server: str,
+        data: Path | str | Own,
+        state_folder: Path | str,
+        policy: Policy | None = None,
+        *,
+        ca: Path | None = None,
+        certificate: tuple[Path, Path] | None = None,
+        attributes: Mapping[str, Any] | None = None,
+        consent: bool = True,
+        test_fraction: float = 0.0,
+        wait: float = 30.0,
+        plain: bool = False,
+        clock: Clock | None = None,
+        machine: Machine | None = None,
+    ) -> None:
+        self.policy = policy or Policy()
+        self.attributes = dict(attributes or {})
+        self.consent = consent
+        self.wait = wait
+        self._clock = clock or SystemClock()
+        self._machine = machine or Machine()
+        reach = Reach(server, ca=ca, certificate=certificate, plain=plain)
+        self._transport = Transport(reach, clock=self._clock, sent=self._count)
+        self.state = StateFolder(Path(state_folder))
+        self._usage = self._usage_read()
+        source = data if callable(data) else Path(data)
+        site_data = SiteData(source, self.state.split_seed(), test_fraction)
+        self._workshop = Workshop(self.state, self.policy, site_data)
+        self._declined: Id | None = None
+        self.identity = self.state.identity()
+        if self.identity is not None:
+            self._transport.sign_as(self.identity.client, self.state.key())
+
+    def close(self) -> None:
+        """Let go of the connection and the folder."""
+        self._transport.close()
+        self.state.close()
+
+    def enrol(self, token: str) -> Identity:
+        """Become a client by a one-time token. Once enrolled, nothing is sent. Raises RefusedError."""
+        if self.identity is not None:
+            return self.identity
+        proof = self.state.key().sign(enrolment(token))
+        return self.enrol_with(wire.EnrolRequest(token=token, key_proof=proof))
+
+    def enrol_with(self, request: wire.EnrolRequest) -> Identity:
+        """Become a client by what a request holds: a token, or certificates and their proofs."""
+        key = self.state.key()
+        request.MergeFrom(
+            wire.EnrolRequest(
+                public_key=key.public_key().public_bytes_raw(),
+                client_version=_version(),
+                attributes=self._attributes(),
+                consent=self.consent,
+            )
+        )
+        answer = self._transport.enrol(request)
+        identity = Identity(
+            server=self._transport.reach.server,
+            client=answer.client,
+            number=answer.number,
+            name=answer.name,
+            population=answer.population,
+            server_keys={each.key_id: bytes(each.public_key) for each in answer.server_keys},
+        )
+        self.state.save_identity(identity)
+        self.identity = identity
+        self._transport.sign_as(identity.client, key)
+        log.info("enrolled client=%s name=%r population=%r", identity.client, identity.name, identity.population)
+        return identity
+
+    def run(self, stop: threading.Event) -> None:
+        """Work until told to stop. Raises HansaError for what no waiting mends."""
+        failures = 0
+        while not stop.is_set():
+            try:
+                pause = self.step()
+                failures = 0
+            except RefusedError as error:
+                if error.code in _ENDS:
+                    raise
+                failures += 1
+                longest = min(_LONGEST_BACKOFF, 2.0 ** min(failures, 16))
+                pause = max(wanted_pause(error), longest * random.uniform(0.5, 1.0))  # noqa: S311 - spreads calls
+                what = "waiting" if passes_by_itself(error) else "refused"
+                log.warning("%s code=%s seconds=%.1f found=%r", what, error.code, pause, error.found)
+            stop.wait(pause)
+
+    def step(self) -> float:
+        """Do what is next: send what is on disk, else check in and answer; return in how many seconds to come back."""
+        try:
+            pending = self.state.pending()
+            if pending is not None:
+                return self._report(pending, resumes=True)
+            hindered = obstacles(self.policy.resources, self._clock, self.used_today(), self._machine)
+            if hindered:
+                log.info("resting because=%r", "; ".join(hindered))
+                return _OBSTRUCTED
+            answer = self._check_in(self.wait)
+            if not answer.HasField("assignment"):
+                return max(0.0, float(answer.come_back_seconds))
+            return self._take(believed(answer.assignment, self._enrolled()))
+        finally:
+            self._usage_write()
+
+    def goodbye(self) -> None:
+        """End this client's part for good: it is never picked again."""
+        self._transport.goodbye()
+
+    def rehearse(self) -> dict[str, Any]:
+        """Return what the server asks now and what would leave this machine; nothing is sent but the check-in."""
+        answer = self._check_in(0.0)
+        if not answer.HasField("assignment"):
+            return {"assignment": None, "come_back_seconds": answer.come_back_seconds}
+        assigned = believed(answer.assignment, self._enrolled())
+        assignment, job = id_of(assigned), self._workshop.job(assigned, self._transport)
+        asked = _asked(assigned, assignment, job)
+        told: dict[str, Any] = {
+            "assignment": str(assignment),
+            "job": job.name,
+            "plan_sha256": job.plan_sha256,
+            "operator": job.operator,
+            "purpose": job.purpose,
+            "cohort_size": assigned.cohort_size,
+            "would_receive_bytes": assigned.model_size,
+            "policy_objects": objections(self.policy, asked),
+        }
+        if told["policy_objects"]:
+            return told
+        try:
+            computed = self._workshop.answer(assigned, assignment, job, self._workshop.model(assigned, self._transport))
+        except HansaError as error:
+            return {**told, "policy_objects": [f"{error} [{error.code}]"]}
+        return {**told, **_leaving(computed.content, self._workshop.lanes(assignment.kind))}
+
+    def used_today(self) -> int:
+        """Return the bytes sent and received today."""
+        self._new_day()
+        return int(self._usage["up"] + self._usage["down"])
+
+    def _check_in(self, wait: float) -> wire.CheckInResponse:
+        """Check in, learn the outcome of the oldest open report, and believe the server's new keys."""
+        identity, report = self._enrolled(), self.state.open_report()
+        request = wire.CheckInRequest(
+            client_version=_version(), attributes=self._attributes(), consent=self.consent, wait_seconds=wait
+        )
+        if report is not None:
+            request.reported.CopyFrom(on_the_wire(report.id))
+        if self._declined is not None:
+            request.declined.CopyFrom(on_the_wire(self._declined))
+        answer = self._transport.check_in(request)
+        outcome = _OUTCOMES.get(answer.outcome)
+        if report is not None and outcome is not None:
+            reached("client.outcome-learned")
+            self.state.learned(report.id, outcome)
+            log.info("outcome assignment=%s is=%s", report.id, outcome)
+        keys = with_new_keys(identity.server_keys, answer.server_keys)
+        if keys != identity.server_keys:
+            self.identity = replace(identity, server_keys=keys)
+            self.state.save_identity(self.identity)
+            log.info("keys known=%d", len(keys))
+        return answer
+
+    def _take(self, assigned: wire.Assignment) -> float:
+        """Answer an assignment, or decline it."""
+        assignment = id_of(assigned)
+        if self.state.answered(assignment) or assignment == self._declined:
+            log.warning("again assignment=%s", assignment)
+            return _AGAIN
+        if 0 < assigned.deadline_ms < self._clock.now() * 1000:
+            log.info("late assignment=%s", assignment)
+            return _AGAIN
+        reached("client.assigned")
+        began = time.perf_counter()
+        try:
+            pending = self._compute(assigned, assignment)
+        except (HansaError, MemoryError) as error:
+            if passes_by_itself(error):
+                raise
+            code = error.code if isinstance(error, HansaError) else "HANSA-RUN-MEMORY"
+            return self._decline(assigned, assignment, code, str(error))
+        except (Exception, SystemExit) as error:
+            log.debug("failed", exc_info=True)
+            return self._decline(assigned, assignment, "HANSA-INTERNAL", f"{type(error).__name__}: {error}")
+        reached("client.pending-written")
+        log.info("computed assignment=%s bytes=%d seconds=%.2f", assignment, pending.size, time.perf_counter() - began)
+        return self._report(pending, resumes=False)
+
+    def _compute(self, assigned: wire.Assignment, assignment: Id) -> Pending:
+        job = self._workshop.job(assigned, self._transport)
+        reasons = objections(self.policy, _asked(assigned, assignment, job))
+        reasons += self._too_many_bytes(assigned.model_size)
+        if reasons:
+            raise refused(reasons)
+        model = self._workshop.model(assigned, self._transport)
+        answer = self._workshop.answer(assigned, assignment, job, model)
+        reached("client.trained")
+        if answer.own is not None:
+            own = {"run": assignment.run, "job": job.name, "round": assignment.round, **answer.own}
+            self.state.note(OWN_METRICS, own)
+        digest = hashlib.sha256(answer.content).hexdigest()
+        return self.state.write_pending(assignment, answer.content, digest, answer.rows)
+
+    def _too_many_bytes(self, model_size: int) -> list[str]:
+        limit = self.policy.resources.bytes_a_day
+        if limit is None or self.used_today() + model_size <= limit:
+            return []
+        return [f"the model's {model_size} bytes are more than is left of today's"]
+
+    def _decline(self, assigned: wire.Assignment, assignment: Id, code: str, why: str) -> float:
+        """Tell the server, at the next check-in, that an assignment is not answered; the reason stays here."""
+        log.warning("declined assignment=%s plan=%s code=%s", assignment, assigned.plan_sha256, code)
+        line = {
+            "at": self._clock.now(),
+            "assignment": str(assignment),
+            "plan_sha256": assigned.plan_sha256,
+            "code": code,
+            "why": why,
+        }
+        self.state.note(DECLINED, line)
+        self._declined = assignment
+        return 0.0
+
+    def _report(self, pending: Pending, *, resumes: bool) -> float:
+        """Send a report that is on disk, until the server has answered for the whole of it."""
+        self._enrolled()
+        assignment = pending.id
+        path = f"/v1/updates/{assignment.run}/{assignment.kind}/{assignment.round}/{assignment.attempt}"
+        try:
+            answer = self._transport.upload(
+                path, pending.sha256, pending.file, start=pending.start, size=pending.size, resumes=resumes
+            )
+        except RefusedError as error:
+            if passes_by_itself(error) or error.code.startswith(_NO_VERDICT):
+                raise
+            log.warning("refused assignment=%s code=%s found=%r", assignment, error.code, error.found)
+            self.state.acknowledged(pending, "refused")
+            return _AGAIN
+        reached("client.acknowledged")
+        late = answer.verdict == wire.VERDICT_LATE
+        self.state.acknowledged(pending, "late" if late else "open")
+        log.info("reported assignment=%s verdict=%s", assignment, "late" if late else "accepted")
+        return 0.0
+
+    def _enrolled(self) -> Identity:
+        if self.identity is None:
+            raise RefusedError(
+                "HANSA-AUTH-UNKNOWN",
+                rule="A client enrols before it takes part.",
+                found="This one has not.",
+                action="Give it the one-time token that the federation's operator made for it.",
+            )
+        return self.identity
+
+    def _attributes(self) -> dict[str, str]:
+        return {name: json.dumps(value) for name, value in self.attributes.items()}
+
+    def _usage_read(self) -> dict[str, Any]:
+        if self.policy.resources.bytes_a_day is None:
+            return {"day": "", "up": 0, "down": 0}
+        return self.state.read_json(USAGE) or {"day": "", "up": 0, "down": 0}
+
+    def _usage_write(self) -> None:
+        if self.policy.resources.bytes_a_day is not None:
+            self.state.write_json(USAGE, self._usage)
+
+    def _new_day(self) -> None:
+        day = time.strftime("%Y-%m-%d", time.localtime(self._clock.now()))
+        if self._usage["day"] != day:
+            self._usage = {"day": day, "up": 0, "down": 0}
+
+    def _count(self, up: int, down: int) -> None:
+        self._new_day()
+        self._usage["up"] += up
+        self._usage["down"] += down
+
+
+def _version() -> str:
+    return metadata.version("hansa")
+
+
+def _asked(assigned: wire.Assignment, assignment: Id, job: JobDescriptor) -> Asked:
+    return Asked(assignment.kind, job, assigned.cohort_size, assigned.population, assigned.model_size)
+
+
+def _leaving(content: bytes, lanes: list[str]) -> dict[str, Any]:
+    """Return what an update holds: its bytes, its tensors, and the names of its lanes."""
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    tensors = {name: f"{each['dtype']} {each['shape']}" for name, each in header.items() if name != "__metadata__"}
+    return {"would_send_bytes": len(content), "would_send_tensors": tensors, "would_send_lanes": lanes}

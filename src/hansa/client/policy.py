@@ -1,0 +1,199 @@
+"""What a site accepts: which plans, for whom and what for, of what code, at what cost, and when."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt, Le
+
+from hansa.core.allowed import DEFAULT, Allowance, record
+from hansa.core.errors import PlanError, RefusedError
+from hansa.core.schema import Doc, Unsound, build
+from hansa.wire.jobs import JobDescriptor
+
+Kind = Literal["statistics", "training", "evaluation"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Accept:
+    """Which jobs a site takes part in. An empty list accepts all."""
+
+    plans: Annotated[tuple[str, ...], Doc("SHA-256 of the plans that are accepted (`hansa check` prints it)")] = ()
+    purposes: Annotated[tuple[str, ...], Doc("purposes that are accepted, as the job states them")] = ()
+    operators: Annotated[tuple[str, ...], Doc("operators whose jobs are accepted")] = ()
+    kinds: Annotated[tuple[Kind, ...], Doc("what is answered: statistics, training, evaluation")] = (
+        "statistics",
+        "training",
+        "evaluation",
+    )
+    smallest_cohort: Annotated[int, Ge(1), Doc("take part only among at least so many clients of a round")] = 1
+    smallest_population: Annotated[int, Ge(1), Doc("take part only where at least so many are eligible")] = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """What taking part may cost the machine."""
+
+    cpu_share: Annotated[
+        float, Gt(0), Le(1), Doc("share of the machine's processors that training takes; below 1 it also gives way")
+    ] = 1.0
+    memory_mb: Annotated[int | None, Ge(64), Doc("most memory of training, in MB; absent: no limit")] = None
+    disk_mb: Annotated[int | None, Ge(1), Doc("largest model that is kept on disk, in MB; absent: no limit")] = None
+    bytes_a_day: Annotated[int | None, Ge(0), Doc("most bytes sent and received in a day; absent: no limit")] = None
+    hours: Annotated[str, Doc('local hours in which training may run: "22-6" or "8-12 13-18"; empty: always')] = ""
+    battery: Annotated[
+        float, Ge(0), Le(1), Doc("on battery, least charge at which training runs; 1: only on mains; 0: always")
+    ] = 0.0
+    metered_network: Annotated[bool, Doc("also work over a network that is told to be metered")] = True
+
+    def __post_init__(self) -> None:
+        hours_of(self.hours)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recorded:
+    """The files that an allowance means, as `hansa client allow` writes them down."""
+
+    pattern: Annotated[str, Doc('"package.module:name" or "package.module:*"')]
+    distribution: Annotated[str, Doc("the installed package that it came with; empty: a file of the site's own")] = ""
+    version: Annotated[str, Doc("that package's version")] = ""
+    sha256: Annotated[str, Doc("SHA-256 over the module, or over the package that it is in; none for Hansa's own")] = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Code:
+    """Which code a plan may name."""
+
+    allow: Annotated[
+        tuple[str, ...], Doc('"package.module:name", or "package.module:*" for all that the module defines')
+    ] = tuple(each.pattern for each in DEFAULT)
+    recorded: Annotated[
+        tuple[Recorded, ...],
+        Doc("what `hansa client allow` allowed, with its files; the last of a pattern holds"),
+    ] = ()
+
+    def __post_init__(self) -> None:
+        known = {each.pattern for each in self.recorded}
+        for pattern in self.allow:
+            if pattern not in known and not pattern.startswith("hansa."):
+                raise Unsound(f"allow names {pattern!r} without a record of its files: hansa client allow {pattern}")
+
+    def allowances(self) -> tuple[Allowance, ...]:
+        """Return what is allowed, with the records."""
+        own = {pattern: Allowance(pattern) for pattern in self.allow}
+        recorded = {
+            each.pattern: Allowance(each.pattern, each.distribution, each.version, each.sha256)
+            for each in self.recorded
+        }
+        return tuple((own | recorded).values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Policy:
+    """A site's policy. Without a file: every job of the server that was enrolled with, of Hansa's own linear models."""
+
+    accept: Annotated[Accept, Doc("which jobs")] = field(default_factory=Accept)
+    resources: Annotated[Resources, Doc("at what cost, and when")] = field(default_factory=Resources)
+    code: Annotated[Code, Doc("of what code")] = field(default_factory=Code)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What an assignment asks, as far as a policy judges it."""
+
+    kind: Kind
+    job: JobDescriptor
+    cohort_size: int
+    population: int
+    model_size: int
+
+
+def read_policy(path: Path) -> Policy:
+    """Return the policy in a file. Raises RefusedError with every problem and its key path."""
+    try:
+        policy, problems = build(Policy, tomllib.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise _invalid(f"{path} cannot be read: {error.strerror or error}.") from None
+    except (ValueError, RecursionError) as error:
+        raise _invalid(f"{path} is no TOML: {error}.") from None
+    if problems:
+        raise _invalid(f"{path}: {PlanError(problems).found}")
+    checked: Policy = policy
+    return checked
+
+
+def allow(path: Path, pattern: str) -> Allowance:
+    """Let plans name some code: append its record to a policy file, which is made where there is none.
+
+    Raises RefusedError for code that is not there, lies in the working directory, or a file that is no policy.
+    """
+    if path.exists():
+        read_policy(path)
+    allowance = record(pattern)
+    lines = [f"{key} = {json.dumps(value)}" for key, value in asdict(allowance).items() if value]
+    block = "\n".join(["[[code.recorded]]", *lines]) + "\n"
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(("\n" if path.stat().st_size else "") + block)
+    except OSError as error:
+        raise _invalid(f"{path} cannot be written: {error.strerror or error}.") from None
+    read_policy(path)
+    return allowance
+
+
+def objections(policy: Policy, asked: Asked) -> list[str]:
+    """Return why a site does not take part in this, a sentence each; none where it does."""
+    accept, job = policy.accept, asked.job
+    disk = policy.resources.disk_mb
+    reasons = {
+        f"the plan {job.plan_sha256} is not accepted": bool(accept.plans) and job.plan_sha256 not in accept.plans,
+        f"the purpose {job.purpose!r} is not accepted": bool(accept.purposes) and job.purpose not in accept.purposes,
+        f"the operator {job.operator!r} is not accepted": bool(accept.operators)
+        and job.operator not in accept.operators,
+        f"{asked.kind} is not answered": asked.kind not in accept.kinds,
+        f"the cohort has {asked.cohort_size} clients, fewer than {accept.smallest_cohort}": asked.cohort_size
+        < accept.smallest_cohort,
+        f"{asked.population} clients are eligible, fewer than {accept.smallest_population}": asked.population
+        < accept.smallest_population,
+        f"the model has {asked.model_size} bytes, more than disk_mb allows": disk is not None
+        and asked.model_size > disk * 1_000_000,
+    }
+    return [reason for reason, holds in reasons.items() if holds]
+
+
+def hours_of(text: str) -> tuple[tuple[float, float], ...]:
+    """Return intervals of hours; one that ends before it begins goes over midnight. Raises Unsound."""
+    found = []
+    for part in text.split():
+        start, separator, end = part.partition("-")
+        try:
+            interval = float(start), float(end)
+        except ValueError:
+            interval = (-1.0, -1.0)
+        if not separator or not all(0 <= hour <= 24 for hour in interval) or interval[0] == interval[1]:
+            raise Unsound(f'hours holds {part!r}; write intervals of hours, such as "22-6" or "8-12 13-18".')
+        found.append(interval)
+    return tuple(found)
+
+
+def refused(reasons: list[str] | tuple[str, ...]) -> RefusedError:
+    """Return the error of an assignment that the policy does not allow."""
+    return RefusedError(
+        "HANSA-POLICY-REFUSED",
+        rule="A site answers what its policy allows.",
+        found=f"{'; '.join(reasons)}.".capitalize(),
+        action="Change the policy, or ask for another plan.",
+    )
+
+
+def _invalid(found: str) -> RefusedError:
+    return RefusedError(
+        "HANSA-POLICY-INVALID",
+        rule="A policy is a TOML file of the tables accept, resources and code.",
+        found=found,
+        action="Mend each at its key path.",
+    )

@@ -1,0 +1,80 @@
+"""What a client believes: assignments signed by a key of its server, which it has known since it enrolled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from google.protobuf.message import DecodeError
+
+from hansa.client.state import Id, Identity, Kind
+from hansa.core.errors import RefusedError
+from hansa.wire import signatures
+from hansa.wire.generated import federation_pb2 as wire
+
+_KINDS: Mapping[wire.Kind, Kind] = {
+    wire.KIND_STATISTICS: "statistics",
+    wire.KIND_TRAINING: "training",
+    wire.KIND_EVALUATION: "evaluation",
+}
+
+
+def with_new_keys(known: Mapping[str, bytes], offered: Iterable[wire.ServerKey]) -> dict[str, bytes]:
+    """Return the server's keys with those that a known key vouches for; others are left out."""
+    keys, rest = dict(known), [key for key in offered if key.key_id not in known]
+    while True:
+        believed = [key for key in rest if _is_endorsed(keys, key)]
+        if not believed:
+            return keys
+        keys |= {key.key_id: bytes(key.public_key) for key in believed}
+        rest = [key for key in rest if key.key_id not in keys]
+
+
+def _is_endorsed(known: Mapping[str, bytes], key: wire.ServerKey) -> bool:
+    voucher = known.get(key.endorsed_by)
+    if voucher is None:
+        return False
+    try:
+        signatures.verify(voucher, key.endorsement, signatures.server_key(key.key_id, key.public_key))
+    except RefusedError:
+        return False
+    return True
+
+
+def believed(signed: wire.SignedAssignment, identity: Identity) -> wire.Assignment:
+    """Return what was assigned. Raises RefusedError for what no key of the server has signed for this client."""
+    key = identity.server_keys.get(signed.key_id)
+    if key is None:
+        raise signatures.bad_signature()
+    signatures.verify(key, signed.signature, signatures.assignment(signed.assignment))
+    try:
+        assigned = wire.Assignment.FromString(signed.assignment)
+    except DecodeError:
+        raise _not_for_us("It cannot be read.") from None
+    if assigned.client != identity.client or assigned.number != identity.number:
+        raise _not_for_us("It is for another client.")
+    return assigned
+
+
+def id_of(assigned: wire.Assignment) -> Id:
+    """Return which assignment it is. Raises RefusedError for an unknown kind."""
+    kind = _KINDS.get(assigned.id.kind)
+    if kind is None:
+        raise _not_for_us("Its kind is unknown to this version.")
+    return Id(assigned.id.run, kind, assigned.id.round, assigned.id.attempt)
+
+
+def on_the_wire(assignment: Id) -> wire.AssignmentId:
+    """Return an assignment's name as a message."""
+    kind = next(number for number, name in _KINDS.items() if name == assignment.kind)
+    return wire.AssignmentId(
+        run=assignment.run, kind=wire.Kind.Name(kind), round=assignment.round, attempt=assignment.attempt
+    )
+
+
+def _not_for_us(found: str) -> RefusedError:
+    return RefusedError(
+        "HANSA-REQUEST-INVALID",
+        rule="A client answers what its server has assigned to it.",
+        found=found,
+        action="Tell the operator of the server; nothing was done.",
+    )
