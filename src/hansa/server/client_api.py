@@ -166,7 +166,7 @@ class ClientApi:
             number=assigned.number,
             cohort_size=round_.cohort_size,
             population=round_.population,
-            deadline_ms=0 if round_.deadline is None else int(round_.deadline * 1000),
+            deadline_ms=int((assigned.notes.get("deadline") or round_.deadline or 0) * 1000),
         ).SerializeToString(deterministic=True)
         signature, key_id = self.services.signer.sign(signed_content(content))
         return messages.SignedAssignment(assignment=content, signature=signature, key_id=key_id)
