@@ -23,9 +23,7 @@ from hansa.wire.plans import write_plan
 from hansa.wire.server_models import ServedModel
 
 OWN_ROWS: Final = "own_metrics.jsonl"
-KNOWN_TO_SITES: Final = (
-    "rows of single hospitals are from the hospitals' own folders: each is known to that hospital only"
-)
+KNOWN_TO_SITES: Final = "rows of single hospitals are from their own folders: each is known to that hospital only"
 POOLED: Final = "baselines need pooled data: for comparison only"
 
 

@@ -20,6 +20,8 @@ from hansa.core.settings import SETTINGS
 _SETTINGS = "\n\n".join(f"{setting.name}: {setting.help} (default: {setting.default})." for setting in SETTINGS)
 
 VERBS: Final = {
+    "demo": "Train across four hospitals: a server and four agents as processes on this machine, over TLS.",
+    "up": "Keep a federation running on this machine, to play with.",
     "run": "Run a plan in simulation: train, compare, and write a run folder with a report.",
     "check": "Say what a plan promises and what it costs, or list every problem with its key path.",
     "replay": "Run a finished run again and compare it, bit for bit.",

@@ -29,6 +29,9 @@ def command(  # noqa: PLR0913 - a command's options
     ] = "",
     priority: Annotated[int, typer.Option(help="The higher run goes first.", min=-100, max=100)] = 0,
     purpose: Annotated[str, typer.Option(help="What the model is for; sites accept plans by it.")] = "",
+    wait_for: Annotated[
+        int, typer.Option(metavar="CLIENTS", help="Open no round before so many clients are there.", min=1)
+    ] = 1,
     shape: Annotated[
         str | None, typer.Option(metavar="28,28", help="The shape of one example, where no data are here to tell.")
     ] = None,
@@ -45,7 +48,7 @@ def command(  # noqa: PLR0913 - a command's options
 
     console = screen()
     read = read_plan(plan, settings or [])
-    options = {"eligibility": eligibility, "priority": priority, "purpose": purpose}
+    options = {"eligibility": eligibility, "priority": priority, "purpose": purpose, "wait_for": wait_for}
     job = build_job(read, population=population, signature=_signature(shape, classes), **options)
     for note in job.notes:
         console.print(Text("note: ", style="yellow").append(note, style="none"))

@@ -239,6 +239,7 @@ class JobRequest(_Taken):
     eligibility: Text = Field(default="", examples=['attributes.region == "eu"'])
     priority: int = Field(default=0, ge=LOWEST, le=HIGHEST)
     purpose: Text = Field(default="", examples=["diagnosis support"])
+    wait_for: int = Field(default=1, ge=1, le=10**9, description="clients that must be eligible before a round opens")
 
 
 class JobBody(_Given):

@@ -53,6 +53,8 @@ class Submission:
     eligibility: str = ""
     priority: int = 0
     purpose: str = ""
+    wait_for: int = 1
+    """How many clients must be eligible before the first round."""
 
 
 @dataclass(frozen=True)
@@ -253,7 +255,7 @@ def _records(  # noqa: PLR0913, PLR0917 - what a job is made of
         round=0,
         model=submission.model,
         slots=None,
-        notes={},
+        notes={"wait_for": submission.wait_for},
         priority=submission.priority,
         started_at=now,
     )

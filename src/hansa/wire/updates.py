@@ -21,9 +21,9 @@ _TALLIES: Final = "tallies/"
 
 def encode_update(batch: Batch) -> bytes:
     """Return the bytes of one client's update, a batch of one."""
-    side = {f"{_SIDE}{name}": np.ascontiguousarray(array[0]) for name, array in batch.side.items()}
-    values = {"values": np.ascontiguousarray(batch.values[0])} if batch.layout.size else {}
-    return safetensors.numpy.save({**values, "lanes": np.ascontiguousarray(batch.lanes[0]), **side})
+    side = {f"{_SIDE}{name}": _first(array) for name, array in batch.side.items()}
+    values = {"values": _first(batch.values)} if batch.layout.size else {}
+    return safetensors.numpy.save({**values, "lanes": _first(batch.lanes), **side})
 
 
 def decode_update(content: bytes, layout: Layout) -> Batch:
@@ -33,6 +33,11 @@ def decode_update(content: bytes, layout: Layout) -> Batch:
     values = arrays.pop("values", np.zeros(0, dtype=np.float32))
     side = {name.removeprefix(_SIDE): array[None] for name, array in arrays.items()}
     return Batch(values[None], lanes[None], layout, side)
+
+
+def _first(rows: Array) -> Array:
+    """Return the first of some clients' rows [n, ...] as [...], where a number for each client is an array of none."""
+    return np.ascontiguousarray(rows[:1]).reshape(rows.shape[1:])
 
 
 def encode_tallies(tallies: Mapping[str, Array]) -> bytes:
