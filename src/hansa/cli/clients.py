@@ -82,6 +82,9 @@ def invite(  # noqa: PLR0913 - a command's options
         list[str] | None, typer.Argument(metavar="[NAME ...]", help="The clients' names: an invitation each.")
     ] = None,
     *,
+    again: Annotated[
+        str | None, typer.Option(metavar="CLIENT", help="Let this known client enrol again, whose device was lost.")
+    ] = None,
     uses: Annotated[int, typer.Option(help="Without names: how many clients the one invitation lets in.", min=1)] = 1,
     days: Annotated[float, typer.Option(help="Days that it holds.", min=0.001)] = 7.0,
     out: Annotated[
@@ -94,7 +97,8 @@ def invite(  # noqa: PLR0913 - a command's options
 ) -> None:
     """Invite clients by name, or several without. Each invitation is told this once: hand it on with care."""
     with operator(server, token_file, ca) as calls:
-        wanted: list[dict[str, Any]] = [{"name": name} for name in names or []] or [{"uses": uses}]
+        one: dict[str, Any] = {"uses": uses} if again is None else {"client": again}
+        wanted: list[dict[str, Any]] = [{"name": name} for name in names or []] or [one]
         path = f"/populations/{in_path(population)}/invitations"
         made = [{**each, **calls.call("POST", path, {**each, "days": days})} for each in wanted]
     console = screen()
