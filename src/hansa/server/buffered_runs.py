@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -114,7 +115,9 @@ async def _start(  # noqa: PLR0913 - what a start is made of
     if not len(numbers) and not fates and not old:
         return Turn(None, ())
     key = RoundKey(run.id, "training", buffer.version + 1, 1)
-    wrapped = services.keys.create(round_name(key))[1] if current is None and len(numbers) else b""
+    wrapped = b""
+    if current is None and len(numbers):
+        _, wrapped = await asyncio.to_thread(services.keys.create, round_name(key))
     model = run.model if run.slots is not None else (await store_state(services.blobs, context.state))[0]
     reached("coordinator.round.opening")
     async with services.store.transaction() as rows:

@@ -7,6 +7,7 @@ from its model may still be accepted.
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -119,7 +120,7 @@ async def step(  # noqa: PLR0913 - what a step is made of
     sizes: list[int] = []
     for version in sorted({each.version for each in contributions}):
         training = by_version[version]
-        key = keys.unwrap(round_name(training.round.id), training.round.key)
+        key = await asyncio.to_thread(keys.unwrap, round_name(training.round.id), training.round.key)
         reports = {report.client: report for report in training.reports}
         clients = {each.position: each for each in training.assigned}
         part = [each for each in contributions if each.version == version]

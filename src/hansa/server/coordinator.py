@@ -204,7 +204,7 @@ class Coordinator:
 
     async def _close(self, context: RunContext, round_: Round, reports: list[Report]) -> None:
         services, now = self.services, self.services.clock.now()
-        key = services.keys.unwrap(round_name(round_.id), round_.key)
+        key = await asyncio.to_thread(services.keys.unwrap, round_name(round_.id), round_.key)
         closed = await closing.close(context, round_, reports, blobs=services.blobs, key=key, now=now)
         reached("coordinator.round.folded")
         model, slots, size = await store_state(services.blobs, closed.state)
@@ -235,7 +235,7 @@ class Coordinator:
             for name in await blobs.names(update_prefix(round_.id, report.client)):
                 await blobs.delete(name)
         reached("coordinator.round.swept")
-        self.services.keys.destroy(round_name(round_.id))
+        await asyncio.to_thread(self.services.keys.destroy, round_name(round_.id))
 
     async def _abandon(self, round_: Round, why: str) -> None:
         """Give up an attempt: the model stays as it is, and the round is opened again with a fresh cohort."""

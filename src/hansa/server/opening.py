@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from dataclasses import dataclass
 from typing import Any, Final
@@ -131,8 +132,7 @@ async def _commit(  # noqa: PLR0913 - what a round is made of
     failed: int,
 ) -> Opening:
     now, run = services.clock.now(), context.run
-    _, wrapped = services.keys.create(round_name(key))
-    reached("storage.key-created")
+    _, wrapped = await asyncio.to_thread(services.keys.create, round_name(key))
     model = run.model
     if run.slots is None:
         model, _, _ = await store_state(services.blobs, context.state)
