@@ -1,10 +1,8 @@
-"""What the tests of the operator side share: a world with two tenants, and a browser for its pages."""
+"""What the tests of the operator side share: a world with two tenants."""
 
 from __future__ import annotations
 
 import asyncio
-import os
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,9 +12,6 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))  # for operating, which pytest does not import by itself
 
 from operating import MODEL, MODEL_SHA256, Clock, World, application, closed_rounds, job, opened, with_tenants
-
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-         "--disable-background-networking", "--disable-component-update", "--disable-sync"]  # fmt: skip
 
 
 @pytest.fixture
@@ -69,20 +64,3 @@ def released(submitted):
     """A world whose run has closed two rounds and given a model."""
     submitted.release = submitted.run(closed_rounds(submitted))
     return submitted
-
-
-@pytest.fixture(scope="session")
-def browser():
-    """Return a headless Chromium; where it is missing the test is skipped, or fails if CI is set."""
-    executable = shutil.which("chromium")
-    if executable is None:
-        reason = "Chromium is not installed: apt-get install chromium"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=executable, args=FLAGS)
-        yield opened
-        opened.close()

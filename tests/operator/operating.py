@@ -14,7 +14,6 @@ import numpy as np
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
-from hansa.core.nouns import Signature
 from hansa.server import health, operator_api, pages
 from hansa.server.rounds_at_rest import model_name
 from hansa.server.services import Services
@@ -27,7 +26,9 @@ from hansa.store.records import Assigned, Release, Round, RoundKey
 from hansa.store.store import Store
 from hansa.wire.server_models import ServedModel
 
-SIGNATURE = Signature((3,), 2)
+FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+         "--disable-background-networking", "--disable-component-update", "--disable-sync"]  # fmt: skip
+
 LAYOUT = {"branches": [{"name": "params", "parameters": [["weight", [3, 1]], ["intercept", [1]]]}]}
 PLAN = {
     "rounds": 3,
@@ -78,12 +79,12 @@ class World:
         return self.runner.run(work)
 
     def call(
-        self, method: str, path: str, *, token: str | None = "owner", base: str = "/api/v1", **options: Any
+        self, method: str, path: str, *, by: str | None = "owner", base: str = "/api/v1", **options: Any
     ) -> httpx.Response:
         """Call with the token of a role; None: without any; a text that is no role stands for itself."""
         headers = dict(options.pop("headers", {}))
-        if token is not None:
-            headers["Authorization"] = f"Bearer {self.tokens.get(token, token)}"
+        if by is not None:
+            headers["Authorization"] = f"Bearer {self.tokens.get(by, by)}"
 
         async def go():
             transport = httpx.ASGITransport(app=self.app, raise_app_exceptions=False)
@@ -171,7 +172,7 @@ async def closed_rounds(world: World) -> str:
             await rows.rounds.set_fates(key, fates)
             state = "abandoned" if failed else "closed"
             for step in ("collecting", "aggregating", state):
-                round_ = await rows.rounds.change(replace(round_, state=step, report=report if step == state else None))
+                round_ = await rows.rounds.change(replace(round_, state=step, report=report if step == state else None, closed_at=now + place + 1))
             await rows.events.add(
                 f"round.{state}", tenant=run.tenant, at=now, run=run.id, detail={"kind": kind, "round": number}
             )

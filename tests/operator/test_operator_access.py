@@ -46,7 +46,7 @@ def call(world, method, path, operation, token):
         path = path.replace("{" + name + "}", value)
     name = operation["operationId"]
     body = {"json": BODIES.get(name, {"why": "a test"})} if "requestBody" in operation else {}
-    return world.call(method, path, token=token, **({"content": MODEL} if name == "uploadModel" else body))
+    return world.call(method, path, by=token, **({"content": MODEL} if name == "uploadModel" else body))
 
 
 def test_the_document_names_every_route_of_the_application(full):
@@ -90,12 +90,12 @@ def test_lists_hold_what_is_the_callers_tenants_only(full):
     for method, path, operation in operations(full):
         if method != "GET" or "{" in path or operation["operationId"] == "whoAmI":
             continue
-        found = full.ok("GET", path, token="other")
+        found = full.ok("GET", path, by="other")
         lists = [value for value in found.values() if isinstance(value, list)]
         assert all(len(each) <= (1 if path == "/tokens" else 0) for each in lists), (path, found)
         assert full.run_id not in str(found)
-    assert full.call("POST", "/jobs", token="other", json=job()).status_code == 404
-    assert full.call("GET", f"/models?run={full.run_id}", token="other").status_code == 404
+    assert full.call("POST", "/jobs", by="other", json=job()).status_code == 404
+    assert full.call("GET", f"/models?run={full.run_id}", by="other").status_code == 404
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -123,7 +123,7 @@ def test_each_role_may_do_what_its_table_says_and_nothing_else(full, role):
 
 
 def test_a_token_is_looked_at_before_a_body_is_read(world):
-    answer = world.call("POST", "/jobs", token=None, content=b"{" * 100)
+    answer = world.call("POST", "/jobs", by=None, content=b"{" * 100)
     assert answer.status_code == 401
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from hansa.cli.console import command_line, facts, new_table, print_json, screen, sentence
-from hansa.cli.operator_client import Operator, in_path, operator, when
+from hansa.cli.operator_client import Operator, in_path, operator, whole
 from hansa.cli.options import AsJson, CaFile, ServerUrl, TokenFile
 from hansa.core.errors import RunError
 
@@ -63,11 +63,11 @@ def list_(  # noqa: PLR0913 - a command's options
     with operator(server, token_file, ca) as calls:
         found = calls.get(f"/populations/{in_path(population)}/clients", state=state, after=after, limit=limit)
     console = screen()
-    table = new_table(("number", "client", "name", "state", "version", "consent", "enrolled", "attributes"), texts=8)
+    table = whole(new_table(("number", "client", "state", "name", "version", "attributes"), texts=6), 0, 1, 2)
     for each in found["clients"]:
         attributes = ", ".join(f"{name}={value}" for name, value in each["attributes"].items())
-        cells = (str(each["number"]), each["id"], each["name"], each["state"], each["version"])
-        table.add_row(*cells, "yes" if each["consent"] else "no", when(each["enrolled_at"]), attributes)
+        told = attributes if each["consent"] or each["state"] == "invited" else f"no consent {attributes}".strip()
+        table.add_row(str(each["number"]), each["id"], each["state"], each["name"], each["version"], told)
     console.print(table)
     if found["next"] is not None:
         sentence(console, f"there may be more: hansa clients list {population} --after {found['next']}")

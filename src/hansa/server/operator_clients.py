@@ -208,7 +208,7 @@ async def _set_state(
         enrolled = found.public_key is not None
         if found.state not in _BEFORE[state] or (state == "active" and not enrolled):
             raise RefusedError(
-                "HANSA-CLIENT-STATE",
+                "HANSA-STATE",
                 rule="Clients go from invited, enrolled and active to suspended and back, and to retired for ever.",
                 found=f"Client {client} is {found.state}{'' if enrolled else ' and never enrolled'}.",
                 action="Invite it anew, if it is to take part.",
