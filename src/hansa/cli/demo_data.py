@@ -1,4 +1,4 @@
-"""The hospitals of the demonstration: each with a folder of its own patients, cut from the file that comes with Hansa."""
+"""The hospitals of the demonstration: each with a folder of its own patients, cut from the shipped file."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Any, Final, Self
 
 from hansa.core.errors import RunError
 
@@ -138,7 +138,7 @@ class LocalFederation:
         for log in self._logs:
             log.close()
 
-    def __enter__(self) -> LocalFederation:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -173,4 +173,5 @@ def filled(features: Features | None, declared: Features) -> Features:
 
 
 def shipped_file(name: str) -> AbstractContextManager[Path]:
+    """Return a file that comes with Hansa, as a path while it is used."""
     return as_file(files("hansa.data") / "files" / name)

@@ -139,6 +139,11 @@ class Board:
                 numbers.append(number)
         return sorted(numbers)
 
+    def is_behind(self, round_: Round) -> bool:
+        """Return True unless the board shows a round as it is now."""
+        standing = self.rounds.get(round_.id)
+        return standing is None or standing.posted.round.version < round_.version
+
     def stale(self, open_rounds: Sequence[RoundKey]) -> list[RoundKey]:
         """Return the rounds on the board that are open no more."""
         still_open = set(open_rounds)

@@ -12,9 +12,9 @@ import numpy as np
 from hansa.algorithms import rounds
 from hansa.algorithms.plan import Plan, plan_from_mapping
 from hansa.algorithms.prologue import declared_scaling
+from hansa.core.allowed import Allowance, allowing
 from hansa.core.layout import Layout
 from hansa.core.nouns import InitialModel, ServerState, Signature
-from hansa.core.allowed import Allowance, allowing
 from hansa.core.streams import Streams
 from hansa.evaluation.metrics import Metric, choose
 from hansa.server.rounds_at_rest import descriptor_name, model_name, slots_name

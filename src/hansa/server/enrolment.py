@@ -37,7 +37,11 @@ async def enrol(services: Services, request: EnrolRequest) -> tuple[Client, Popu
     name = _certified(services, request, enrolment(secret)) if by_certificate else None
     now = services.clock.now()
     attributes = read_attributes(request.attributes)
-    declared = {"attributes": attributes, "version": request.client_version[:_LONGEST], "consent": request.consent}
+    declared: dict[str, Any] = {
+        "attributes": attributes,
+        "version": request.client_version[:_LONGEST],
+        "consent": request.consent,
+    }
     async with services.store.transaction() as rows:
         if name is None:
             digest = hashlib.sha256(request.token.encode()).hexdigest()

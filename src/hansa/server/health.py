@@ -87,5 +87,5 @@ async def _count(services: Services) -> None:
                     clients[state] += count
     for state in ("running", "paused", "cancelled", "finished", "failed"):
         measures.RUNS.labels(state).set(runs[state])
-    for state in ("invited", "enrolled", "active", "suspended", "retired"):
-        measures.CLIENTS.labels(state).set(clients[state])
+    for held in ("invited", "enrolled", "active", "suspended", "retired"):
+        measures.CLIENTS.labels(held).set(clients[held])

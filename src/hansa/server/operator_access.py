@@ -110,7 +110,7 @@ def _limited(receive: Receive, limit: int) -> Receive:
         received += len(message.get("body", b""))
         if received > limit:
             error = too_large(limit)
-            raise HTTPException(CATALOGUE[error.code].http, detail=described(error))
+            raise HTTPException(CATALOGUE[error.code].http, detail=cast("str", described(error)))
         return message
 
     return limited

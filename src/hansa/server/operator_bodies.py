@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
 from annotated_types import MaxLen
@@ -84,7 +84,7 @@ class Who(_Given):
     tenant: str
     name: str
     role: Role
-    permissions: list[str]
+    permissions: Sequence[str]
     expires_at: float | None
 
 
@@ -160,6 +160,7 @@ class InvitationRequest(_Taken):
 
     uses: int = Field(default=1, ge=1, le=1_000_000)
     name: Name | None = Field(default=None, description="the client's name; with uses = 1 only", examples=["cleveland"])
+    client: Id | None = Field(default=None, description="a known client's id: it may enrol again, with another key")
     days: Days = Field(default=7.0, examples=[7.0])
 
 
@@ -238,6 +239,7 @@ class JobRequest(_Taken):
     eligibility: Text = Field(default="", examples=['attributes.region == "eu"'])
     priority: int = Field(default=0, ge=LOWEST, le=HIGHEST)
     purpose: Text = Field(default="", examples=["diagnosis support"])
+    wait_for: int = Field(default=1, ge=1, le=10**9, description="clients that must be eligible before a round opens")
 
 
 class JobBody(_Given):

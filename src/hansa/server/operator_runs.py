@@ -273,7 +273,7 @@ def _run(job: Job, run: Run, population: str) -> bodies.RunBody:
 async def round_body(rows: Rows, round_: Round) -> bodies.RoundBody:
     """Return a round as the API shows it, with what became of those who were picked."""
     assigned = await rows.rounds.assigned(round_.id)
-    fates = Counter(each.fate or "open" for each in assigned)
+    fates = Counter[str](each.fate or "open" for each in assigned)
     return bodies.RoundBody(
         kind=round_.id.kind,
         round=round_.id.round,

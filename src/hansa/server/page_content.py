@@ -15,7 +15,7 @@ from hansa.reporting.report import curves
 from hansa.server.operator_bodies import RoundBody
 from hansa.server.operator_runs import owned, round_body
 from hansa.server.submissions import not_found
-from hansa.store.records import Event, Job, Round, Run, Token
+from hansa.store.records import ClientState, Event, Job, Round, Run, Token
 from hansa.store.store import Rows
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ async def clients(services: Services, token: Token, _request: Request) -> tuple[
     return "clients.html", {"title": "Clients", "populations": tables}
 
 
-_STATES: Final = ("invited", "enrolled", "active", "suspended", "retired")
+_STATES: Final[tuple[ClientState, ...]] = ("invited", "enrolled", "active", "suspended", "retired")
 
 
 async def _job(rows: Rows, run: Run) -> Job:
@@ -176,7 +176,7 @@ def _results(rounds: list[Round]) -> list[tuple[str, str]]:
 
 
 def _funnel(body: RoundBody, now: float) -> Funnel:
-    return Funnel(body, _when(body.opened_at), seconds_text((body.closed_at or now) - body.opened_at))
+    return Funnel(body, _when(body.opened_at), seconds_text(max(0.0, (body.closed_at or now) - body.opened_at)))
 
 
 def _detail(event: Event) -> str:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 from granian.constants import HTTPModes, Interfaces
@@ -19,8 +21,9 @@ from hansa.server.certificates import tls_files
 from hansa.server.services import Services
 from hansa.server.settings import ServerSettings
 from hansa.server.signing import Signer
-from hansa.store.blobs import open_blobs
-from hansa.store.keys import open_keys
+from hansa.server.tokens import first_token
+from hansa.store.keys import KeyProvider, LocalKeys
+from hansa.store.object_blobs import open_blobs
 from hansa.store.store import Store
 
 
@@ -39,10 +42,20 @@ async def open_services(settings: ServerSettings, clock: Clock | None = None) ->
         await store.close()
 
 
+def open_keys(place: str) -> KeyProvider:
+    """Return the key provider at a place: a folder, or ``vault:URL`` with the token in VAULT_TOKEN."""
+    if not place.startswith("vault:"):
+        return LocalKeys(Path(place))
+    from hansa.store.keys_vault import VaultKeys  # noqa: PLC0415 - an extra of its own
+
+    return VaultKeys(place.removeprefix("vault:"), os.environ.get("VAULT_TOKEN", ""))
+
+
 async def serve(settings: ServerSettings, ready: Callable[[Services], Any] | None = None) -> None:
     """Serve until SIGTERM or SIGINT; what is being answered is answered first."""
     async with open_services(settings) as services:
         tls = tls_files(settings, services.clock)
+        await first_token(services.store, settings, services.clock.now())
         server = Server(
             create(services),
             address=settings.host,
@@ -54,9 +67,9 @@ async def serve(settings: ServerSettings, ready: Callable[[Services], Any] | Non
             backpressure=8192,
             log_enabled=False,
             log_level=LogLevels.warning,
-            ssl_cert=tls and tls.certificate,
-            ssl_key=tls and tls.key,
-            ssl_ca=tls and tls.client_ca,
+            ssl_cert=None if tls is None else tls.certificate,
+            ssl_key=None if tls is None else tls.key,
+            ssl_ca=None if tls is None else tls.client_ca,
             ssl_client_verify=tls is not None and settings.client_certificates == "required",
         )
         loop = asyncio.get_running_loop()

@@ -31,6 +31,7 @@ MIB: Final = 2**20
 
 _REPLICA: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _CODE: Final = re.compile(r"[A-Za-z_][\w.]*:(\*|[A-Za-z_]\w*)")
+_DATABASES: Final = ("sqlite:///", "sqlite+aiosqlite:///", "postgresql://", "postgresql+psycopg://")
 _BLOBS: Final = ("file", "s3", "gs", "az", "memory")
 
 
@@ -263,7 +264,7 @@ def _unfit(of: ServerSettings) -> Iterator[Problem]:
 
 
 def _unfit_places(of: ServerSettings) -> Iterator[Problem]:
-    if of.database and not of.database.startswith(("sqlite+aiosqlite:///", "postgresql+psycopg://")):
+    if of.database and not of.database.startswith(_DATABASES):
         yield Problem("database", "must begin with sqlite+aiosqlite:/// or postgresql+psycopg://.")
     scheme, separator, _ = of.blobs.partition("://")
     if separator and scheme not in _BLOBS:

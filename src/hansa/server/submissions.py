@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from hansa.algorithms.plan import Plan, plan_from_mapping, plan_sha256, population_problems
 from hansa.algorithms.prologue import statistics_layout
 from hansa.core.allowed import Allowance, allowance_for, allowing
-from hansa.core.errors import HansaError, PlanError, Problem, RefusedError
+from hansa.core.errors import HansaError, PlanError, Problem, RefusedError, StoreError
 from hansa.core.layout import Layout
 from hansa.core.nouns import Signature
 from hansa.core.schema import to_mapping
@@ -53,6 +53,8 @@ class Submission:
     eligibility: str = ""
     priority: int = 0
     purpose: str = ""
+    wait_for: int = 1
+    """How many clients must be eligible before the first round."""
 
 
 @dataclass(frozen=True)
@@ -253,7 +255,7 @@ def _records(  # noqa: PLR0913, PLR0917 - what a job is made of
         round=0,
         model=submission.model,
         slots=None,
-        notes={},
+        notes={"wait_for": submission.wait_for},
         priority=submission.priority,
         started_at=now,
     )
@@ -280,8 +282,10 @@ async def size_of(blobs: Blobs, name: str) -> int | None:
     """Return a blob's bytes, or None where there is none of that name."""
     try:
         return await blobs.size(name)
-    except FileNotFoundError:
-        return None
+    except StoreError as error:
+        if error.code == "HANSA-NOT-FOUND":
+            return None
+        raise
 
 
 async def _once(content: bytes) -> AsyncIterator[bytes]:
