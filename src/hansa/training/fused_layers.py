@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import lru_cache
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -43,9 +43,14 @@ class Layer(Protocol):
         """Return the derivative by the input (anything, unless ``onward``), and write those by the parameters."""
 
 
-@cache
+@lru_cache(64)
 def _ones(count: int) -> Array:
     return np.ones((1, count), dtype=np.float32)
+
+
+@lru_cache(64)
+def _zeros(count: int) -> Array:
+    return np.zeros(count, dtype=np.float32)
 
 
 @dataclass(frozen=True)
@@ -222,6 +227,12 @@ class Activation:
         return back
 
 
+def _relu(x: Array) -> Array:
+    """Return max(x, 0); numpy takes more than twice as long where 0 is a number and no row."""
+    rows = x.reshape(len(x), -1)
+    return np.maximum(rows, _zeros(rows.shape[1])).reshape(x.shape)
+
+
 def _sigmoid(x: Array) -> Array:
     return np.asarray(1 / (1 + np.exp(-np.clip(x, -80, 80))))
 
@@ -232,7 +243,7 @@ def _swish_slope(x: Array) -> Array:
 
 
 ACTIVATIONS: Final[Mapping[str, tuple[Callable[[Array, Any], Array], Callable[[Array, Array, Any], Array]]]] = {
-    "relu": (lambda x, _: np.maximum(x, 0), lambda x, _y, _: x > 0),
+    "relu": (lambda x, _: _relu(x), lambda x, _y, _: x > 0),
     "leaky-relu": (
         lambda x, slope: np.where(x > 0, x, x * slope),
         lambda x, _y, slope: np.where(x > 0, np.float32(1), slope),
