@@ -25,12 +25,12 @@ from hansa.training.fused import Program
 from hansa.training.fused_layers import (
     ACTIVATIONS,
     Activation,
-    Draws,
     Dropout,
     Embedding,
     Layer,
     LayerNorm,
     Linear,
+    MaskSource,
     Shape,
 )
 from hansa.training.fused_losses import residual
@@ -199,7 +199,7 @@ def test_a_shape_and_back(count: int, batch: int, shape: list[int], seed: int) -
 @settings(max_examples=30, deadline=None)
 @given(st.integers(1, 3), SHAPES, st.floats(0.05, 0.95), st.integers(0, 99))
 def test_dropout_multiplies_by_the_masks_that_the_loop_draws(count: int, shape: list[int], p: float, seed: int) -> None:
-    x, draws = numbers(seed, count, *shape, 5), Draws(np.arange(count) + seed, 3, calls=2)
+    x, draws = numbers(seed, count, *shape, 5), MaskSource(np.arange(count) + seed, 3, calls=2)
     layer = Dropout(p)
     y, saved = layer.forward({}, x, draws)
     mask = masks(np.arange(count) + seed, 3, 2, x[0].size, p).reshape(x.shape)

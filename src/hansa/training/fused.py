@@ -16,10 +16,10 @@ import numpy as np
 
 from hansa.core.layout import Array, Branch, Floats, Int64s, views_of
 from hansa.core.nouns import ClientBatch, ClientContext, ClientStates
-from hansa.training.fused_layers import Draws, Dropout, Layer
+from hansa.training.fused_layers import Dropout, Layer, MaskSource
 from hansa.training.fused_losses import residual
 from hansa.training.fused_turns import Turned, turned_for
-from hansa.training.local import LocalBatches, LocalWork, Outcome, bend, hook_states, local_batches
+from hansa.training.local import LocalBatches, LocalWork, Outcome, bend, dropout_seeds, hook_states, local_batches
 
 GATHER_BYTES: Final = 2**24
 """Examples of consecutive steps are gathered together up to about so many bytes."""
@@ -47,7 +47,7 @@ class Program:
         share: Floats,
         *,
         scale: float,
-        draws: Draws | None,
+        draws: MaskSource | None,
     ) -> Array:
         """Write ``scale`` times the gradients of each client's mean loss ``into`` arrays; return that loss [n].
 
@@ -78,7 +78,7 @@ def train_clients(
     batches = local_batches(work, clients.ordinals, clients.sizes, context.streams.of("order", number))
     seeds = None
     if any(isinstance(layer, Dropout) for layer in program.layers):
-        seeds = context.streams.of("dropout", number).bits(clients.ordinals, 1)[:, 0] >> np.uint64(1)
+        seeds = dropout_seeds(context)
     params = context.assignment.model[..., context.layout.slices[branch.name]]
     start = np.broadcast_to(params, (len(clients), branch.size))
     layers, turned = turned_for(program.layers, branch, batches.positions.shape[1])
@@ -152,7 +152,7 @@ def _descend(work: LocalWork, program: Program, turned: Turned, chunk: _Chunk) -
             active = len(x)
             here, moved = end[:active], gradient[:active]
             parameters, into = views_of(turned.training, here), views_of(turned.training, moved)
-        draws = None if chunk.seeds is None else Draws(chunk.seeds[:active], number)
+        draws = None if chunk.seeds is None else MaskSource(chunk.seeds[:active], number)
         total[:active] += program.gradients(parameters, into, x, y, share, scale=scale, draws=draws)
         if rate is not None:
             here -= moved
