@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
+from stamina.instrumentation import RetryDetails, set_on_retry_hooks
 
 from hansa.cli.console import print_json, printable, screen, sentence
 from hansa.cli.options import AsJson
@@ -210,6 +211,12 @@ def _log_to_standard_error() -> None:
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     log.propagate = False
+    set_on_retry_hooks([_tried_again])
+
+
+def _tried_again(details: RetryDetails) -> None:
+    code = getattr(details.caused_by, "code", type(details.caused_by).__name__)
+    logging.getLogger("hansa.client").info("again code=%s seconds=%.1f", code, details.wait_for)
 
 
 @contextmanager

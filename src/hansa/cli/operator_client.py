@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, urlsplit
 
 import typer
+from rich.table import Table
 
 from hansa.core.errors import CATALOGUE, HansaError, PlanError, Problem, RefusedError
 from hansa.core.settings import CA, SERVER, TOKEN, value_of
@@ -89,6 +90,13 @@ def operator(server: str | None, token_file: Path | None, ca: Path | None) -> It
 def in_path(text: str) -> str:
     """Return a name as one part of a path."""
     return quote(text, safe="")
+
+
+def whole(table: Table, *columns: int) -> Table:
+    """Return a table some of whose columns are never broken: ids and times are copied."""
+    for column in columns:
+        table.columns[column].no_wrap = True
+    return table
 
 
 def when(at: float | None) -> str:

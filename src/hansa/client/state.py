@@ -126,7 +126,9 @@ class StateFolder:
 
     def close(self) -> None:
         """Let another process use the folder."""
-        os.close(self._lock)
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
 
     def key(self) -> Ed25519PrivateKey:
         """Return the client's key, made at the first call."""

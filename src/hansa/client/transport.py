@@ -30,7 +30,6 @@ from hansa.wire.signatures import sign_request
 
 PART: Final = 8 * 2**20
 """Bytes of one part of an upload, at most."""
-_BLOCK: Final = 2**20
 _SERVICE: Final = "/hansa.v1.Federation/"
 _PROBLEM: Final = "hansa.v1.Problem"
 _UNREACHABLE: Final = "HANSA-SERVER-UNREACHABLE"
@@ -116,7 +115,7 @@ class Transport:
         for attempt in self._tries():
             with attempt, self._stream("GET", path) as response:
                 content = b""
-                for block in response.iter_raw(_BLOCK):
+                for block in response.iter_raw():
                     content += block
                     if len(content) > limit:
                         raise _other_digest("job")
@@ -150,7 +149,7 @@ class Transport:
                 raise _other_digest("model")
             total = have if goes_on else 0
             with partial.open("ab" if goes_on else "wb") as file:
-                for block in response.iter_raw(_BLOCK):
+                for block in response.iter_raw():
                     total += len(block)
                     if total > size:
                         raise _other_digest("model")
@@ -266,16 +265,17 @@ def _on_the_way() -> Iterator[None]:
 def refusal(status: int, content: bytes, headers: httpx.Headers | None = None) -> RefusedError:
     """Return the error that an answer holds: that of a Connect call, of plain HTTP, or of something in between."""
     told = _told(content)
-    if told is None or told.get("code") not in CATALOGUE:
+    if told is not None and told.get("code") in CATALOGUE:
+        error = RefusedError(told["code"], **{part: str(told.get(part, "")) for part in ("rule", "found", "action")})
+    else:
         passing = status in {408, 425, 429} or status >= 500
-        code = "HANSA-SERVER-BUSY" if passing else {404: "HANSA-NOT-FOUND"}.get(status, "")
-        return RefusedError(
-            code or "HANSA-REQUEST-INVALID",
+        code = "HANSA-SERVER-BUSY" if passing else {404: "HANSA-NOT-FOUND"}.get(status, "HANSA-REQUEST-INVALID")
+        error = RefusedError(
+            code,
             rule="A server of Hansa answers, or says why not.",
             found=f"Something answered with HTTP status {status} and no reason.",
             action="Correct the server's address, or look at proxies on the way.",
         )
-    error = RefusedError(told["code"], **{part: str(told.get(part, "")) for part in ("rule", "found", "action")})
     after = "" if headers is None else headers.get("retry-after", "")
     if after.isdecimal():
         error.add_note(_AFTER + after)

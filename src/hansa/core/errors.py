@@ -86,6 +86,9 @@ CATALOGUE: Final[dict[str, Entry]] = {
     "HANSA-REPORT-INVALID": Entry(1, "an update has another form than the plan's", 400, "invalid_argument"),
     "HANSA-REPORT-NOT-FINITE": Entry(1, "an update holds numbers that are not finite", 400, "invalid_argument"),
     "HANSA-RUN-STATE": Entry(1, "the run is not in a state in which this can be done", 409, "failed_precondition"),
+    "HANSA-STATE": Entry(
+        1, "a client, model or token is not in a state in which this can be done", 409, "failed_precondition"
+    ),
     "HANSA-RUN-ATTEMPTS": Entry(4, "a round was given up too often; the run is paused", 500, "internal"),
     "HANSA-POLICY-REFUSED": Entry(3, "the site's policy does not allow what a plan asks", 403, "permission_denied"),
     "HANSA-POLICY-INVALID": Entry(2, "the site's policy file has problems", 400, "invalid_argument"),

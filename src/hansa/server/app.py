@@ -75,13 +75,13 @@ def create(services: Services) -> ASGIApp:
         *health.routes(services),
         Mount("/", app=pages.build(services)),
     ]
-    application = Starlette(routes=routes, lifespan=lambda _: _background(services))
+    application = Starlette(routes=routes, lifespan=lambda _: background(services))
     application.add_exception_handler(HansaError, _handled)
     return application
 
 
 @contextlib.asynccontextmanager
-async def _background(services: Services) -> AsyncIterator[None]:
+async def background(services: Services) -> AsyncIterator[None]:
     """Look after runs, and follow what other replicas do, while the server runs."""
     stop = asyncio.Event()
     coordinator, follower = Coordinator(services), Follower(services)

@@ -55,19 +55,20 @@ class Board:
     """Set when the coordinator has something to look at."""
 
     def post(self, posted: Posted, assigned: Iterable[Assigned], *, reported: int = 0) -> None:
-        """Put up an open round; wake those of its cohort who wait."""
+        """Put up an open round; wake those of its cohort who wait. One that is up stays as it is: it knows more."""
         key = posted.round.id
+        if key in self.rounds:
+            return
         standing = Standing(posted, {each.client: each for each in assigned if each.fate is None}, reported)
         self.rounds[key] = standing
         for client in standing.open:
             held = self.by_client.setdefault(client, [])
-            if key not in held:
-                held.append(key)
+            held.append(key)
             held.sort(key=lambda one: -self.rounds[one].posted.context.run.priority)
             self.wake(client)
 
     def take_down(self, key: RoundKey) -> None:
-        """Take a round off the board; wake its cohort, who may learn what became of their reports."""
+        """Take a round off the board; wake those of its cohort who did not answer: they are not asked any more."""
         standing = self.rounds.pop(key, None)
         if standing is None:
             return
@@ -138,9 +139,15 @@ class Board:
                 numbers.append(number)
         return sorted(numbers)
 
+    def is_behind(self, round_: Round) -> bool:
+        """Return True unless the board shows a round as it is now."""
+        standing = self.rounds.get(round_.id)
+        return standing is None or standing.posted.round.version < round_.version
+
     def stale(self, open_rounds: Sequence[RoundKey]) -> list[RoundKey]:
         """Return the rounds on the board that are open no more."""
-        return [key for key in self.rounds if key not in set(open_rounds)]
+        still_open = set(open_rounds)
+        return [key for key in self.rounds if key not in still_open]
 
     def _forget(self, client: str, key: RoundKey) -> None:
         held = self.by_client.get(client)

@@ -15,11 +15,11 @@ import numpy as np
 
 from hansa.algorithms import divergence
 from hansa.algorithms.aggregators import FixedMean
-from hansa.algorithms.fold import Fold, collector
+from hansa.algorithms.fold import Collector, Fold, collector
 from hansa.algorithms.prologue import close_prologue, statistics_layout
 from hansa.algorithms.rounds import close_round, receive
 from hansa.core.layout import Array
-from hansa.core.nouns import Assignment, ServerState
+from hansa.core.nouns import Assignment, RoundReport, ServerState
 from hansa.server.contexts import RunContext
 from hansa.server.rounds_at_rest import binding, update_prefix
 from hansa.store.blobs import Blobs
@@ -111,9 +111,17 @@ async def _close_training(
         batch = receive(plan, assignment, decode_update(content, state.layout), context.streams)
         await asyncio.to_thread(collected.add, batch, position)
         position += 1
-    closed, report = await asyncio.to_thread(_finish, context, collected, round_.population)
+    closed, report = await asyncio.to_thread(finish, context, collected, round_.population)
     early = divergence.check(plan, report, context.run.notes.get("early_norms", []))
-    event = {
+    event = training_event(context, report, round_, [each.size for each in reports], now=now)
+    return Closed(closed, event, {"early_norms": early})
+
+
+def training_event(
+    context: RunContext, report: RoundReport, round_: Round, sizes: Sequence[int], *, now: float
+) -> dict[str, Any]:
+    """Return what is told of a step of the model; ``sizes`` are the bytes of the updates in it."""
+    return {
         "event": "round",
         "round": report.round,
         "cohort": report.count,
@@ -121,17 +129,17 @@ async def _close_training(
         "update_norm": report.update_norm,
         "model_norm": report.model_norm,
         "seconds": now - round_.opened_at,
-        "bytes_up": sum(each.size for each in reports) / max(1, len(reports)),
+        "bytes_up": sum(sizes) / max(1, len(sizes)),
         "bytes_down": float(context.model_size),
         "selected": round_.cohort_size,
-        "reported": len(reports),
+        "reported": len(sizes),
         "attempt": round_.id.attempt,
     }
-    return Closed(closed, event, {"early_norms": early})
 
 
 @np.errstate(over="ignore", invalid="ignore")  # what overflows is found, and explained, by divergence.check
-def _finish(context: RunContext, collected: Any, population: int) -> tuple[ServerState, Any]:
+def finish(context: RunContext, collected: Collector, population: int) -> tuple[ServerState, RoundReport]:
+    """Return the next state from a sum of updates, and what is told of it."""
     return close_round(context.plan, context.state, collected.finish(context.plan.aggregator, population))
 
 

@@ -19,7 +19,7 @@ import structlog
 from hansa.algorithms.stopping import stopping_reason
 from hansa.core.errors import DivergenceError, HansaError, StoreConflictError
 from hansa.core.killpoints import reached
-from hansa.server import closing, lifecycle
+from hansa.server import buffered_runs, closing, lifecycle
 from hansa.server.contexts import RunContext, load_context, store_state
 from hansa.server.opening import NotYet, Opening, open_next
 from hansa.server.rounds_at_rest import round_name, update_prefix
@@ -95,9 +95,37 @@ class Coordinator:
         if run is None or (run.state != "running" and not open_rounds):
             return False
         context = await self._context(run)
+        if run.state in ("cancelled", "finished", "failed"):
+            await self._abandon(open_rounds[0], f"the run is {run.state}")
+            return True
+        schedule: Any = context.plan.schedule
+        if not schedule.synchronous:
+            return await self._buffered(context, open_rounds)
         if not open_rounds:
             return await self._open(context)
         return await self._move(context, open_rounds[0])
+
+    async def _buffered(self, context: RunContext, open_rounds: list[Round]) -> bool:
+        """Make the next move of a run whose clients train all the time; statistics and evaluations are beside it."""
+        beside = [each for each in open_rounds if each.id.kind != "training"]
+        training = [each for each in open_rounds if each.id.kind == "training"]
+        if beside and await self._move(context, beside[0]):
+            return True
+        upcoming = lifecycle.upcoming(context.plan, context.run)
+        if not beside and (upcoming is None or upcoming.kind != "training"):
+            await self._open(context)
+        if context.run.state != "running" or upcoming is None or upcoming.kind == "statistics":
+            return False
+        if context.run.round >= context.plan.rounds or context.run.notes.get("stopping") is not None:
+            return False
+        turn = await buffered_runs.look(self.services, context, training)
+        for round_ in turn.drained:
+            async with self.services.store.reading() as rows:
+                reports = await rows.reports.of(round_.id)
+            await self._sweep(round_, reports)
+        if turn.context is not None:
+            self.contexts[context.run.id] = turn.context
+        return turn.context is not None
 
     async def _context(self, run: Run) -> RunContext:
         known = self.contexts.get(run.id)
@@ -176,7 +204,7 @@ class Coordinator:
 
     async def _close(self, context: RunContext, round_: Round, reports: list[Report]) -> None:
         services, now = self.services, self.services.clock.now()
-        key = services.keys.unwrap(round_name(round_.id), round_.key)
+        key = await asyncio.to_thread(services.keys.unwrap, round_name(round_.id), round_.key)
         closed = await closing.close(context, round_, reports, blobs=services.blobs, key=key, now=now)
         reached("coordinator.round.folded")
         model, slots, size = await store_state(services.blobs, closed.state)
@@ -207,7 +235,7 @@ class Coordinator:
             for name in await blobs.names(update_prefix(round_.id, report.client)):
                 await blobs.delete(name)
         reached("coordinator.round.swept")
-        self.services.keys.destroy(round_name(round_.id))
+        await asyncio.to_thread(self.services.keys.destroy, round_name(round_.id))
 
     async def _abandon(self, round_: Round, why: str) -> None:
         """Give up an attempt: the model stays as it is, and the round is opened again with a fresh cohort."""

@@ -11,6 +11,7 @@ import structlog
 
 from hansa.core.errors import HansaError
 from hansa.server.contexts import load_context
+from hansa.server.lifecycle import TAKES_REPORTS
 from hansa.server.opening import posted
 from hansa.server.services import Services
 from hansa.store.records import Round
@@ -58,7 +59,7 @@ class Follower:
         for key in services.board.stale([round_.id for round_ in open_rounds]):
             services.board.take_down(key)
         for round_ in open_rounds:
-            if round_.id not in services.board.rounds and round_.state in ("opening", "collecting"):
+            if round_.state in TAKES_REPORTS and services.board.is_behind(round_):
                 await self._post(round_)
 
     async def _post(self, round_: Round) -> None:

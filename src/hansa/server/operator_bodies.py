@@ -160,6 +160,7 @@ class InvitationRequest(_Taken):
 
     uses: int = Field(default=1, ge=1, le=1_000_000)
     name: Name | None = Field(default=None, description="the client's name; with uses = 1 only", examples=["cleveland"])
+    client: Id | None = Field(default=None, description="a known client's id: it may enrol again, with another key")
     days: Days = Field(default=7.0, examples=[7.0])
 
 

@@ -68,7 +68,8 @@ class Recorder:
         if assigned.fate in ("reported", "included"):
             known = await rows.reports.get(report.round, report.client)
             return ACCEPTED if known is not None and known.sha256 == report.sha256 else answered()
-        late = round_.deadline is not None and report.received_at > round_.deadline
+        deadline = assigned.notes.get("deadline") or round_.deadline
+        late = deadline is not None and report.received_at > deadline
         if late or round_.state not in TAKES_REPORTS or assigned.fate is not None:
             if assigned.fate == "lost":
                 await rows.rounds.set_fates(report.round, {report.client: "late"})

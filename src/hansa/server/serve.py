@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -21,7 +22,7 @@ from hansa.server.services import Services
 from hansa.server.settings import ServerSettings
 from hansa.server.signing import Signer
 from hansa.server.tokens import first_token
-from hansa.store.keys import LocalKeys
+from hansa.store.keys import KeyProvider, LocalKeys
 from hansa.store.object_blobs import open_blobs
 from hansa.store.store import Store
 
@@ -32,13 +33,22 @@ async def open_services(settings: ServerSettings, clock: Clock | None = None) ->
     settings.make_folder()
     store = await Store.open(settings.database_url, migrate=True)
     try:
-        keys = LocalKeys(Path(settings.keys_url))
+        keys = open_keys(settings.keys_url)
         clock = clock or SystemClock()
         signer = await Signer.open(store, keys, clock)
         allowances = tuple(record(pattern) for pattern in settings.code_allow)
         yield Services(settings, store, open_blobs(settings.blobs_url), keys, clock, signer, allowances)
     finally:
         await store.close()
+
+
+def open_keys(place: str) -> KeyProvider:
+    """Return the key provider at a place: a folder, or ``vault:URL`` with the token in VAULT_TOKEN."""
+    if not place.startswith("vault:"):
+        return LocalKeys(Path(place))
+    from hansa.store.keys_vault import VaultKeys  # noqa: PLC0415 - an extra of its own
+
+    return VaultKeys(place.removeprefix("vault:"), os.environ.get("VAULT_TOKEN", ""))
 
 
 async def serve(settings: ServerSettings, ready: Callable[[Services], Any] | None = None) -> None:

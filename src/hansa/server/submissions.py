@@ -282,8 +282,10 @@ async def size_of(blobs: Blobs, name: str) -> int | None:
     """Return a blob's bytes, or None where there is none of that name."""
     try:
         return await blobs.size(name)
-    except StoreError:
-        return None
+    except StoreError as error:
+        if error.code == "HANSA-NOT-FOUND":
+            return None
+        raise
 
 
 async def _once(content: bytes) -> AsyncIterator[bytes]:

@@ -7,7 +7,6 @@ import hmac
 import os
 import re
 import secrets
-import uuid
 from pathlib import Path
 from typing import Final, Literal, get_args
 
@@ -67,7 +66,7 @@ def digest_of(secret: str) -> str:
 def new_token(tenant: str, role: Role, name: str, expires_at: float | None) -> tuple[Token, str]:
     """Return a token's record, and the token itself, which is told once."""
     secret = new_secret("token")
-    return Token(uuid.uuid4().hex, tenant, role, name, digest_of(secret), expires_at), secret
+    return Token(f"token-{secrets.token_hex(8)}", tenant, role, name, digest_of(secret), expires_at), secret
 
 
 async def known(store: Store, header: str | None, now: float) -> Token:

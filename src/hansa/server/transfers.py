@@ -93,7 +93,7 @@ class Transfers:
         posted = await self._asked(key, client)
         if posted is None:
             return await self._answer_without_round(key, client, sha256)
-        sealing_key = self.services.keys.unwrap(round_name(key), posted.round.key)
+        sealing_key = await asyncio.to_thread(self.services.keys.unwrap, round_name(key), posted.round.key)
         whole = stop - start == total
         number, arrived = (0, 0) if whole else await self._parts(key, client.id, sha256)
         if start != arrived:

@@ -106,6 +106,11 @@ class Rounds:
         key = {"run": round_.id.run, "kind": round_.id.kind, "round": round_.id.round, "attempt": round_.id.attempt}
         if not await self._on.rows(_ADD, {**key, **_values(round_)}):
             raise StoreConflictError(f"Attempt {round_.id.attempt} of {round_.id.kind} round {round_.id.round}")
+        await self.assign(round_.id, assigned)
+
+    async def assign(self, to: RoundKey, assigned: Sequence[Assigned]) -> None:
+        """Assign more clients to a round: each once, or the database refuses."""
+        key = {"run": to.run, "kind": to.kind, "round": to.round, "attempt": to.attempt}
         rows = [
             {
                 **key,
