@@ -147,6 +147,7 @@ def path_of(of: wire.AssignmentId) -> str:
 class _Handler(BaseHTTPRequestHandler):
     server_state: FakeServer
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
 
     def log_message(self, *arguments) -> None:
         pass

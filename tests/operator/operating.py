@@ -172,7 +172,9 @@ async def closed_rounds(world: World) -> str:
             await rows.rounds.set_fates(key, fates)
             state = "abandoned" if failed else "closed"
             for step in ("collecting", "aggregating", state):
-                round_ = await rows.rounds.change(replace(round_, state=step, report=report if step == state else None, closed_at=now + place + 1))
+                round_ = await rows.rounds.change(
+                    replace(round_, state=step, report=report if step == state else None, closed_at=now + place + 1)
+                )
             await rows.events.add(
                 f"round.{state}", tenant=run.tenant, at=now, run=run.id, detail={"kind": kind, "round": number}
             )

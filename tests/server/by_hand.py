@@ -195,13 +195,15 @@ async def deployed(folder, **settings):
             population = Population("population-1", tenant.id, "hospitals", schema={"region": "string"})
             await rows.populations.add(population)
             token = (await rows.tokens.of(tenant.id))[0]
-        async with background(services), httpx.AsyncClient(
-            transport=httpx.ASGITransport(create(services)), base_url="https://hansa.test", timeout=30
-        ) as http:
+        async with (
+            background(services),
+            httpx.AsyncClient(
+                transport=httpx.ASGITransport(create(services)), base_url="https://hansa.test", timeout=30
+            ) as http,
+        ):
             yield Deployed(services, http, clock, token, population)
 
 
 def run_async(work):
     """Run one coroutine to its end."""
     return asyncio.run(work)
-

@@ -7,9 +7,9 @@ import asyncio
 import numpy as np
 import pytest
 import safetensors.numpy
+from tests.server.by_hand import Device, code_of, deployed, run_async
 
 from hansa.wire.generated import federation_pb2 as messages
-from tests.server.by_hand import Device, code_of, deployed, run_async
 
 TRAINING = "evaluation.federated=false", "features.label=disease", "features.scaling=none", "rounds=3"
 """A plan that begins with training."""

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
-import httpx
 import stamina
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from google.protobuf.message import DecodeError, Message
 
+from hansa.client.lean import httpx
 from hansa.core.clock import Clock, SystemClock
 from hansa.core.errors import CATALOGUE, RefusedError
 from hansa.core.killpoints import reached

@@ -60,7 +60,7 @@ class ClientApi:
         """Refuse: no round of this server takes a secure sum."""
         try:
             _caller()
-            raise malformed("No round here takes messages of a secure sum.")  # noqa: TRY301 - answered as others are
+            raise malformed("No round here takes messages of a secure sum.")
         except HansaError as error:
             raise_connect(error)
 

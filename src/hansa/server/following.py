@@ -15,7 +15,6 @@ from hansa.server.lifecycle import TAKES_REPORTS
 from hansa.server.opening import posted
 from hansa.server.services import Services
 from hansa.store.records import RoundKey
-from hansa.store.retention import sweep
 
 _LOG: Final = structlog.get_logger("hansa.server")
 _SECONDS: Final = 1.0
@@ -38,9 +37,6 @@ class Follower:
         while not stop.is_set():
             try:
                 await self.look()
-                if self.services.clock.now() - self.swept_at > _SWEEP_EVERY:
-                    self.swept_at = self.services.clock.now()
-                    await sweep(self.services.store, self.services.blobs, self.services.keys, now=self.swept_at)
             except HansaError as error:
                 _LOG.error("could not follow", code=error.code)
             except Exception as error:  # noqa: BLE001 - the next look reads everything anew

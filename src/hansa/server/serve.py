@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from granian.server.embed import Server
 
 from hansa.core.allowed import record
 from hansa.core.clock import Clock, SystemClock
+from hansa.core.errors import HansaError
 from hansa.server.app import create
 from hansa.server.certificates import tls_files
 from hansa.server.replica import own_name
@@ -56,6 +58,22 @@ def _stop(services: Services, server: Server) -> None:
     server.stop()
 
 
+def _refuse_taken(settings: ServerSettings) -> None:
+    """Raise HansaError where the port is taken: two servers would share it, and each would see half of the calls."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((settings.host, settings.port))
+    except OSError as error:
+        raise HansaError(
+            "HANSA-SERVER-SETTINGS",
+            rule="A server listens on an address and port of its own.",
+            found=f"{settings.host}:{settings.port} cannot be had: {error.strerror or error}.",
+            action="Stop what listens there, or set port (HANSA_SERVER_PORT).",
+        ) from None
+
+
 def open_keys(place: str) -> KeyProvider:
     """Return the key provider at a place: a folder, or ``vault:URL`` with the token in VAULT_TOKEN."""
     if not place.startswith("vault:"):
@@ -67,6 +85,7 @@ def open_keys(place: str) -> KeyProvider:
 
 async def serve(settings: ServerSettings, ready: Callable[[Services], Any] | None = None) -> None:
     """Serve until SIGTERM or SIGINT; what is being answered is answered first."""
+    _refuse_taken(settings)
     async with open_services(settings) as services:
         tls = tls_files(settings, services.clock)
         await first_token(services.store, settings, services.clock.now())
