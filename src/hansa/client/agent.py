@@ -112,6 +112,7 @@ class Agent:
             )
         )
         answer = self._transport.enrol(request)
+        reached("client.enrolled")
         identity = Identity(
             server=self._transport.reach.server,
             client=answer.client,

@@ -190,6 +190,7 @@ class Coordinator:
             async with services.store.transaction() as rows:
                 await rows.rounds.change(lifecycle.advance(round_, "collecting"))
                 await self._tell(rows, round_, "round.collecting")
+            reached("coordinator.round.collecting")
             return False
         if todo == "freeze":
             await self._freeze(round_)
@@ -285,6 +286,7 @@ class Coordinator:
                 self.services.board.take_down(round_.id)
             await rows.runs.change(replace(run, state=state, why=why, ended_at=now))  # type: ignore[arg-type]
             await rows.events.add(f"run.{state}", tenant=run.tenant, at=now, run=run_id, detail={"why": why})
+        reached("coordinator.run.ended")
         self.contexts.pop(run_id, None)
         _LOG.info("run ended", run=run_id, state=state)
 
