@@ -234,7 +234,8 @@ class Known:
     """What the board should say of a round."""
 
     open: list[str]
-    order: int
+    order: dict[str, int]
+    """Client -> with which post it came."""
     reported: int = 0
 
 
@@ -252,7 +253,11 @@ class AnyOrder(RuleBasedStateMachine):
         key = key_of(run)
         self.board.post(posted(key, priority=PRIORITY[run], goal=goal), cohort(key, *clients))
         self.posts += 1
-        self.known.setdefault(key, Known(list(clients), self.posts))
+        known = self.known.setdefault(key, Known([], {}))
+        for client in clients:
+            if client not in known.order:
+                known.order[client] = self.posts
+                known.open.append(client)
 
     @rule(run=RUNS)
     def take_down(self, run):
@@ -270,7 +275,7 @@ class AnyOrder(RuleBasedStateMachine):
     @invariant()
     def clients_are_asked_what_they_should_be(self):
         for client in "abcd":
-            mine = [(-PRIORITY[key.run], of.order, key) for key, of in self.known.items() if client in of.open]
+            mine = [(-PRIORITY[key.run], of.order[client], key) for key, of in self.known.items() if client in of.open]
             expected = min(mine, key=lambda each: each[:2])[2] if mine else None
             assert asked(self.board, client) == expected
 

@@ -83,15 +83,14 @@ def create(services: Services) -> ASGIApp:
 @contextlib.asynccontextmanager
 async def background(services: Services) -> AsyncIterator[None]:
     """Look after runs, and follow what other replicas do, while the server runs."""
-    stop = asyncio.Event()
+    stop = services.stopping
     coordinator, follower = Coordinator(services), Follower(services)
     await follower.start()
     tasks = [asyncio.create_task(coordinator.run(stop)), asyncio.create_task(follower.run(stop))]
     try:
         yield
     finally:
-        stop.set()
-        services.board.changed.set()
+        services.stop()
         await asyncio.gather(*tasks, return_exceptions=True)
 
 

@@ -143,8 +143,9 @@ class ClientApi:
         """Take note that a site's policy refused: the round does not wait for this client."""
         now = self.services.clock.now()
         async with self.services.store.transaction() as rows:
+            round_ = await rows.rounds.get(key, for_report=True)
             assigned = await rows.rounds.assignment(key, client.id)
-            if assigned is None or assigned.fate is not None:
+            if round_ is None or assigned is None or assigned.fate is not None:
                 return
             await rows.rounds.set_fates(key, {client.id: "declined"})
             await rows.events.add("assignment.declined", tenant=client.tenant, at=now, run=key.run, client=client.id)

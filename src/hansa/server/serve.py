@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from hansa.core.clock import Clock, SystemClock
 from hansa.core.errors import HansaError
 from hansa.server.app import create
 from hansa.server.certificates import tls_files
+from hansa.server.replica import own_name
 from hansa.server.services import Services
 from hansa.server.settings import ServerSettings
 from hansa.server.signing import Signer
@@ -33,6 +35,13 @@ from hansa.store.store import Store
 async def open_services(settings: ServerSettings, clock: Clock | None = None) -> AsyncIterator[Services]:
     """Open everything that a server works with; close it at the end."""
     settings.make_folder()
+    with own_name(settings) as replica:
+        async with _opened(replace(settings, replica=replica), clock) as services:
+            yield services
+
+
+@contextlib.asynccontextmanager
+async def _opened(settings: ServerSettings, clock: Clock | None) -> AsyncIterator[Services]:
     store = await Store.open(settings.database_url, migrate=True)
     try:
         keys = open_keys(settings.keys_url)
@@ -42,6 +51,11 @@ async def open_services(settings: ServerSettings, clock: Clock | None = None) ->
         yield Services(settings, store, open_blobs(settings.blobs_url), keys, clock, signer, allowances)
     finally:
         await store.close()
+
+
+def _stop(services: Services, server: Server) -> None:
+    services.stop()
+    server.stop()
 
 
 def _refuse_taken(settings: ServerSettings) -> None:
@@ -94,7 +108,7 @@ async def serve(settings: ServerSettings, ready: Callable[[Services], Any] | Non
         loop = asyncio.get_running_loop()
         serving = asyncio.create_task(server.serve())
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, server.stop)
+            loop.add_signal_handler(number, _stop, services, server)
         if ready is not None:
             ready(services)
         await serving

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 
 from hansa.core.allowed import Allowance
@@ -29,6 +30,8 @@ class Services:
     allowances: tuple[Allowance, ...] = ()
     """The code outside Hansa that plans may name here."""
     board: Board = field(default_factory=Board)
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set once this replica is told to stop."""
     clients: ClientCache = field(init=False)
     authenticate: Authenticator = field(init=False)
     pace: Pace = field(init=False)
@@ -39,3 +42,8 @@ class Services:
         shortest = self.settings.minimum_poll_seconds
         pace = Pace(shortest, max(shortest, 3600.0), self.settings.checkins_per_second)
         object.__setattr__(self, "pace", pace)
+
+    def stop(self) -> None:
+        """Answer who waits, give leases back, and look after nothing any more; what comes is still answered."""
+        self.stopping.set()
+        self.board.close()
