@@ -18,8 +18,9 @@ from hansa.training.dropout import Draws
 from hansa.training.kernels import chosen
 from hansa.training.local import LocalBatches, LocalWork, Outcome, bend, hook_states, local_batches
 from hansa.training.randomness import draws_of, randomness_of
+from hansa.training.torch_dense import Products
 from hansa.training.torch_factory import isolated_torch, one_thread, reseed, unsuitable, user_code
-from hansa.training.torch_kernels import Products, keep_memory, layers
+from hansa.training.torch_kernels import keep_memory, layers
 from hansa.training.torch_model import Network
 
 GATHER_BYTES: Final = 2**26
@@ -153,6 +154,7 @@ def _descend_client(rate: float, network: Network, loss: Loss, local: Local, dra
             total += _backward(network, loss, local.x[positions], local.y[positions], draws, products)
             network.descend(rate)
             products.descend(rate)
+    products.settle()
     return total / max(len(local.steps), 1)
 
 
