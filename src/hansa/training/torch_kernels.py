@@ -51,11 +51,12 @@ _TRIM_THRESHOLD: Final = -1
 def keep_memory() -> None:
     """Let this process keep freed memory for the next step, where the C library is glibc.
 
-    Otherwise it returns the larger temporaries to the system and gets every page anew, zeroed, at each step.
+    Otherwise it returns the larger temporaries to the system and gets every page anew, zeroed, at each step. But the
+    largest arrays, sums of a large model in double precision for one, are few a client and would only leave gaps.
     """
     setting = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if setting is not None:
-        setting(_MMAP_THRESHOLD, 2**25)
+        setting(_MMAP_THRESHOLD, 2**23)
         setting(_TRIM_THRESHOLD, 2**30)
 
 
