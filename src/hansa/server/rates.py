@@ -27,7 +27,7 @@ class Rates:
         most = max(1.0, _BURST * self.per_second)
         left, at = self.buckets.get(caller, (most, now))
         left = min(most, left + max(0.0, now - at) * self.per_second)
-        self.buckets[caller] = (max(0.0, left - 1.0), now)
+        self.buckets[caller] = (left - 1.0 if left >= 1.0 else left, now)
         self.buckets.move_to_end(caller)
         if len(self.buckets) > _KEPT:
             self.buckets.popitem(last=False)
