@@ -23,8 +23,8 @@ $(DEVELOPMENT): pyproject.toml scripts/setup.sh
 	@scripts/setup.sh development $(VENV)
 	@touch $(LIGHT) $@
 
-demo: $(LIGHT)  ## train across four hospitals whose records never leave them
-	@$(BIN)/hansa run examples/heart.toml
+demo: $(LIGHT)  ## train across four hospitals: a server and four agents on this machine, over TLS
+	@$(BIN)/hansa demo examples/heart.toml
 
 test: $(DEVELOPMENT)  ## all default tests
 	@scripts/browser.sh

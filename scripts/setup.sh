@@ -55,7 +55,7 @@ pip() {
 case $what in
 light)
     echo "Installing Hansa (light: no torch) ..."
-    pip install --quiet --editable .
+    pip install --quiet --editable '.[server,client]'
     ;;
 development)
     echo "Installing torch, Hansa with all extras, and the tools of development ..."

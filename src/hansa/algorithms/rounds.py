@@ -21,7 +21,7 @@ from hansa.algorithms.plan import Plan
 from hansa.algorithms.schedule import picking
 from hansa.algorithms.server_optimizers import Sgd
 from hansa.core.errors import PlanError, Problem
-from hansa.core.layout import COUNT, NON_FINITE, TRAIN_LOSS, Array, Branch, Int64s, Lane, Layout, weight_lane
+from hansa.core.layout import COUNT, NON_FINITE, TRAIN_LOSS, Array, Branch, Floats, Int64s, Lane, Layout, weight_lane
 from hansa.core.nouns import (
     Aggregate,
     Assignment,
@@ -103,6 +103,16 @@ def receive(plan: Plan, assignment: Assignment, batch: Batch, streams: Streams) 
     for transform in reversed(plan.transforms):
         batch = transform.decode_rows(batch, assignment, streams)
     return batch
+
+
+def weighed(batch: Batch, factors: Floats) -> Batch:
+    """Return updates and their weights times one factor a client, [n]: what staleness leaves of them."""
+    weights = {
+        lane.name: batch.lane(lane.name) * factors
+        for lane in batch.layout.lanes
+        if lane.weighted or lane.purpose == "weight"
+    }
+    return replace(batch, values=batch.values * factors[:, None]).with_lanes(weights)
 
 
 def close_round(plan: Plan, state: ServerState, aggregate: Aggregate) -> tuple[ServerState, RoundReport]:

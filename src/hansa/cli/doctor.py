@@ -142,7 +142,9 @@ def _machine() -> Iterator[tuple[str, str]]:
     yield "disk here", f"{_gigabytes(shutil.disk_usage(here).free)} free in {here}"
     yield "cache", _cache(cache)
     for setting in SETTINGS:
-        yield setting.name, value_of(setting) or f"not set ({setting.default})"
+        value = value_of(setting)
+        shown = "set, not shown" if value and setting.secret else value
+        yield setting.name, shown or f"not set ({setting.default})"
 
 
 def _processors() -> str:

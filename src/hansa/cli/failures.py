@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.text import Text
 
 from hansa.cli.console import print_json, printable
-from hansa.core.errors import CATALOGUE, HansaError, PlanError, RunError
+from hansa.core.errors import CATALOGUE, HansaError, PlanError, RunError, SettingsError, described
 from hansa.core.settings import TRACEBACK, is_on
 
 INTERNAL: Final = "HANSA-INTERNAL"
@@ -93,9 +93,10 @@ def _interrupted(folder: Path | None) -> RunError:
 def tell(console: Console, error: HansaError, *, as_json: bool) -> int:
     """Print a foreseen error, for people and (if asked) for programs; return the exit status."""
     text = Text("error", style="bold red").append(f" [{error.code}]: ", style="bold")
-    if isinstance(error, PlanError):
+    if isinstance(error, PlanError | SettingsError):
         count = len(error.problems)
-        text.append(f"the plan has {count} problem{'' if count == 1 else 's'}, each at its key path:", style="none")
+        subject = error.subject if isinstance(error, SettingsError) else "the plan"
+        text.append(f"{subject} has {count} problem{'' if count == 1 else 's'}, each at its key path:", style="none")
         for problem in error.problems:
             text.append(f"\n  {problem.path}", style="bold").append(f": {problem.message}", style="not bold")
     else:
@@ -104,18 +105,6 @@ def tell(console: Console, error: HansaError, *, as_json: bool) -> int:
     if as_json:
         print_json({"error": described(error)})
     return error.exit_status
-
-
-def described(error: HansaError) -> dict[str, Any]:
-    """Return an error as a mapping."""
-    problems = error.problems if isinstance(error, PlanError) else ()
-    return {
-        "code": error.code,
-        "rule": error.rule,
-        "found": error.found,
-        "action": error.action,
-        "problems": [{"path": problem.path, "message": problem.message} for problem in problems],
-    }
 
 
 def tell_unexpected(console: Console, error: BaseException, folder: Path | None, *, as_json: bool) -> int:

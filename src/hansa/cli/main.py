@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from importlib import import_module, metadata
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -20,13 +20,24 @@ from hansa.core.settings import SETTINGS
 _SETTINGS = "\n\n".join(f"{setting.name}: {setting.help} (default: {setting.default})." for setting in SETTINGS)
 
 VERBS: Final = {
+    "demo": "Train across four hospitals: a server and four agents as processes on this machine, over TLS.",
+    "up": "Keep a federation running on this machine, to play with.",
     "run": "Run a plan in simulation: train, compare, and write a run folder with a report.",
     "check": "Say what a plan promises and what it costs, or list every problem with its key path.",
     "replay": "Run a finished run again and compare it, bit for bit.",
     "compare": "Show finished runs side by side: results, rounds to a target, costs, and where their plans differ.",
     "data": "List the sources of examples; or show the clients, sizes and label skew of one source or plan.",
     "init": "Write a commented plan for your own table, ready to run.",
+    "server": "Serve federations: the client protocol, the operator API and its pages. Also: init, backup, migrate.",
     "client": "Take part in a federation with a site's own data, which stay where they are.",
+    "submit": "Submit a plan to a server; the initial model is built here.",
+    "runs": "List the runs of a server, or pause, resume, cancel, prioritise one.",
+    "rounds": "List the rounds of a run, with who took part and what was measured.",
+    "populations": "List populations of a server; create or change one.",
+    "clients": "List and count the clients of a population; invite, suspend, resume, retire one.",
+    "models": "List the models that runs gave; download one, or take it to another stage.",
+    "events": "List what happened on a server.",
+    "tokens": "List operator tokens; create or revoke one.",
     "doctor": "Say what is installed, what is missing for what, and what this machine has.",
     "explain": "Say what an error code means and with which exit status a command ends; without one, list all.",
 }
@@ -48,10 +59,23 @@ def build(words: Sequence[str]) -> typer.Typer:
     wanted = next((word for word in words if not word.startswith("-")), None)
     for verb, text in VERBS.items():
         if verb == wanted:
-            app.command(name=verb)(guarded(import_module(f"hansa.cli.{verb}").command))
+            _add(app, verb, import_module(f"hansa.cli.{verb}"))
         else:
             app.command(name=verb, help=text)(lambda: None)
     return app
+
+
+def _add(app: typer.Typer, verb: str, module: Any) -> None:
+    """Add a verb: the ``command`` of its module, or the commands of the ``app`` that the module has instead."""
+    below: typer.Typer | None = getattr(module, "app", None)
+    if below is None:
+        app.command(name=verb)(guarded(module.command))
+        return
+    below.info.help = VERBS[verb]
+    for each in (*below.registered_commands, below.registered_callback):
+        if each is not None and each.callback is not None:
+            each.callback = guarded(each.callback)
+    app.add_typer(below, name=verb)
 
 
 def _version(wanted: bool) -> None:  # noqa: FBT001 - an option's callback

@@ -67,11 +67,13 @@ def _cost(run: Figures) -> str:
     rounds = plural(run.value("rounds") or 0, "round")
     ended = run.summary.get("stopped_because")
     because = f" ({ended})" if ended and ended != "the last round of the plan" else ""
+    peak = run.value("peak_rss_mb")
+    memory = "" if peak is None else f"; {count_text(peak)} MB of memory at most"
     return (
         f"{rounds}{because}, {seconds_text(run.value('seconds_per_round'))} each; "
         f"{count_text(run.value('client_updates_per_second'))} client updates a second; per client and round "
-        f"{bytes_text(run.value('bytes_up_per_client'))} up, {bytes_text(run.value('bytes_down_per_client'))} down; "
-        f"{count_text(run.value('peak_rss_mb'))} MB of memory at most."
+        f"{bytes_text(run.value('bytes_up_per_client'))} up, "
+        f"{bytes_text(run.value('bytes_down_per_client'))} down{memory}."
     )
 
 

@@ -9,10 +9,10 @@ import typer
 from rich.text import Text
 
 from hansa.cli.console import print_json, screen
-from hansa.cli.failures import described, running, tell
+from hansa.cli.failures import running, tell
 from hansa.cli.options import AsJson
 from hansa.cli.progress import watch
-from hansa.core.errors import RunError
+from hansa.core.errors import RunError, described
 from hansa.simulation.run import Replayed, replay
 
 

@@ -35,7 +35,7 @@ CATALOGUE: Final[dict[str, Entry]] = {
     "HANSA-RUN-WORKERS": Entry(4, "worker processes kept dying; the last closed round is kept"),
     "HANSA-RUN-DIVERGED": Entry(6, "training diverged"),
     "HANSA-RUN-INTERRUPTED": Entry(130, "the run was interrupted after a whole round"),
-    "HANSA-INTERNAL": Entry(70, "an unexpected error: a bug of Hansa, or of code that the plan names"),
+    "HANSA-INTERNAL": Entry(70, "an unexpected error: a bug of Hansa, or of code that the plan names", 500, "internal"),
     "HANSA-STREAM-SECRET": Entry(1, "secret randomness was asked from the seeded stream of a federation"),
     "HANSA-SERVER-SETTINGS": Entry(
         2, "the server's settings have problems; each is listed with its key path", 500, "internal"
@@ -86,6 +86,9 @@ CATALOGUE: Final[dict[str, Entry]] = {
     "HANSA-REPORT-INVALID": Entry(1, "an update has another form than the plan's", 400, "invalid_argument"),
     "HANSA-REPORT-NOT-FINITE": Entry(1, "an update holds numbers that are not finite", 400, "invalid_argument"),
     "HANSA-RUN-STATE": Entry(1, "the run is not in a state in which this can be done", 409, "failed_precondition"),
+    "HANSA-STATE": Entry(
+        1, "a client, model or token is not in a state in which this can be done", 409, "failed_precondition"
+    ),
     "HANSA-RUN-ATTEMPTS": Entry(4, "a round was given up too often; the run is paused", 500, "internal"),
     "HANSA-POLICY-REFUSED": Entry(3, "the site's policy does not allow what a plan asks", 403, "permission_denied"),
     "HANSA-POLICY-INVALID": Entry(2, "the site's policy file has problems", 400, "invalid_argument"),
@@ -146,6 +149,22 @@ class PlanError(HansaError):
         )
 
 
+class SettingsError(HansaError):
+    """A file of settings with problems; ``problems`` holds every one that was found, ``subject`` what has them."""
+
+    def __init__(self, problems: Sequence[Problem], *, code: str, subject: str) -> None:
+        self.problems = tuple(dict.fromkeys(problems))
+        self.subject = subject
+        count = len(self.problems)
+        listed = "; ".join(str(problem).rstrip(".") for problem in self.problems)
+        super().__init__(
+            code,
+            rule=f"Every value of {subject} is valid before anything starts.",
+            found=f"{count} problem{'s' if count != 1 else ''}: {listed}.",
+            action="Mend each at its key path.",
+        )
+
+
 class DataError(HansaError):
     """Data that are missing or do not fit the plan."""
 
@@ -180,3 +199,15 @@ class RefusedError(HansaError):
 
 class DivergenceError(RunError):
     """Training whose model or update stopped being finite, or exploded."""
+
+
+def described(error: HansaError) -> dict[str, Any]:
+    """Return an error as a mapping, for programs."""
+    problems = error.problems if isinstance(error, PlanError | SettingsError) else ()
+    return {
+        "code": error.code,
+        "rule": error.rule,
+        "found": error.found,
+        "action": error.action,
+        "problems": [{"path": problem.path, "message": problem.message} for problem in problems],
+    }

@@ -15,6 +15,8 @@ class Setting:
     name: str
     default: str
     help: str
+    secret: bool = False
+    """Never shown."""
 
 
 TRACEBACK: Final = Setting("HANSA_TRACEBACK", "0", "1 prints the full traceback of an unexpected error")
@@ -26,9 +28,20 @@ CACHE: Final = Setting(
 
 KILL_AT: Final = Setting("HANSA_KILL_AT", "never", "for tests of recovery: the kill point at which the process dies")
 
-TOKEN: Final = Setting("HANSA_TOKEN", "none", "the one-time token with which `hansa client` enrols")
+SERVER: Final = Setting("HANSA_SERVER", "none", "the URL of the server that operator commands call")
+CA: Final = Setting("HANSA_CA", "those of the system", "the file of the authority by which that server is trusted, PEM")
+TOKEN: Final = Setting(
+    "HANSA_TOKEN",
+    "none",
+    "the token of operator commands, or the one-time token with which `hansa client` enrols",
+    secret=True,
+)
 
-SETTINGS: Final = (CACHE, TRACEBACK, TOKEN, KILL_AT)
+UPLOAD_PART: Final = Setting(
+    "HANSA_UPLOAD_PART", "8388608", "bytes of one part of an upload of `hansa client`, at most 8 MiB"
+)
+
+SETTINGS: Final = (CACHE, TRACEBACK, SERVER, CA, TOKEN, UPLOAD_PART, KILL_AT)
 """Every setting, by name."""
 
 _OFF: Final = frozenset({"", "0", "false", "no", "off"})

@@ -58,7 +58,7 @@ def heart(data: Data, features: Features | None) -> Pool:  # noqa: ARG001 - a so
     The table has the columns of the file and ``disease``: whether ``num``, the number of narrowed vessels, is
     above 0.
     """
-    with _shipped("heart_disease_uci.csv") as path:
+    with shipped_file("heart_disease_uci.csv") as path:
         table = read_csv(path)
     number, _ = parsed(table.column("num"), np.zeros(len(table), dtype=np.bool_))
     disease = np.array(heart_columns.CLASSES, dtype=TEXT)[(number > 0).astype(np.int64)]
@@ -76,7 +76,7 @@ def heart(data: Data, features: Features | None) -> Pool:  # noqa: ARG001 - a so
 )
 def wsn(data: Data, features: Features | None) -> Pool:  # noqa: ARG001 - a source's form
     """Read the sensors. Neighbouring readings are alike, so that a random test set flatters every model alike."""
-    with _shipped("wsn.npz") as path:
+    with shipped_file("wsn.npz") as path:
         archive = open_archive(path)
         x, y, mote = (archive.array(name) for name in ("X", "y", "client"))
     event = np.array(WSN_FEATURES.classes, dtype=TEXT)[y.astype(np.int64)]
@@ -97,7 +97,7 @@ def shakespeare(data: Data, features: Features | None) -> Pool:  # noqa: ARG001 
 
     A role's last windows are its test examples: a random choice would show their characters while training.
     """
-    with _shipped("shakespeare_by_speaker.json.xz") as path, lzma.open(path, "rt", encoding="utf-8") as file:
+    with shipped_file("shakespeare_by_speaker.json.xz") as path, lzma.open(path, "rt", encoding="utf-8") as file:
         roles: dict[str, str] = json.load(file)
     names = sorted(roles)
     points = np.frombuffer("".join(roles[name] for name in names).encode("utf-32-le"), dtype=np.uint32)
@@ -124,7 +124,7 @@ def shakespeare(data: Data, features: Features | None) -> Pool:  # noqa: ARG001 
 )
 def fashion_mnist_small(data: Data, features: Features | None) -> Pool:  # noqa: ARG001 - a source's form
     """Read the images; the test images are the server's own."""
-    with _shipped("fashion_mnist_small.npz") as path:
+    with shipped_file("fashion_mnist_small.npz") as path:
         archive = open_archive(path)
         train = archive.array("x_train"), archive.array("y_train")
         test = archive.array("x_test"), archive.array("y_test")
@@ -172,5 +172,6 @@ def filled(features: Features | None, declared: Features) -> Features:
     )
 
 
-def _shipped(name: str) -> AbstractContextManager[Path]:
+def shipped_file(name: str) -> AbstractContextManager[Path]:
+    """Return a file that comes with Hansa, as a path while it is used."""
     return as_file(files("hansa.data") / "files" / name)

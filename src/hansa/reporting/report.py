@@ -70,7 +70,7 @@ def render_report(
             (metric_title(name), _direction(name), rows) for name in run.metrics if (rows := result_rows(run, name))
         ],
         others=other_rows(run),
-        curves=_curves(run),
+        curves=curves(run),
         clients=[chart for metric in run.metrics if (chart := _client_chart(run, metric))],
         client_table=_client_table(run),
         costs=_cost_charts(run),
@@ -140,7 +140,7 @@ def _facts(run: Figures) -> list[tuple[str, str]]:
     return [(name, str(value)) for name, value in facts if value is not None]
 
 
-def _curves(run: Figures) -> list[list[Chart]]:
+def curves(run: Figures) -> list[list[Chart]]:
     """Return every metric over rounds, and beside them the training loss and the size of the update."""
     metrics = itertools.chain.from_iterable(_metric_charts(run, metric) for metric in run.metrics)
     training = [

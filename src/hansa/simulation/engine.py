@@ -13,9 +13,9 @@ import numpy as np
 from hansa.algorithms import divergence
 from hansa.algorithms.fold import Collector, collector, one_after_another
 from hansa.algorithms.rounds import close_round
+from hansa.algorithms.stopping import stopping_reason
 from hansa.core.layout import Array
 from hansa.core.nouns import RoundReport, ServerState
-from hansa.core.sections import Stopping
 from hansa.reporting.run_folder import CHECKPOINT, RunFolder, storing
 from hansa.simulation.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from hansa.simulation.choice import Choice, executor_of
@@ -173,7 +173,11 @@ class Engine:
             measured = self._measure(everyone=everyone)
             self.watched = [*self.watched, measured.value(plan.stopping.metric)]
             told = self.tell(measured.event)
-            stopped = stopped or stopping_reason(plan.stopping, self.watched, self._higher_is_better()) or told
+            stopped = (
+                stopped
+                or stopping_reason(plan.stopping, self.watched, higher_is_better=self._higher_is_better())
+                or told
+            )
             if stopped is not None and not everyone and plan.evaluation.federated_clients is not None:
                 measured = self._measure(everyone=True)
             self.folder.append_events([measured.event], durable=False)
@@ -194,16 +198,3 @@ class Engine:
     def _higher_is_better(self) -> bool:
         name = (self.prepared.plan.stopping.metric or "").partition(".")[2]
         return next((metric.higher_is_better for metric in self.prepared.metrics if metric.name == name), True)
-
-
-def stopping_reason(stopping: Stopping, values: list[float | None], higher_is_better: bool) -> str | None:  # noqa: FBT001 - a property of the metric
-    """Return why a run stops after these values of the watched metric, or None."""
-    sign = 1.0 if higher_is_better else -1.0
-    known = [sign * value for value in values if value is not None]
-    if not known:
-        return None
-    if stopping.target is not None and known[-1] >= sign * stopping.target:
-        return f"{stopping.metric} reached {stopping.target:g}"
-    if stopping.patience is not None and len(known) - 1 - int(np.argmax(known)) >= stopping.patience:
-        return f"{stopping.metric} did not improve in {stopping.patience} evaluations"
-    return None

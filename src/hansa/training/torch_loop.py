@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Final
@@ -10,16 +10,16 @@ from typing import Final
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from hansa.core.layout import Array, Floats, Int64s
 from hansa.core.nouns import ClientBatch, ClientContext, ClientStates, Signature
 from hansa.training.dropout import Draws
 from hansa.training.kernels import chosen
-from hansa.training.local import LocalBatches, LocalWork, Outcome, bend, hook_states, local_batches
+from hansa.training.local import LocalBatches, LocalWork, Outcome, bend, dropout_seeds, hook_states, local_batches
 from hansa.training.randomness import draws_of, randomness_of
 from hansa.training.torch_factory import isolated_torch, one_thread, reseed, unsuitable, user_code
 from hansa.training.torch_kernels import Products, keep_memory, layers
+from hansa.training.torch_losses import Loss
 from hansa.training.torch_model import Network
 
 GATHER_BYTES: Final = 2**26
@@ -30,25 +30,6 @@ PREDICT_ROWS: Final = 512
 
 PREDICT_ENTRIES: Final = 2**22
 """The most numbers in the inputs of one forward pass of a prediction, if that leaves one example."""
-
-Loss = Callable[[Tensor, Tensor], Tensor]
-
-
-def binary_cross_entropy(outputs: Tensor, y: Tensor) -> Tensor:
-    """Return the mean loss of log odds [b, 1] for classes 0 and 1 [b]."""
-    return functional.binary_cross_entropy_with_logits(outputs[:, 0], y.to(outputs.dtype))
-
-
-def squared_error(outputs: Tensor, y: Tensor) -> Tensor:
-    """Return the mean squared difference of outputs [b, 1] and labels [b]."""
-    return functional.mse_loss(outputs[:, 0], y.to(outputs.dtype))
-
-
-LOSSES: Final[Mapping[str, Loss]] = {
-    "cross-entropy": functional.cross_entropy,
-    "binary-cross-entropy": binary_cross_entropy,
-    "squared-error": squared_error,
-}
 
 
 def loss_name(choice: str, network: Network, signature: Signature) -> str:
@@ -95,7 +76,7 @@ def train_clients(
     clients, number = context.clients, context.assignment.round
     count = len(clients)
     batches = local_batches(work, clients.ordinals, clients.sizes, context.streams.of("order", number))
-    seeds = context.streams.of("dropout", number).bits(clients.ordinals, 1)[:, 0] >> np.uint64(1)
+    seeds = dropout_seeds(context)
     start = _rows(network.held(context.assignment.model[..., context.layout.slices["params"]]), count)
     buffers = _rows(buffers_before(network, context, states), count)
     vectors = hook_states(work.hooks, context, states)

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Final
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Final, get_args, get_type_hints
 
 import rfc8785
 
 from hansa.core.errors import RefusedError
 from hansa.core.layout import Branch, Lane, Layout, Parameter
 from hansa.core.nouns import Signature
+from hansa.wire.strict_json import LARGEST as LARGEST_NUMBER
+from hansa.wire.strict_json import read_json, require_keys, shape_of, whole_number
 
 FORMAT: Final = 1
 """Version of the descriptor."""
 LARGEST: Final = 4 * 2**20
 """The most bytes of a descriptor."""
+_KEYS: Final = ("format", "name", "plan", "plan_sha256", "signature", "layout", "population", "operator", "purpose")
+_LANE: Final = tuple(each.name for each in fields(Lane))
+_PURPOSE: Final = get_type_hints(Lane)["purpose"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,24 +60,26 @@ class JobDescriptor:
         if len(content) > LARGEST:
             raise malformed(f"It has {len(content)} bytes.")
         try:
-            read = json.loads(content)
-            if read.pop("format") != FORMAT:
+            read = read_json(content)
+            if read.get("format") != FORMAT:
                 raise malformed(f"It is of another format than {FORMAT}.")
-            of = read.pop("signature")
-            signature = Signature(
-                shape=tuple(int(length) for length in of["shape"]),
-                classes=int(of["classes"]),
-                integer_inputs=bool(of["integer_inputs"]),
-                vocabulary=int(of["vocabulary"]),
-            )
-            layout = layout_from_mapping(read.pop("layout"))
-            described = cls(signature=signature, layout=layout, **read)
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            return _descriptor(require_keys(read, _KEYS))
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise malformed(f"It cannot be read ({type(error).__name__}).") from None
-        texts = (described.name, described.plan_sha256, described.population, described.operator, described.purpose)
-        if not isinstance(described.plan, dict) or not all(isinstance(text, str) for text in texts):
-            raise malformed("A key holds another type of value.")
-        return described
+
+
+def _descriptor(read: Mapping[str, Any]) -> JobDescriptor:
+    texts = {key: _text(read[key]) for key in ("name", "plan_sha256", "population", "operator", "purpose")}
+    if not isinstance(read["plan"], dict):
+        raise TypeError("a plan is an object")
+    of = require_keys(read["signature"], ("shape", "classes", "integer_inputs", "vocabulary"))
+    signature = Signature(
+        shape=shape_of(of["shape"]),
+        classes=whole_number(of["classes"]),
+        integer_inputs=_truth(of["integer_inputs"]),
+        vocabulary=whole_number(of["vocabulary"]),
+    )
+    return JobDescriptor(plan=read["plan"], signature=signature, layout=layout_from_mapping(read["layout"]), **texts)
 
 
 def layout_to_mapping(layout: Layout) -> dict[str, Any]:
@@ -87,17 +94,42 @@ def layout_to_mapping(layout: Layout) -> dict[str, Any]:
 
 
 def layout_from_mapping(tables: Mapping[str, Any]) -> Layout:
-    """Return the layout that tables describe. Raises ValueError, TypeError or KeyError for others."""
-    branches = tuple(
-        Branch(
-            str(branch["name"]),
-            tuple(Parameter(str(name), tuple(int(length) for length in shape)) for name, shape in branch["parameters"]),
-        )
-        for branch in tables["branches"]
-    )
-    if any(length < 0 for branch in branches for each in branch.parameters for length in each.shape):
-        raise ValueError("a length is negative")
-    return Layout(branches, tuple(Lane(**lane) for lane in tables["lanes"]))
+    """Return the layout that tables describe. Raises ValueError or TypeError for others."""
+    read = require_keys(tables, ("branches", "lanes"))
+    if not isinstance(read["branches"], list) or not isinstance(read["lanes"], list):
+        raise TypeError("branches and lanes are lists")
+    branches = []
+    for table in read["branches"]:
+        branch = require_keys(table, ("name", "parameters"))
+        parameters = tuple(Parameter(_text(name), shape_of(shape)) for name, shape in branch["parameters"])
+        branches.append(Branch(_text(branch["name"]), parameters))
+    names = [branch.name for branch in branches]
+    if len(set(names)) < len(names) or sum(branch.size for branch in branches) > LARGEST_NUMBER:
+        raise ValueError("a branch comes twice, or they are too large")
+    return Layout(tuple(branches), tuple(_lane(table) for table in read["lanes"]))
+
+
+def _lane(table: Any) -> Lane:
+    lane = Lane(**require_keys(table, _LANE))
+    numbers = (lane.low, lane.high, lane.resolution)
+    if not all(isinstance(each, int | float) and math.isfinite(each) for each in numbers) or lane.resolution <= 0:
+        raise ValueError("a lane has finite bounds and a resolution above 0")
+    if lane.purpose not in get_args(_PURPOSE) or not _text(lane.name):
+        raise ValueError("a lane has a name and a purpose")
+    _truth(lane.weighted)
+    return lane
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError("a text is a text")
+    return value
+
+
+def _truth(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError("a truth value is true or false")
+    return value
 
 
 def malformed(found: str) -> RefusedError:

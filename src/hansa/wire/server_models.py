@@ -42,14 +42,19 @@ class ServedModel:
             raise unfit(f"It must hold float32 [{size}].")
         if (_CENTER in tensors) != (_SCALE in tensors):
             raise unfit("It holds half of a scaling.")
-        features = Scaling(tensors[_CENTER], tensors[_SCALE]) if _CENTER in tensors else None
-        return cls(values, features)
+        return cls(values, _scaling(tensors[_CENTER], tensors[_SCALE]) if _CENTER in tensors else None)
+
+
+def _scaling(center: Array, scale: Array) -> Scaling:
+    if not (center.ndim == 1 and center.shape == scale.shape and center.dtype == scale.dtype == np.float32):
+        raise unfit("Its scaling is not a centre and a scale, float32, for each feature.")
+    return Scaling(center, scale)
 
 
 def slots_bytes(state: ServerState) -> bytes:
     """Return the slots of all pieces as a blob: "PIECE/NAME" -> array."""
     arrays = {
-        f"{piece}/{name}": np.ascontiguousarray(array)
+        f"{piece}/{name}": np.ascontiguousarray(array).reshape(array.shape)
         for piece, slot in state.slots.items()
         for name, array in slot.items()
     }
@@ -57,8 +62,11 @@ def slots_bytes(state: ServerState) -> bytes:
 
 
 def slots_from_bytes(content: bytes, like: Mapping[str, Mapping[str, Array]]) -> dict[str, dict[str, Array]]:
-    """Return the slots in a blob, for the same pieces as ``like``."""
+    """Return the slots in a blob, for the same pieces as ``like``. Raises RefusedError where one is missing."""
     arrays = _tensors(content)
+    missing = [f"{piece}/{name}" for piece, slot in like.items() for name in slot if f"{piece}/{name}" not in arrays]
+    if missing:
+        raise unfit(f"It lacks {missing[0]}.")
     return {piece: {name: arrays[f"{piece}/{name}"] for name in slot} for piece, slot in like.items()}
 
 

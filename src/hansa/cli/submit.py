@@ -1,0 +1,102 @@
+"""``hansa submit``: a plan to a server. The initial model is built here, the server never imports its factory."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from hansa.cli.console import command_line, print_json, screen, sentence
+from hansa.cli.operator_client import Operator, in_path, operator
+from hansa.cli.options import AsJson, CaFile, Overrides, ServerUrl, TokenFile
+from hansa.cli.rounds import measured, named
+from hansa.core.errors import RunError
+
+_POLL: Final = 0.5
+
+
+def command(  # noqa: PLR0913 - a command's options
+    plan: Annotated[Path, typer.Argument(metavar="PLAN.toml", help="The plan.")],
+    *,
+    population: Annotated[str, typer.Option(metavar="NAME", help="Who is to take part.")],
+    settings: Overrides = None,
+    eligibility: Annotated[
+        str, typer.Option(metavar="EXPRESSION", help="Only these clients: 'attributes.region == \"eu\"'.")
+    ] = "",
+    priority: Annotated[int, typer.Option(help="The higher run goes first.", min=-100, max=100)] = 0,
+    purpose: Annotated[str, typer.Option(help="What the model is for; sites accept plans by it.")] = "",
+    wait_for: Annotated[
+        int, typer.Option(metavar="CLIENTS", help="Open no round before so many clients are there.", min=1)
+    ] = 1,
+    shape: Annotated[
+        str | None, typer.Option(metavar="28,28", help="The shape of one example, where no data are here to tell.")
+    ] = None,
+    classes: Annotated[int | None, typer.Option(help="With --shape: classes of the label, 0 for a number.")] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Stay until the run ends, and tell its rounds.")] = False,
+    server: ServerUrl = None,
+    token_file: TokenFile = None,
+    ca: CaFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Submit a plan to a server; the initial model is built here, from the code that the plan names."""
+    from hansa.cli.job_building import build_job  # noqa: PLC0415 - help comes at once
+    from hansa.wire.plans import read_plan  # noqa: PLC0415
+
+    console = screen()
+    read = read_plan(plan, settings or [])
+    options = {"eligibility": eligibility, "priority": priority, "purpose": purpose, "wait_for": wait_for}
+    job = build_job(read, population=population, signature=_signature(shape, classes), **options)
+    for note in job.notes:
+        console.print(Text("note: ", style="yellow").append(note, style="none"))
+    with operator(server, token_file, ca) as calls:
+        calls.upload(f"/models/{job.body['model']}", job.model)
+        taken = calls.call("POST", "/jobs", job.body)
+        run = taken["run"]["id"]
+        command_line(console, "run", run)
+        command_line(console, "plan", taken["job"]["plan_sha256"])
+        if wait:
+            taken["run"] = follow(calls, console, run)
+    if not wait:
+        command_line(console, "watch", f"hansa rounds {run}")
+    if as_json:
+        print_json(taken)
+
+
+def follow(calls: Operator, console: Console, run: str) -> dict[str, Any]:
+    """Tell a run's rounds until it ends; return it. Raises RunError where it does not finish."""
+    told: set[str] = set()
+    while True:
+        found = calls.get(f"/runs/{in_path(run)}")
+        for each in reversed(calls.get(f"/runs/{in_path(run)}/rounds", limit=100)["rounds"]):
+            if each["state"] in ("closed", "abandoned") and named(each) not in told:
+                told.add(named(each))
+                funnel = each["funnel"]
+                who = f"{funnel['included']} of {funnel['picked']}"
+                sentence(console, f"{named(each)}: {each['state']}, {who}, {measured(each['report'])}".rstrip(", "))
+        if found["state"] == "finished":
+            return found
+        if found["state"] != "running":
+            raise RunError(
+                "HANSA-RUN-STATE",
+                rule="A run that is waited for goes to its end.",
+                found=f"It is {found['state']}{': ' + found['why'] if found['why'] else ''}.",
+                action=f"See: hansa events --run {run}",
+            )
+        time.sleep(_POLL)
+
+
+def _signature(shape: str | None, classes: int | None) -> Any:
+    if (shape is None) != (classes is None):
+        raise typer.BadParameter("give --shape and --classes together.")
+    if shape is None or classes is None:
+        return None
+    from hansa.core.nouns import Signature  # noqa: PLC0415 - with a shape
+
+    try:
+        return Signature(tuple(int(length) for length in shape.split(",")), classes)
+    except ValueError:
+        raise typer.BadParameter("must be numbers with commas: 28,28.", param_hint="--shape") from None

@@ -1,0 +1,212 @@
+"""The whole server as one ASGI application: the client protocol, transfers, the operator API and its pages."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import structlog
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Mount, Route
+from starlette.types import ASGIApp
+
+from hansa.core.errors import CATALOGUE, HansaError, RefusedError
+from hansa.server import health, operator_api, pages
+from hansa.server.client_api import CALLER, ClientApi
+from hansa.server.coordinator import Coordinator
+from hansa.server.following import Follower
+from hansa.server.recorder import Recorder
+from hansa.server.services import Services
+from hansa.server.transfers import Transfers
+from hansa.wire.generated.federation_connect import FederationASGIApplication
+
+_LOG: Final = structlog.get_logger("hansa.server")
+_RPC: Final = "/hansa.v1.Federation/"
+_UNSIGNED: Final = f"{_RPC}Enrol"
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+
+@dataclass
+class SignedCalls:
+    """Checks the signature of each call of the client protocol before the Connect service sees it."""
+
+    services: Services
+    service: ASGIApp
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one call, with its caller in ``CALLER``."""
+        try:
+            body = await read_body(scope, receive, self.services.settings.largest_request_bytes)
+        except RefusedError as error:
+            await answer(error)(scope, receive, send)
+            return
+        if scope["path"] != _UNSIGNED:
+            CALLER.set(await self._caller(scope, body))
+        await self.service(scope, _replay(body, receive), send)
+
+    async def _caller(self, scope: Scope, body: bytes) -> Any:
+        try:
+            return await self.services.authenticate(
+                header(scope, b"authorization"), method=scope["method"], target=target(scope), body=body
+            )
+        except HansaError as error:
+            return error
+
+
+def create(services: Services) -> ASGIApp:
+    """Return the application over some services. Its background work runs within its lifespan."""
+    transfers = Transfers(services, Recorder(services))
+    api = FederationASGIApplication(ClientApi(services), read_max_bytes=services.settings.largest_request_bytes)
+    routes = [
+        Mount(_RPC.rstrip("/"), app=_unmounted(SignedCalls(services, api))),
+        Route("/v1/jobs/{sha256}", _signed(services, transfers.job), methods=["GET"]),
+        Route("/v1/models/{sha256}", _signed(services, transfers.model), methods=["GET"]),
+        Route("/v1/updates/{run}/{kind}/{round}/{attempt}", _signed(services, transfers.offset), methods=["HEAD"]),
+        Route("/v1/updates/{run}/{kind}/{round}/{attempt}", _update(services, transfers), methods=["PUT"]),
+        Mount("/api/v1", app=operator_api.build(services)),
+        *health.routes(services),
+        Mount("/", app=pages.build(services)),
+    ]
+    application = Starlette(routes=routes, lifespan=lambda _: background(services))
+    application.add_exception_handler(HansaError, _handled)
+    return application
+
+
+@contextlib.asynccontextmanager
+async def background(services: Services) -> AsyncIterator[None]:
+    """Look after runs, and follow what other replicas do, while the server runs."""
+    stop = services.stopping
+    coordinator, follower = Coordinator(services), Follower(services)
+    await follower.start()
+    tasks = [asyncio.create_task(coordinator.run(stop)), asyncio.create_task(follower.run(stop))]
+    try:
+        yield
+    finally:
+        services.stop()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _signed(
+    services: Services, endpoint: Callable[..., Awaitable[Response]]
+) -> Callable[[Request], Awaitable[Response]]:
+    """Return an endpoint of calls without a body that clients sign."""
+
+    async def call(request: Request) -> Response:
+        client = await services.authenticate(
+            request.headers.get("authorization"), method=request.method, target=target(request.scope), body=b""
+        )
+        return await endpoint(request, client)
+
+    return call
+
+
+def _update(services: Services, transfers: Transfers) -> Callable[[Request], Awaitable[Response]]:
+    async def call(request: Request) -> Response:
+        limit = services.settings.upload_part_bytes
+        body = await read_body(request.scope, request.receive, limit)
+        client = await services.authenticate(
+            request.headers.get("authorization"), method=request.method, target=target(request.scope), body=body
+        )
+        return await transfers.part(request, client, body)
+
+    return call
+
+
+async def _handled(_request: Request, error: Exception) -> Response:
+    return answer(error) if isinstance(error, HansaError) else answer(internal())
+
+
+def answer(error: HansaError) -> Response:
+    """Return an error as plain HTTP has it. Only refusals tell what was found: the rest is for the log."""
+    status = CATALOGUE[error.code].http
+    if not isinstance(error, RefusedError):
+        _LOG.error("call failed", code=error.code, found=error.found)
+        told = {"code": error.code, "rule": error.rule, "found": "", "action": error.action}
+    else:
+        told = {"code": error.code, "rule": error.rule, "found": error.found, "action": error.action}
+    return JSONResponse({"error": told}, status_code=status)
+
+
+def internal() -> RefusedError:
+    """Return what to say of a bug."""
+    return RefusedError(
+        "HANSA-INTERNAL",
+        rule="A call is answered.",
+        found="This one met a bug.",
+        action="Try again; tell the operator.",
+    )
+
+
+def header(scope: Scope, name: bytes) -> str | None:
+    """Return a header of a request, or None."""
+    return next((value.decode("latin-1") for key, value in scope["headers"] if key == name), None)
+
+
+def target(scope: Scope) -> str:
+    """Return the path of a request as it was sent, with its query."""
+    raw = scope.get("raw_path") or scope["path"].encode()
+    query = scope.get("query_string") or b""
+    path: str = raw.decode("latin-1").partition("?")[0]
+    return f"{path}?{query.decode('latin-1')}" if query else path
+
+
+async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
+    """Return a request's body. Raises RefusedError as soon as it is larger than a limit."""
+    announced = header(scope, b"content-length")
+    if announced is not None and announced.isdecimal() and int(announced) > limit:
+        raise too_large(limit)
+    parts, size = [], 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise RefusedError(
+                "HANSA-REQUEST-INVALID", rule="A request is whole.", found="It was cut off.", action="Send it again."
+            )
+        part = message.get("body", b"")
+        size += len(part)
+        if size > limit:
+            raise too_large(limit)
+        parts.append(part)
+        if not message.get("more_body", False):
+            return b"".join(parts) if len(parts) != 1 else bytes(parts[0])
+
+
+def too_large(limit: int) -> RefusedError:
+    """Return what to say of a body that is too large."""
+    return RefusedError(
+        "HANSA-SERVER-LIMIT",
+        rule=f"The body of this call has at most {limit} bytes.",
+        found="This one has more.",
+        action="Send an update in parts.",
+    )
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """Return a ``receive`` that gives a body that was read already."""
+    sent = False
+
+    async def replayed() -> MutableMapping[str, Any]:
+        nonlocal sent
+        if sent:
+            return await receive()
+        sent = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return replayed
+
+
+def _unmounted(application: ASGIApp) -> ASGIApp:
+    """Return an application that sees whole paths though it is mounted below one."""
+
+    async def whole(scope: Scope, receive: Receive, send: Send) -> None:
+        await application({**scope, "root_path": "", "path": scope["path"]}, receive, send)
+
+    return whole

@@ -1,0 +1,37 @@
+"""Whether an update has the form that its round asks for; whoever sends another is named to the operator."""
+
+from __future__ import annotations
+
+from hansa.algorithms.prologue import statistics_layout
+from hansa.core.layout import Layout
+from hansa.server.board import Posted
+from hansa.server.services import Services
+from hansa.store.records import Client
+from hansa.wire.update_checks import UpdateCheck
+
+
+def checker(posted: Posted) -> UpdateCheck:
+    """Return what checks an update of a round, piece by piece."""
+    context, kind = posted.context, posted.round.id.kind
+    if kind == "evaluation":
+        return UpdateCheck(tallies=context.tally_widths)
+    if kind == "statistics" and context.plan.features is not None:
+        return UpdateCheck(statistics_layout(context.plan.features))
+    layout: Layout = context.state.layout
+    return UpdateCheck(layout)
+
+
+async def refuse(services: Services, posted: Posted, client: Client, code: str) -> None:
+    """Take note that a client's update was refused: it is not waited for, and the operator sees its name."""
+    key, now = posted.round.id, services.clock.now()
+    async with services.store.transaction() as rows:
+        round_ = await rows.rounds.get(key, for_report=True)
+        assigned = await rows.rounds.assignment(key, client.id)
+        if round_ is None or assigned is None or assigned.fate is not None:
+            return
+        await rows.rounds.set_fates(key, {client.id: "refused"})
+        detail = {"kind": key.kind, "round": key.round, "attempt": key.attempt, "code": code, "name": client.name}
+        await rows.events.add(
+            "report.refused", tenant=client.tenant, at=now, run=key.run, client=client.id, detail=detail
+        )
+    services.board.answered(key, client.id, reported=False)

@@ -1,0 +1,213 @@
+"""The client protocol as a Connect service. What it answers comes from the board; it writes only what changed."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, Final, NoReturn
+
+from connectrpc.code import Code
+from connectrpc.errors import ConnectError
+from protobuf.wkt import Any as Detail
+
+from hansa.core.errors import CATALOGUE, HansaError, RefusedError
+from hansa.core.killpoints import reached
+from hansa.server.board import Posted
+from hansa.server.enrolment import check_declared, enrol, read_attributes
+from hansa.server.services import Services
+from hansa.server.transfers import malformed
+from hansa.store.records import Assigned, Client, RoundKey
+from hansa.wire.generated import federation_pb2 as messages
+from hansa.wire.signatures import assignment as signed_content
+
+CALLER: Final[ContextVar[Client | HansaError | None]] = ContextVar("caller", default=None)
+"""Who signed the call that is being answered, or why nobody did."""
+
+_OUTCOMES: Final = {
+    "included": messages.OUTCOME_INCLUDED,
+    "reported": messages.OUTCOME_OPEN,
+}
+
+
+@dataclass(frozen=True)
+class ClientApi:
+    """Answers clients: enrolment, check-ins, goodbyes."""
+
+    services: Services
+
+    async def enrol(self, request: messages.EnrolRequest, _context: Any) -> messages.EnrolResponse:
+        """Make a client of an invitation and a key."""
+        try:
+            client, population = await enrol(self.services, request)
+        except HansaError as error:
+            raise_connect(error)
+        return messages.EnrolResponse(
+            client=client.id,
+            number=client.number,
+            name=client.name,
+            population=population.name,
+            server_keys=self.services.signer.published(),
+        )
+
+    async def check_in(self, request: messages.CheckInRequest, _context: Any) -> messages.CheckInResponse:
+        """Answer with an assignment, or with when to come back; with the outcome of the last report, if asked."""
+        try:
+            return await self._check_in(request)
+        except HansaError as error:
+            raise_connect(error)
+
+    async def exchange(self, _request: messages.ExchangeRequest, _context: Any) -> messages.ExchangeResponse:
+        """Refuse: no round of this server takes a secure sum."""
+        try:
+            _caller()
+            raise malformed("No round here takes messages of a secure sum.")
+        except HansaError as error:
+            raise_connect(error)
+
+    async def goodbye(self, _request: messages.GoodbyeRequest, _context: Any) -> messages.GoodbyeResponse:
+        """Retire the client that calls."""
+        try:
+            client = _caller()
+            now = self.services.clock.now()
+            async with self.services.store.transaction() as rows:
+                await rows.clients.set_state(client.id, "retired", at=now, why="it said goodbye")
+                await rows.events.add("client.goodbye", tenant=client.tenant, at=now, client=client.id)
+            self.services.clients.drop(client.id)
+        except HansaError as error:
+            raise_connect(error)
+        return messages.GoodbyeResponse()
+
+    async def _check_in(self, request: messages.CheckInRequest) -> messages.CheckInResponse:
+        services, client = self.services, _caller()
+        client = await self._declared(client, request)
+        services.board.called(client.population, client.number, services.clock.now())
+        if request.HasField("declined"):
+            await self._declined(client, read_key(request.declined))
+        answer = messages.CheckInResponse(server_keys=services.signer.published())
+        found = self._assignment(client, request)
+        if found is None and request.wait_seconds > 0:
+            seconds = min(request.wait_seconds, services.settings.long_poll_seconds)
+            await services.board.wait(client.id, seconds)
+            found = self._assignment(client, request)
+        if request.HasField("reported"):
+            answer.outcome = await self._outcome(client, read_key(request.reported))
+        if found is None:
+            size = len(services.board.callers)
+            answer.come_back_seconds = services.pace.seconds(size)
+            return answer
+        answer.assignment.CopyFrom(self._signed(client, *found))
+        reached("server.check-in.answering")
+        return answer
+
+    async def _declared(self, client: Client, request: messages.CheckInRequest) -> Client:
+        """Take note of what a client declares anew; return its row. The first check-in makes it active."""
+        attributes = read_attributes(request.attributes)
+        same = (dict(client.attributes), client.version, client.consent) == (
+            attributes,
+            request.client_version,
+            request.consent,
+        )
+        if same and client.state == "active":
+            return client
+        now = self.services.clock.now()
+        async with self.services.store.transaction() as rows:
+            population = await rows.populations.get(client.population)
+            if population is None:
+                raise LookupError("a client has a population")
+            check_declared(population, attributes, request.client_version)
+            if not same:
+                await rows.clients.declare(
+                    client.id, attributes=attributes, version=request.client_version, consent=request.consent
+                )
+                if client.consent != request.consent:
+                    kind = "client.consented" if request.consent else "client.withdrew-consent"
+                    await rows.events.add(kind, tenant=client.tenant, at=now, client=client.id)
+            if client.state == "enrolled":
+                await rows.clients.set_state(client.id, "active", at=now, why="it checked in")
+        self.services.clients.drop(client.id)
+        changed = await self.services.clients.get(client.id)
+        if changed is None:
+            raise LookupError("a client that changed is there")
+        self.services.board.changed.set()
+        return changed
+
+    def _assignment(self, client: Client, request: messages.CheckInRequest) -> tuple[Posted, Assigned] | None:
+        """Return what a client is asked, unless it consents no more, or has just answered it."""
+        found = self.services.board.assignment(client.id)
+        if found is None or not request.consent:
+            return None
+        answered = [read_key(of) for of in (request.reported, request.declined) if of.run]
+        return None if found[0].round.id in answered else found
+
+    async def _declined(self, client: Client, key: RoundKey) -> None:
+        """Take note that a site's policy refused: the round does not wait for this client."""
+        now = self.services.clock.now()
+        async with self.services.store.transaction() as rows:
+            round_ = await rows.rounds.get(key, for_report=True)
+            assigned = await rows.rounds.assignment(key, client.id)
+            if round_ is None or assigned is None or assigned.fate is not None:
+                return
+            await rows.rounds.set_fates(key, {client.id: "declined"})
+            await rows.events.add("assignment.declined", tenant=client.tenant, at=now, run=key.run, client=client.id)
+        self.services.board.answered(key, client.id, reported=False)
+
+    async def _outcome(self, client: Client, key: RoundKey) -> messages.Outcome:
+        async with self.services.store.reading() as rows:
+            assigned = await rows.rounds.assignment(key, client.id)
+            round_ = await rows.rounds.get(key)
+        if assigned is None or round_ is None or round_.state == "abandoned":
+            return messages.OUTCOME_NOT_INCLUDED
+        return _OUTCOMES.get(assigned.fate or "reported", messages.OUTCOME_NOT_INCLUDED)
+
+    def _signed(self, client: Client, posted: Posted, assigned: Assigned) -> messages.SignedAssignment:
+        round_, context = posted.round, posted.context
+        content = messages.Assignment(
+            id=message_of(round_.id),
+            job_sha256=context.job.descriptor,
+            plan_sha256=context.job.plan_sha256,
+            model_sha256=round_.model,
+            model_size=context.model_size,
+            client=client.id,
+            number=assigned.number,
+            cohort_size=round_.cohort_size,
+            population=round_.population,
+            deadline_ms=int((assigned.notes.get("deadline") or round_.deadline or 0) * 1000),
+        ).SerializeToString(deterministic=True)
+        signature, key_id = self.services.signer.sign(signed_content(content))
+        return messages.SignedAssignment(assignment=content, signature=signature, key_id=key_id)
+
+
+def _caller() -> Client:
+    caller = CALLER.get()
+    if isinstance(caller, HansaError):
+        raise caller
+    if caller is None:
+        raise LookupError("a call is authenticated before it is answered")
+    return caller
+
+
+def message_of(key: RoundKey) -> messages.AssignmentId:
+    """Return the message that names a round's assignment."""
+    return messages.AssignmentId(run=key.run, kind=f"KIND_{key.kind.upper()}", round=key.round, attempt=key.attempt)
+
+
+def read_key(message: messages.AssignmentId) -> RoundKey:
+    """Return the round that a message names. Raises RefusedError for none."""
+    kinds: dict[int, Any] = {
+        messages.KIND_STATISTICS: "statistics",
+        messages.KIND_TRAINING: "training",
+        messages.KIND_EVALUATION: "evaluation",
+    }
+    if message.kind not in kinds or len(message.run) > 64:
+        raise malformed("An assignment is named by run, kind, round and attempt.")
+    return RoundKey(message.run, kinds[message.kind], message.round, message.attempt)
+
+
+def raise_connect(error: HansaError) -> NoReturn:
+    """Raise an error as Connect has it: the code in the message, and the parts as a detail."""
+    problem = messages.Problem(code=error.code, rule=error.rule, found=error.found, action=error.action)
+    detail = Detail(type_url="type.googleapis.com/hansa.v1.Problem", value=problem.SerializeToString())
+    code = Code(CATALOGUE[error.code].connect)
+    shown = isinstance(error, RefusedError)
+    message = f"{error.code}: {error}" if shown else error.code
+    raise ConnectError(code, message, details=[detail] if shown else []) from error

@@ -1,0 +1,343 @@
+"""The life of runs: opens rounds, freezes them, folds and closes them, or gives them up and tries again.
+
+Each transition is one transaction. A replica looks after the runs whose lease it holds; another takes over when the
+lease ends, reads the same rows and goes on from there. Nothing that matters is kept here: a coordinator may die at any
+instant.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+import numpy as np
+import structlog
+
+from hansa.algorithms.stopping import stopping_reason
+from hansa.core.errors import DivergenceError, HansaError, StoreConflictError, StoreError
+from hansa.core.killpoints import reached
+from hansa.server import buffered_runs, closing, lifecycle
+from hansa.server.contexts import RunContext, load_context, store_state
+from hansa.server.opening import NotYet, Opening, open_next
+from hansa.server.rounds_at_rest import round_name, update_prefix
+from hansa.server.services import Services
+from hansa.store.records import Fate, Release, Report, Round, Run
+from hansa.store.store import Rows
+
+_LOG: Final = structlog.get_logger("hansa.coordinator")
+_FAILURES: Final = 5
+"""Failures one after another that pause a run."""
+_AFTER_FAILURE: Final = 1.0
+_LONGEST_REST: Final = 10.0
+"""Seconds, at most, until a run that failed is looked after again."""
+_PASSING: Final = frozenset({"HANSA-SERVER-BUSY", "HANSA-SERVER-STORAGE"})
+"""What the run has no part in, and what passes: it is tried again and again."""
+_UNREADABLE: Final = frozenset({"HANSA-KEY-MISSING", "HANSA-NOT-FOUND", "HANSA-SEAL-BROKEN"})
+"""Sealed updates that nobody can read any more: the round is given up, the model stays as it is."""
+
+
+@dataclass
+class Coordinator:
+    """Looks after the runs that this replica has leased."""
+
+    services: Services
+    contexts: dict[str, RunContext] = field(default_factory=dict)
+    failures: dict[str, int] = field(default_factory=dict)
+    resting: dict[str, float] = field(default_factory=dict)
+    """Runs that failed -> when to try again, in the loop's time."""
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Look after runs until told to stop, then give the leases back."""
+        settings = self.services.settings
+        while not stop.is_set():
+            self.services.board.changed.clear()
+            pause = settings.tick_seconds
+            try:
+                await self.tick()
+            except Exception as error:  # noqa: BLE001 - the next tick reads everything anew
+                _LOG.error("tick failed", error=error.code if isinstance(error, HansaError) else type(error).__name__)
+                pause = max(pause, _AFTER_FAILURE)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self.services.board.changed.wait()
+        async with self.services.store.transaction() as rows:
+            await rows.runs.release(settings.replica_name)
+
+    async def tick(self) -> None:
+        """Take up the runs that are free, and take each as far as it goes."""
+        services = self.services
+        async with services.store.transaction() as rows:
+            leased = await rows.runs.lease(
+                services.settings.replica_name,
+                now=services.clock.now(),
+                seconds=services.settings.lease_seconds,
+                limit=1000,
+            )
+        if leased:
+            reached("coordinator.leased")
+        results = await asyncio.gather(*(self._look_after(run) for run in leased), return_exceptions=True)
+        for error in results:
+            if isinstance(error, BaseException):
+                raise error
+
+    async def _look_after(self, run: Run) -> None:
+        if asyncio.get_running_loop().time() < self.resting.get(run.id, 0.0):
+            return
+        try:
+            while not self.services.stopping.is_set() and await self.step(run.id):
+                pass
+            self.failures.pop(run.id, None)
+            self.resting.pop(run.id, None)
+        except StoreConflictError:
+            self.contexts.pop(run.id, None)  # another replica, or the operator, was first: look again at the next tick
+        except DivergenceError as error:
+            await self._end(run.id, "failed", str(error))
+        except HansaError as error:
+            await self._failed(run.id, error.code, str(error))
+        except Exception as error:  # noqa: BLE001 - a run that cannot be served must not end the others
+            _LOG.exception("run failed", run=run.id)
+            await self._failed(run.id, "HANSA-INTERNAL", type(error).__name__)
+
+    async def step(self, run_id: str) -> bool:
+        """Make the next move of a run; return False when there is nothing to do but wait."""
+        services = self.services
+        async with services.store.reading() as rows:
+            run = await rows.runs.get(run_id)
+            open_rounds = await rows.rounds.open_of(run_id) if run is not None else []
+        if run is None or (run.state != "running" and not open_rounds):
+            return False
+        context = await self._context(run)
+        if run.state in ("cancelled", "finished", "failed"):
+            await self._abandon(open_rounds[0], f"the run is {run.state}")
+            return True
+        schedule: Any = context.plan.schedule
+        if not schedule.synchronous:
+            return await self._buffered(context, open_rounds)
+        if not open_rounds:
+            return await self._open(context)
+        return await self._move(context, open_rounds[0])
+
+    async def _buffered(self, context: RunContext, open_rounds: list[Round]) -> bool:
+        """Make the next move of a run whose clients train all the time; statistics and evaluations are beside it."""
+        beside = [each for each in open_rounds if each.id.kind != "training"]
+        training = [each for each in open_rounds if each.id.kind == "training"]
+        if beside and await self._move(context, beside[0]):
+            return True
+        upcoming = lifecycle.upcoming(context.plan, context.run)
+        if not beside and (upcoming is None or upcoming.kind != "training"):
+            await self._open(context)
+        if context.run.state != "running" or upcoming is None or upcoming.kind == "statistics":
+            return False
+        if context.run.round >= context.plan.rounds or context.run.notes.get("stopping") is not None:
+            return False
+        turn = await buffered_runs.look(self.services, context, training)
+        for round_ in turn.drained:
+            async with self.services.store.reading() as rows:
+                reports = await rows.reports.of(round_.id)
+            await self._sweep(round_, reports)
+        if turn.context is not None:
+            self.contexts[context.run.id] = turn.context
+        return turn.context is not None
+
+    async def _context(self, run: Run) -> RunContext:
+        known = self.contexts.get(run.id)
+        if known is not None and (known.run.model, known.run.slots, known.run.round) == (
+            run.model,
+            run.slots,
+            run.round,
+        ):
+            return replace(known, run=run)
+        async with self.services.store.reading() as rows:
+            job = await rows.jobs.get(run.job)
+        if job is None:
+            raise LookupError("a run has a job")
+        context = await load_context(self.services.blobs, run, job, self.services.allowances)
+        self.contexts[run.id] = context
+        return context
+
+    async def _open(self, context: RunContext) -> bool:
+        """Open the run's next round, or end the run. False where it must wait for clients."""
+        upcoming = lifecycle.upcoming(context.plan, context.run)
+        if upcoming is None:
+            await self._end(
+                context.run.id, "finished", context.run.notes.get("stopping") or "the last round of the plan"
+            )
+            return False
+        opened = await open_next(self.services, context, upcoming)
+        if isinstance(opened, NotYet):
+            if opened.pause is not None:
+                await self._pause(context.run.id, opened.pause)
+            return False
+        reached("coordinator.round.opened")
+        self._post(context, opened)
+        return False
+
+    def _post(self, context: RunContext, opened: Opening) -> None:
+        self.services.board.post(opened.posted(context), opened.assigned)
+
+    async def _move(self, context: RunContext, round_: Round) -> bool:
+        services, now = self.services, self.services.clock.now()
+        async with services.store.reading() as rows:
+            assigned = await rows.rounds.assigned(round_.id)
+            reports = await rows.reports.of(round_.id)
+        todo = lifecycle.move(context.plan, round_, assigned, reports, now=now)
+        if todo == "wait":
+            return False
+        if todo == "collect":
+            async with services.store.transaction() as rows:
+                await rows.rounds.change(lifecycle.advance(round_, "collecting"))
+                await self._tell(rows, round_, "round.collecting")
+            reached("coordinator.round.collecting")
+            return False
+        if todo == "freeze":
+            await self._freeze(round_)
+            return True
+        if todo == "abandon":
+            why = f"{len(reports)} of {round_.cohort_size} picked clients reported in time"
+            await self._abandon(round_, why)
+            return True
+        try:
+            await self._close(context, round_, reports)
+        except StoreError as error:
+            if error.code not in _UNREADABLE:
+                raise
+            await self._abandon(round_, f"its updates cannot be read: {error.code}")
+        return True
+
+    async def _freeze(self, round_: Round) -> None:
+        """Fix the survivors, once: whoever has an acknowledged report now. Who reports later is late."""
+        reached("coordinator.round.freezing")
+        services = self.services
+        states = ("collecting", "aggregating") if round_.state == "opening" else ("aggregating",)
+        async with services.store.transaction() as rows:
+            frozen = await rows.rounds.change(lifecycle.advance(round_, *states))
+            assigned = await rows.rounds.assigned(round_.id)
+            survivors = [str(each.number) for each in assigned if each.fate == "reported"]
+            lost: dict[str, Fate] = {each.client: "lost" for each in assigned if each.fate is None}
+            await rows.rounds.change(replace(frozen, notes={**frozen.notes, "survivors": survivors}))
+            await rows.rounds.set_fates(round_.id, lost)
+            await self._tell(rows, round_, "round.aggregating", reported=len(survivors), lost=len(lost))
+        services.board.take_down(round_.id)
+        reached("coordinator.round.frozen")
+
+    async def _close(self, context: RunContext, round_: Round, reports: list[Report]) -> None:
+        services, now = self.services, self.services.clock.now()
+        key = await asyncio.to_thread(services.keys.unwrap, round_name(round_.id), round_.key)
+        closed = await closing.close(context, round_, reports, blobs=services.blobs, key=key, now=now)
+        reached("coordinator.round.folded")
+        model, slots, size = await store_state(services.blobs, closed.state)
+        reached("coordinator.round.model-written")
+        notes = closing.next_notes(context, closed)
+        reason = stopping_of(context, notes)
+        if reason is not None:
+            notes["stopping"] = reason
+        number = round_.id.round if round_.id.kind == "training" else context.run.round
+        numbers = np.array([int(each) for each in round_.notes["survivors"]], dtype=np.int64)
+        async with services.store.transaction() as rows:
+            await rows.rounds.change(lifecycle.advance(round_, "closed", closed_at=now, report=closed.event))
+            run = await rows.runs.change(replace(context.run, model=model, slots=slots, round=number, notes=notes))
+            await rows.rounds.set_fates(round_.id, {report.client: "included" for report in reports})
+            if round_.id.kind == "training":
+                await rows.participation.record(run.id, numbers, number)
+                await rows.releases.add(Release(run.tenant, run.id, number, model, "candidate", now))
+            await self._tell(rows, round_, "round.closed", **_counts(closed.event))
+        self.contexts[run.id] = context.with_state(run, closed.state, size)
+        _LOG.info("round closed", run=run.id, round=number, kind=round_.id.kind, cohort=len(reports))
+        reached("coordinator.round.closed")
+        await self._sweep(round_, reports)
+
+    async def _sweep(self, round_: Round, reports: list[Report]) -> None:
+        """Remove what a round needs no more: the sealed updates, then the key. What is missed here, retention finds."""
+        blobs = self.services.blobs
+        for report in reports:
+            for name in await blobs.names(update_prefix(round_.id, report.client)):
+                await blobs.delete(name)
+        reached("coordinator.round.swept")
+        await asyncio.to_thread(self.services.keys.destroy, round_name(round_.id))
+
+    async def _abandon(self, round_: Round, why: str) -> None:
+        """Give up an attempt: the model stays as it is, and the round is opened again with a fresh cohort."""
+        services, now = self.services, self.services.clock.now()
+        async with services.store.transaction() as rows:
+            await abandon(rows, round_, why, now)
+            reports = await rows.reports.of(round_.id)
+            run = await rows.runs.get(round_.id.run)
+            if run is None:
+                raise LookupError("a round has a run")
+            await rows.events.add(
+                "round.abandoned", tenant=run.tenant, at=now, run=run.id, detail=_named(round_, why=why)
+            )
+        services.board.take_down(round_.id)
+        _LOG.warning("round abandoned", run=round_.id.run, round=round_.id.round, attempt=round_.id.attempt, why=why)
+        reached("coordinator.round.abandoned")
+        await self._sweep(round_, reports)
+
+    async def _end(self, run_id: str, state: str, why: str) -> None:
+        now = self.services.clock.now()
+        async with self.services.store.transaction() as rows:
+            run = await rows.runs.get(run_id)
+            if run is None or run.state != "running":
+                return
+            for round_ in await rows.rounds.open_of(run_id):
+                await abandon(rows, round_, why, now)
+                self.services.board.take_down(round_.id)
+            await rows.runs.change(replace(run, state=state, why=why, ended_at=now))  # type: ignore[arg-type]
+            await rows.events.add(f"run.{state}", tenant=run.tenant, at=now, run=run_id, detail={"why": why})
+        reached("coordinator.run.ended")
+        self.contexts.pop(run_id, None)
+        _LOG.info("run ended", run=run_id, state=state)
+
+    async def _pause(self, run_id: str, why: str) -> None:
+        now = self.services.clock.now()
+        async with self.services.store.transaction() as rows:
+            run = await rows.runs.get(run_id)
+            if run is not None and run.state == "running":
+                await rows.runs.change(replace(run, state="paused", why=why))
+                await rows.events.add("run.paused", tenant=run.tenant, at=now, run=run_id, detail={"why": why})
+        _LOG.warning("run paused", run=run_id, why=why)
+
+    async def _failed(self, run_id: str, code: str, what: str) -> None:
+        """Take note of a failure; a run that fails again and again is paused for the operator.
+
+        It is not for what passes by itself: a database that is away, a full disk.
+        """
+        self.contexts.pop(run_id, None)
+        self.failures[run_id] = self.failures.get(run_id, 0) + 1
+        rest = min(_LONGEST_REST, 0.1 * 2.0 ** min(self.failures[run_id], 16))
+        self.resting[run_id] = asyncio.get_running_loop().time() + rest
+        _LOG.error("run not served", run=run_id, code=code, what=what, seconds=rest)
+        if self.failures[run_id] >= _FAILURES and code not in _PASSING:
+            self.failures.pop(run_id)
+            self.resting.pop(run_id)
+            await self._pause(run_id, f"[{code}] {what}")
+
+    async def _tell(self, rows: Rows, round_: Round, kind: str, **detail: Any) -> None:
+        tenant = str(round_.notes["tenant"])
+        at = self.services.clock.now()
+        await rows.events.add(kind, tenant=tenant, at=at, run=round_.id.run, detail=_named(round_, **detail))
+
+
+async def abandon(rows: Rows, round_: Round, why: str, now: float) -> None:
+    """Give up a round within a transaction: no report of it is counted any more."""
+    await rows.rounds.change(lifecycle.advance(round_, "abandoned", closed_at=now, report={"why": why}))
+    assigned = await rows.rounds.assigned(round_.id)
+    await rows.rounds.set_fates(round_.id, {each.client: "lost" for each in assigned if each.fate is None})
+
+
+def stopping_of(context: RunContext, notes: Mapping[str, Any]) -> str | None:
+    """Return why a run stops after a round, if a rule of the plan says so."""
+    name = (context.plan.stopping.metric or "").partition(".")[2]
+    higher = next((metric.higher_is_better for metric in context.metrics if metric.name == name), True)
+    return stopping_reason(context.plan.stopping, notes.get("watched", []), higher_is_better=higher)
+
+
+def _named(round_: Round, **detail: Any) -> dict[str, Any]:
+    of = round_.id
+    return {"kind": of.kind, "round": of.round, "attempt": of.attempt, **detail}
+
+
+def _counts(event: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: event[key] for key in ("cohort", "reported", "selected") if key in event}

@@ -1,0 +1,91 @@
+"""Whether the server lives, whether it can serve, and what it counts.
+
+``/healthz`` asks nothing of the store: who restarts a server by it must not restart one whose database is away.
+``/readyz`` says whether this replica can serve now. ``/metrics`` needs ``metrics_token``, or an operator token that
+may read usage.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+from collections import Counter
+from typing import TYPE_CHECKING, Final
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from hansa.core.errors import CATALOGUE, HansaError, RefusedError, described
+from hansa.server import logs, measures, tokens
+
+if TYPE_CHECKING:
+    from hansa.server.services import Services
+
+_READY_SECONDS: Final = 3.0
+"""How long the store may take to answer."""
+_ALL: Final = 1_000_000
+_NOT_STORED: Final = {"Cache-Control": "no-store"}
+
+
+def routes(services: Services) -> list[Route]:
+    """Return the routes over some services."""
+
+    async def healthz(_request: Request) -> Response:
+        return JSONResponse({"status": "alive"}, headers=_NOT_STORED)
+
+    async def readyz(_request: Request) -> Response:
+        try:
+            async with asyncio.timeout(_READY_SECONDS), services.store.reading() as rows:
+                await rows.signing_keys.current()
+        except HansaError as error:
+            return _not_ready(error.code)
+        except Exception as error:  # noqa: BLE001 - whatever the store raises, it is not ready
+            return _not_ready(type(error).__name__)
+        return JSONResponse({"status": "ready", "replica": services.settings.replica_name}, headers=_NOT_STORED)
+
+    async def metrics(request: Request) -> Response:
+        try:
+            await _may_read(services, request.headers.get("authorization"))
+        except RefusedError as error:
+            status = CATALOGUE[error.code].http
+            return JSONResponse({"error": described(error)}, status_code=status, headers=_NOT_STORED)
+        await _count(services)
+        return Response(measures.exposition(), media_type=measures.MEDIA_TYPE, headers=_NOT_STORED)
+
+    return [
+        Route("/healthz", healthz, methods=["GET"]),
+        Route("/readyz", readyz, methods=["GET"]),
+        Route("/metrics", metrics, methods=["GET"]),
+    ]
+
+
+def _not_ready(why: str) -> Response:
+    """Return the answer of a server that cannot serve; the reason is a code or a kind, never private."""
+    logs.logger("health").warning("not ready", why=why)
+    return JSONResponse({"status": "not ready", "why": why}, status_code=503, headers=_NOT_STORED)
+
+
+async def _may_read(services: Services, header: str | None) -> None:
+    """Raise RefusedError unless a call carries the token for metrics, or one of an operator who may read usage."""
+    wanted = services.settings.metrics_token
+    given = (header or "").partition(" ")[2]
+    if wanted and hmac.compare_digest(wanted.encode(), given.encode()):
+        return
+    await tokens.authorise(services.store, header, "usage.read", services.clock.now())
+
+
+async def _count(services: Services) -> None:
+    """Set what is counted in the store: runs and clients of all tenants by state."""
+    runs: Counter[str] = Counter()
+    clients: Counter[str] = Counter()
+    async with services.store.reading() as rows:
+        for tenant in await rows.tenants.all():
+            runs.update(run.state for run in await rows.runs.of(tenant.id, state=None, limit=_ALL))
+            for population in await rows.populations.of(tenant.id):
+                for (state, _), count in (await rows.clients.counts(population.id)).items():
+                    clients[state] += count
+    for state in ("running", "paused", "cancelled", "finished", "failed"):
+        measures.RUNS.labels(state).set(runs[state])
+    for held in ("invited", "enrolled", "active", "suspended", "retired"):
+        measures.CLIENTS.labels(held).set(clients[held])

@@ -1,0 +1,185 @@
+"""Opening a round: who may take part, who is picked, and the one transaction that makes it so."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from hansa.core.errors import StoreConflictError
+from hansa.core.killpoints import reached
+from hansa.core.layout import Int64s
+from hansa.server.board import Posted
+from hansa.server.cohorts import Eligible, draw, eligible_clients, everyone, secret_coins
+from hansa.server.contexts import RunContext, store_state
+from hansa.server.eligibility import Eligibility
+from hansa.server.lifecycle import Upcoming, at_goal, goal_of
+from hansa.server.rounds_at_rest import round_name
+from hansa.server.services import Services
+from hansa.store.records import Assigned, Client, Round, RoundKey
+
+_WINDOW: Final = 3.0
+"""Check-in intervals within which a client must have called to be picked where admission is "checked-in"."""
+
+
+@dataclass(frozen=True)
+class NotYet:
+    """A round that cannot be opened now; with ``pause``, not without the operator."""
+
+    why: str
+    pause: str | None = None
+
+
+@dataclass(frozen=True)
+class Opening:
+    """A round that was opened, with its cohort."""
+
+    round: Round
+    assigned: tuple[Assigned, ...]
+
+    def posted(self, context: RunContext) -> Posted:
+        """Return it as the board shows it."""
+        return posted(context, self.round)
+
+
+def posted(context: RunContext, round_: Round) -> Posted:
+    """Return an open round as the board shows it."""
+    schedule: Any = context.plan.schedule
+    goal = goal_of(context.plan, round_)[0] if at_goal(context.plan, round_) else 0
+    if round_.id.kind == "training" and not schedule.synchronous:
+        goal = 1
+    return Posted(round_, context, goal)
+
+
+async def open_next(services: Services, context: RunContext, upcoming: Upcoming) -> Opening | NotYet:
+    """Open a run's next round: draw, make its key, and commit. Raises StoreConflictError where another was first."""
+    run = context.run
+    eligible = await eligible_of(services, context)
+    async with services.store.reading() as rows:
+        last = await rows.rounds.last_attempt(run.id, upcoming.kind, upcoming.round)
+    attempt = 1 if last is None else last.id.attempt + 1
+    failed = 0 if last is None or last.state != "abandoned" else int(last.notes.get("failed", 0)) + 1
+    if failed >= services.settings.max_attempts:
+        why = f"{upcoming.kind} round {upcoming.round} was given up {failed} times"
+        return NotYet(why, pause=f"[HANSA-RUN-ATTEMPTS] {why}; look at its events, then resume the run")
+    if eligible.count < _needed(context, upcoming):
+        return NotYet("too few clients are eligible")
+    numbers = await _numbers(services, context, upcoming, eligible)
+    if len(numbers) < _needed(context, upcoming):
+        return NotYet("too few clients could be picked")
+    key = RoundKey(run.id, upcoming.kind, upcoming.round, attempt)
+    return await _commit(services, context, upcoming, key=key, eligible=eligible, numbers=numbers, failed=failed)
+
+
+async def eligible_of(services: Services, context: RunContext) -> Eligible:
+    """Return who may be picked for a run now: all active clients, or those of them that called lately."""
+    callers: Int64s | None = None
+    async with services.store.reading() as rows:
+        population = await rows.populations.get(context.run.population)
+        if population is None:
+            raise LookupError("a run has a population")
+        if population.admission == "checked-in":
+            size = await rows.clients.size(population.id)
+            window = _WINDOW * max(services.pace.seconds(size), services.settings.long_poll_seconds)
+            recent = services.board.recent(population.id, services.clock.now() - window)
+            callers = np.array(recent, dtype=np.int64)
+        eligibility = Eligibility(context.job.eligibility, population.minimum_version)
+        return await eligible_clients(rows, population.id, eligibility, callers=callers)
+
+
+def _needed(context: RunContext, upcoming: Upcoming) -> int:
+    """Return how many clients must be eligible before a round is opened."""
+    waited_for = int(context.run.notes.get("wait_for", 1))
+    if upcoming.kind != "training":
+        return waited_for
+    schedule: Any = context.plan.schedule
+    return max(waited_for, getattr(schedule, "report_goal", None) or 1)
+
+
+async def _numbers(services: Services, context: RunContext, upcoming: Upcoming, eligible: Eligible) -> Int64s:
+    """Return the numbers of the cohort, in its order."""
+    if upcoming.kind == "training":
+        return await draw(
+            services.store,
+            context.plan,
+            context.state,
+            run=context.run.id,
+            eligible=eligible,
+            coins=secret_coins(),
+        )
+    async with services.store.reading() as rows:
+        base = np.arange(eligible.size, dtype=np.int64)
+        chosen = await rows.clients.eligible(eligible.population, eligible.numbers(base), eligible.profiles)
+    numbers = everyone(eligible, chosen)
+    wanted = context.plan.evaluation.federated_clients
+    if upcoming.everyone or wanted is None or wanted >= len(numbers):
+        return numbers
+    coins = context.streams.of("evaluation").coins()
+    return numbers[np.sort(coins.distinct(len(numbers), wanted))]
+
+
+async def _commit(  # noqa: PLR0913 - what a round is made of
+    services: Services,
+    context: RunContext,
+    upcoming: Upcoming,
+    *,
+    key: RoundKey,
+    eligible: Eligible,
+    numbers: Int64s,
+    failed: int,
+) -> Opening:
+    now, run = services.clock.now(), context.run
+    _, wrapped = await asyncio.to_thread(services.keys.create, round_name(key))
+    model = run.model
+    if run.slots is None:
+        model, _, _ = await store_state(services.blobs, context.state)
+    reached("coordinator.round.opening")
+    async with services.store.transaction() as rows:
+        current = await rows.runs.get(run.id)
+        if current is None or current.state != "running" or current.version != run.version:
+            raise StoreConflictError(f"Run {run.id}")
+        clients = await rows.clients.numbered(run.population, numbers)
+        round_ = Round(
+            id=key,
+            state="opening",
+            version=0,
+            model=model,
+            cohort_size=len(clients),
+            population=eligible.count,
+            opened_at=now,
+            deadline=deadline_of(services, context, now),
+            key=wrapped,
+            notes={
+                "tenant": run.tenant,
+                "size": min(_size(context), len(clients)),
+                "everyone": upcoming.everyone,
+                "failed": failed,
+            },
+        )
+        assigned = tuple(_assigned(key, position, client) for position, client in enumerate(clients))
+        await rows.rounds.add(round_, assigned)
+        for kind in ("round.created", "round.opening"):
+            detail = {"kind": key.kind, "round": key.round, "attempt": key.attempt, "selected": len(clients)}
+            await rows.events.add(kind, tenant=run.tenant, at=now, run=run.id, detail=detail)
+    return Opening(round_, assigned)
+
+
+def _assigned(key: RoundKey, position: int, client: Client) -> Assigned:
+    return Assigned(key, client.id, client.number, position)
+
+
+def _size(context: RunContext) -> int:
+    """Return how many reports close a round where the plan has no goal: the cohort without those on top."""
+    sampler: Any = context.plan.cohort
+    size = getattr(sampler, "size", None)
+    return size if isinstance(size, int) else 2**53
+
+
+def deadline_of(services: Services, context: RunContext, now: float) -> float | None:
+    """Return when a round, or a client's part in a buffer, is waited for no more."""
+    schedule: Any = context.plan.schedule
+    seconds = getattr(schedule, "round_deadline", None) or services.settings.round_deadline or math.inf
+    return None if math.isinf(seconds) else now + seconds

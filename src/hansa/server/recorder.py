@@ -1,0 +1,104 @@
+"""Reports become rows: those that arrive together in one transaction, each acknowledged after it is committed."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field, replace
+
+from hansa.core.errors import HansaError, RefusedError, StoreConflictError
+from hansa.core.killpoints import reached
+from hansa.server.lifecycle import TAKES_REPORTS
+from hansa.server.services import Services
+from hansa.store.failures import busy
+from hansa.store.records import Report
+from hansa.store.store import Rows
+from hansa.wire.verdicts import ACCEPTED, LATE, Verdict
+
+_AT_ONCE = 256
+
+
+@dataclass
+class Recorder:
+    """Takes sealed reports and says what became of each, once that is on disk."""
+
+    services: Services
+    waiting: list[tuple[Report, asyncio.Future[Verdict]]] = field(default_factory=list)
+    writing: asyncio.Task[None] | None = None
+
+    async def record(self, report: Report) -> Verdict:
+        """Record a report; return its verdict. Raises RefusedError for one that contradicts what was recorded."""
+        answer: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
+        self.waiting.append((report, answer))
+        if self.writing is None or self.writing.done():
+            self.writing = asyncio.create_task(self._write_all())  # its own: callers come and go
+        return await answer
+
+    async def _write_all(self) -> None:
+        while self.waiting:
+            batch, self.waiting = self.waiting[:_AT_ONCE], self.waiting[_AT_ONCE:]
+            await self._write(batch)
+
+    async def _write(self, batch: list[tuple[Report, asyncio.Future[Verdict]]]) -> None:
+        verdicts: list[Verdict | HansaError] = []
+        try:
+            async with self.services.store.transaction() as rows:
+                verdicts.extend([await self._row(rows, report) for report, _ in batch])
+        except Exception as error:  # noqa: BLE001 - whoever waits learns it
+            for _, answer in batch:
+                if not answer.done():
+                    answer.set_exception(error)
+            return
+        reached("server.report.recorded")
+        for (report, answer), verdict in zip(batch, verdicts, strict=True):
+            if verdict == ACCEPTED:
+                self.services.board.answered(report.round, report.client, reported=True)
+            if answer.done():
+                continue
+            if isinstance(verdict, HansaError):
+                answer.set_exception(verdict)
+            else:
+                answer.set_result(verdict)
+
+    async def _row(self, rows: Rows, report: Report) -> Verdict | HansaError:
+        """Write one report. The round's row is locked: it cannot be frozen in between."""
+        round_ = await rows.rounds.get(report.round, for_report=True)
+        assigned = await rows.rounds.assignment(report.round, report.client)
+        if round_ is None or assigned is None:
+            return unexpected()
+        if assigned.fate in ("reported", "included"):
+            known = await rows.reports.get(report.round, report.client)
+            return ACCEPTED if known is not None and known.sha256 == report.sha256 else answered()
+        deadline = assigned.notes.get("deadline") or round_.deadline
+        late = deadline is not None and report.received_at > deadline
+        if late or round_.state not in TAKES_REPORTS or assigned.fate is not None:
+            if assigned.fate == "lost":
+                await rows.rounds.set_fates(report.round, {report.client: "late"})
+            return LATE
+        if not report.blob:
+            return busy()  # the round is open, but this replica did not know that yet: nothing of it was kept
+        try:
+            await rows.reports.add(replace(report, position=assigned.position))
+        except StoreConflictError:
+            return answered()
+        await rows.rounds.set_fates(report.round, {report.client: "reported"})
+        return ACCEPTED
+
+
+def unexpected() -> RefusedError:
+    """Return what to say of a report that nobody asked for."""
+    return RefusedError(
+        "HANSA-REPORT-UNEXPECTED",
+        rule="A client reports on its own assignments.",
+        found="It has none in that round and attempt.",
+        action="Check in, and report on what is assigned.",
+    )
+
+
+def answered() -> RefusedError:
+    """Return what to say of a second, different report."""
+    return RefusedError(
+        "HANSA-REPORT-ANSWERED",
+        rule="A client reports once for an assignment; repeating the same bytes is harmless.",
+        found="It has reported another update.",
+        action="Keep the first; check in for the next assignment.",
+    )

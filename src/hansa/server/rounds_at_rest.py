@@ -1,0 +1,41 @@
+"""Where the blobs of a round lie, and how its updates are bound to their place."""
+
+from __future__ import annotations
+
+from hansa.store.records import RoundKey
+from hansa.store.sealing import Binding
+
+
+def round_name(key: RoundKey) -> str:
+    """Return the one name of a round's attempt: of its key, and of the folder of its updates."""
+    return f"{key.run}-{key.kind}-{key.round}-{key.attempt}"
+
+
+def update_prefix(key: RoundKey, client: str) -> str:
+    """Return where the sealed parts of a client's update lie."""
+    return f"updates/{round_name(key)}/{client}/"
+
+
+def part_name(key: RoundKey, client: str, sha256: str, number: int) -> str:
+    """Return the name of one sealed part of an update."""
+    return f"{update_prefix(key, client)}{sha256}/{number:08d}"
+
+
+def binding(key: RoundKey, client: str, sha256: str, part: int) -> Binding:
+    """Return what a sealed part is bound to: nothing else can be put in its place."""
+    return Binding(round_name(key), client, sha256, str(part))
+
+
+def model_name(sha256: str) -> str:
+    """Return the name of a model's blob."""
+    return f"models/{sha256}"
+
+
+def descriptor_name(sha256: str) -> str:
+    """Return the name of a job descriptor's blob."""
+    return f"jobs/{sha256}"
+
+
+def slots_name(sha256: str) -> str:
+    """Return the name of the blob of a server's slots, which no client may fetch."""
+    return f"slots/{sha256}"

@@ -1,0 +1,114 @@
+"""Serving: the stores are opened, TLS is set up, and one process answers until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from granian.constants import HTTPModes, Interfaces
+from granian.log import LogLevels
+from granian.server.embed import Server
+
+from hansa.core.allowed import record
+from hansa.core.clock import Clock, SystemClock
+from hansa.core.errors import HansaError
+from hansa.server.app import create
+from hansa.server.certificates import tls_files
+from hansa.server.replica import own_name
+from hansa.server.services import Services
+from hansa.server.settings import ServerSettings
+from hansa.server.signing import Signer
+from hansa.server.tokens import first_token
+from hansa.store.keys import KeyProvider, LocalKeys
+from hansa.store.object_blobs import open_blobs
+from hansa.store.store import Store
+
+
+@contextlib.asynccontextmanager
+async def open_services(settings: ServerSettings, clock: Clock | None = None) -> AsyncIterator[Services]:
+    """Open everything that a server works with; close it at the end."""
+    settings.make_folder()
+    with own_name(settings) as replica:
+        async with _opened(replace(settings, replica=replica), clock) as services:
+            yield services
+
+
+@contextlib.asynccontextmanager
+async def _opened(settings: ServerSettings, clock: Clock | None) -> AsyncIterator[Services]:
+    store = await Store.open(settings.database_url, migrate=True)
+    try:
+        keys = open_keys(settings.keys_url)
+        clock = clock or SystemClock()
+        signer = await Signer.open(store, keys, clock)
+        allowances = tuple(record(pattern) for pattern in settings.code_allow)
+        yield Services(settings, store, open_blobs(settings.blobs_url), keys, clock, signer, allowances)
+    finally:
+        await store.close()
+
+
+def _stop(services: Services, server: Server) -> None:
+    services.stop()
+    server.stop()
+
+
+def _refuse_taken(settings: ServerSettings) -> None:
+    """Raise HansaError where the port is taken: two servers would share it, and each would see half of the calls."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((settings.host, settings.port))
+    except OSError as error:
+        raise HansaError(
+            "HANSA-SERVER-SETTINGS",
+            rule="A server listens on an address and port of its own.",
+            found=f"{settings.host}:{settings.port} cannot be had: {error.strerror or error}.",
+            action="Stop what listens there, or set port (HANSA_SERVER_PORT).",
+        ) from None
+
+
+def open_keys(place: str) -> KeyProvider:
+    """Return the key provider at a place: a folder, or ``vault:URL`` with the token in VAULT_TOKEN."""
+    if not place.startswith("vault:"):
+        return LocalKeys(Path(place))
+    from hansa.store.keys_vault import VaultKeys  # noqa: PLC0415 - an extra of its own
+
+    return VaultKeys(place.removeprefix("vault:"), os.environ.get("VAULT_TOKEN", ""))
+
+
+async def serve(settings: ServerSettings, ready: Callable[[Services], Any] | None = None) -> None:
+    """Serve until SIGTERM or SIGINT; what is being answered is answered first."""
+    _refuse_taken(settings)
+    async with open_services(settings) as services:
+        tls = tls_files(settings, services.clock)
+        await first_token(services.store, settings, services.clock.now())
+        server = Server(
+            create(services),
+            address=settings.host,
+            port=settings.port,
+            interface=Interfaces.ASGI,
+            http=HTTPModes.auto,
+            websockets=False,
+            backlog=4096,
+            backpressure=8192,
+            log_enabled=False,
+            log_level=LogLevels.warning,
+            ssl_cert=None if tls is None else tls.certificate,
+            ssl_key=None if tls is None else tls.key,
+            ssl_ca=None if tls is None else tls.client_ca,
+            ssl_client_verify=tls is not None and settings.client_certificates == "required",
+        )
+        loop = asyncio.get_running_loop()
+        serving = asyncio.create_task(server.serve())
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, _stop, services, server)
+        if ready is not None:
+            ready(services)
+        await serving

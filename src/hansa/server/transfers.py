@@ -1,0 +1,289 @@
+"""Models down and updates up, as plain HTTP. Memory does not grow with the size of either.
+
+A model is named by its digest, never changes, and can be cached by whoever may fetch it. An update comes in parts; each
+is sealed and on disk before it is acknowledged, and the last one makes the report.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import re
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Final
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+
+from hansa.core.errors import HansaError, RefusedError, StoreError
+from hansa.core.killpoints import reached
+from hansa.server.board import Posted
+from hansa.server.checking import checker, refuse
+from hansa.server.following import follow_rounds
+from hansa.server.recorder import Recorder, unexpected
+from hansa.server.rounds_at_rest import binding, descriptor_name, model_name, part_name, round_name, update_prefix
+from hansa.server.services import Services
+from hansa.store.records import Client, Report, RoundKey
+from hansa.store.sealing import Binding, plain_size, seal, unseal
+from hansa.wire.verdicts import KINDS, LATE, Verdict
+
+_DIGEST: Final = re.compile(r"[0-9a-f]{64}")
+_RANGE: Final = re.compile(r"bytes=(\d*)-(\d*)")
+_CONTENT_RANGE: Final = re.compile(r"bytes (\d{1,15})-(\d{1,15})/(\d{1,15})")
+_REPR_DIGEST: Final = re.compile(r"sha-256=:([A-Za-z0-9+/]{43}=):")
+
+
+@dataclass(frozen=True)
+class Transfers:
+    """Serves blobs to those who may have them, and takes updates from those who were asked."""
+
+    services: Services
+    recorder: Recorder
+
+    async def job(self, request: Request, client: Client) -> Response:
+        """Answer with a job's descriptor."""
+        digest = _digest(request.path_params["sha256"])
+        if not await self._is_needed(client, digest):
+            raise not_found()
+        return await self._blob(request, descriptor_name(digest), digest, "application/json")
+
+    async def model(self, request: Request, client: Client) -> Response:
+        """Answer with a model, or a range of it. Only what a committed row names can be fetched."""
+        digest = _digest(request.path_params["sha256"])
+        if self.services.board.fetchable(client.population, digest) is None:
+            async with self.services.store.reading() as rows:
+                released = await rows.releases.get(client.tenant, digest) is not None
+            if not released and not await self._is_needed(client, digest):
+                raise not_found()
+        return await self._blob(request, model_name(digest), digest, "application/octet-stream")
+
+    async def _is_needed(self, client: Client, digest: str) -> bool:
+        """Return True where an open round of the caller's population names a digest, one of another replica's too."""
+        board = self.services.board
+        if board.fetchable(client.population, digest) is None:
+            await follow_rounds(self.services)
+        return board.fetchable(client.population, digest) is not None
+
+    async def _blob(self, request: Request, name: str, digest: str, media_type: str) -> Response:
+        etag = f'"{digest}"'
+        headers = {"ETag": etag, "Cache-Control": "private, max-age=31536000, immutable", "Accept-Ranges": "bytes"}
+        if request.headers.get("if-none-match") == etag:
+            return Response(status_code=304, headers=headers)
+        size = await self.services.blobs.size(name)
+        start, stop, status = 0, size, 200
+        wanted = _RANGE.fullmatch(request.headers.get("range", ""))
+        if wanted is not None and request.headers.get("if-range", etag) == etag:
+            start, stop = _bounds(wanted, size)
+            if start >= stop:
+                return Response(status_code=416, headers={**headers, "Content-Range": f"bytes */{size}"})
+            status = 206
+            headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
+        headers["Content-Length"] = str(stop - start)
+        content = self.services.blobs.read(name, start, stop)
+        return StreamingResponse(content, status_code=status, headers=headers, media_type=media_type)
+
+    async def offset(self, request: Request, client: Client) -> Response:
+        """Answer with how much of an update has arrived."""
+        key, sha256 = _key(request), _announced(request)
+        if await self._asked(key, client) is None and not await self._was_asked(key, client):
+            raise unexpected()
+        _, arrived = await self._parts(key, client.id, sha256)
+        return Response(status_code=204, headers={"Upload-Offset": str(arrived), "Cache-Control": "no-store"})
+
+    async def part(self, request: Request, client: Client, body: bytes) -> Response:
+        """Take a part of an update; with the last part, record the report."""
+        key, sha256 = _key(request), _announced(request)
+        start, stop, total = _content_range(request, body)
+        limit = self.services.settings.largest_update_bytes
+        if total > limit:
+            raise _too_large(total, limit)
+        posted = await self._asked(key, client)
+        if posted is None:
+            return await self._answer_without_round(key, client, sha256)
+        try:
+            sealing_key = await asyncio.to_thread(self.services.keys.unwrap, round_name(key), posted.round.key)
+        except StoreError as error:
+            if error.code != "HANSA-KEY-MISSING":
+                raise
+            return await self._answer_without_round(key, client, sha256)  # another replica has closed the round
+        whole = stop - start == total
+        number, arrived = (0, 0) if whole else await self._parts(key, client.id, sha256)
+        complete = arrived == stop == total  # all was here, and the server was killed before it recorded the report
+        if start != arrived and not complete:
+            raise _wrong_offset(arrived)
+        if whole:
+            await self._check(posted, client, sha256, body)
+        if not complete:
+            name = part_name(key, client.id, sha256, number)
+            sealed = await asyncio.to_thread(_sealed, sealing_key, binding(key, client.id, sha256, number), body)
+            await self.services.blobs.put(name, _once(sealed))
+        if stop < total:
+            reached("server.upload.part-written")
+            return JSONResponse({"offset": str(stop), "sha256": sha256}, status_code=202)
+        if not whole:
+            await self._check_parts(posted, client, sha256, sealing_key)
+        reached("server.report.sealed")
+        return _verdict(await self._record(key, client, sha256, total), sha256)
+
+    async def _record(self, key: RoundKey, client: Client, sha256: str, size: int) -> Verdict:
+        blob = update_prefix(key, client.id)
+        report = Report(key, client.id, 0, sha256, size, blob, self.services.clock.now())
+        verdict = await self.recorder.record(report)
+        if verdict == LATE:
+            await self._remove(f"{blob}{sha256}/")
+        return verdict
+
+    async def _check(self, posted: Posted, client: Client, sha256: str, body: bytes) -> None:
+        """Check an update that came at once. Raises RefusedError, and names the client to the operator."""
+        check = checker(posted)
+        try:
+            await asyncio.to_thread(check.whole, body, sha256)
+        except RefusedError as error:
+            if error.code != "HANSA-UPLOAD-DIGEST":
+                await refuse(self.services, posted, client, error.code)
+            raise
+
+    async def _check_parts(self, posted: Posted, client: Client, sha256: str, sealing_key: bytes) -> None:
+        """Check an update that came in parts, as if it had come at once; one that is wrong is removed."""
+        key, check = posted.round.id, checker(posted)
+        prefix = f"{update_prefix(key, client.id)}{sha256}/"
+        try:
+            for number, name in enumerate(sorted(await self.services.blobs.names(prefix))):
+                part = await self._unsealed(name, binding(key, client.id, sha256, number), sealing_key)
+                await asyncio.to_thread(check.feed, part)
+            check.finish(sha256)
+        except RefusedError as error:
+            await self._remove(prefix)
+            if error.code != "HANSA-UPLOAD-DIGEST":
+                await refuse(self.services, posted, client, error.code)
+            raise
+
+    async def _remove(self, prefix: str) -> None:
+        for name in await self.services.blobs.names(prefix):
+            await self.services.blobs.delete(name)
+
+    async def _unsealed(self, name: str, bound: Binding, sealing_key: bytes) -> bytes:
+        sealed = b"".join([chunk async for chunk in self.services.blobs.read(name, 0, None)])
+        return b"".join(unseal(sealing_key, bound, [sealed]))
+
+    async def _parts(self, key: RoundKey, client: str, sha256: str) -> tuple[int, int]:
+        """Return how many parts of an update have arrived, and how many bytes."""
+        names = await self.services.blobs.names(f"{update_prefix(key, client)}{sha256}/")
+        return len(names), sum([plain_size(await self.services.blobs.size(name)) for name in names])
+
+    async def _asked(self, key: RoundKey, client: Client) -> Posted | None:
+        """Return the open round in which a client is asked and has not answered."""
+        standing = self.services.board.rounds.get(key)
+        if standing is None or client.id not in standing.known:
+            await follow_rounds(self.services)  # another replica may have asked
+            standing = self.services.board.rounds.get(key)
+        if standing is None or client.id not in standing.open:
+            return None
+        return standing.posted
+
+    async def _was_asked(self, key: RoundKey, client: Client) -> bool:
+        async with self.services.store.reading() as rows:
+            return await rows.rounds.assignment(key, client.id) is not None
+
+    async def _answer_without_round(self, key: RoundKey, client: Client, sha256: str) -> Response:
+        """Answer a report that is not waited for: the same again is acknowledged again, another is late or refused."""
+        report = Report(key, client.id, 0, sha256, 0, "", self.services.clock.now())
+        return _verdict(await self.recorder.record(report), sha256)
+
+
+def _sealed(sealing_key: bytes, bound: Binding, body: bytes) -> bytes:
+    return b"".join(seal(sealing_key, bound, [body]))
+
+
+async def _once(content: bytes) -> AsyncIterator[bytes]:
+    yield content
+
+
+def _verdict(verdict: Verdict, sha256: str) -> Response:
+    return JSONResponse({"verdict": verdict, "sha256": sha256})
+
+
+def _digest(text: str) -> str:
+    if _DIGEST.fullmatch(text) is None:
+        raise not_found()
+    return text
+
+
+def _key(request: Request) -> RoundKey:
+    of = request.path_params
+    try:
+        number, attempt = int(of["round"]), int(of["attempt"])
+    except ValueError:
+        raise not_found() from None
+    if of["kind"] not in KINDS or not 0 <= number < 2**31 or not 0 < attempt < 2**31:
+        raise not_found()
+    return RoundKey(of["run"], of["kind"], number, attempt)
+
+
+def _announced(request: Request) -> str:
+    """Return the digest of the whole update that a request announces, in hexadecimal."""
+    match = _REPR_DIGEST.fullmatch(request.headers.get("repr-digest", ""))
+    if match is None:
+        raise malformed("Repr-Digest must be sha-256=:BASE64: of the whole update.")
+    try:
+        return base64.b64decode(match[1], validate=True).hex()
+    except binascii.Error:
+        raise malformed("Repr-Digest is no base64.") from None
+
+
+def _content_range(request: Request, body: bytes) -> tuple[int, int, int]:
+    """Return where a part begins and ends, and how long the whole is."""
+    match = _CONTENT_RANGE.fullmatch(request.headers.get("content-range", ""))
+    if match is None:
+        raise malformed("Content-Range must be bytes FIRST-LAST/TOTAL.")
+    first, last, total = (int(number) for number in match.groups())
+    if not first <= last < total or last - first + 1 != len(body):
+        raise malformed("Content-Range is not that of the body.")
+    return first, last + 1, total
+
+
+def _bounds(wanted: re.Match[str], size: int) -> tuple[int, int]:
+    first, last = wanted.groups()
+    if not first:
+        return max(0, size - int(last or 0)), size
+    return int(first), min(size, int(last) + 1) if last else size
+
+
+def not_found() -> RefusedError:
+    """Return what to say where there is nothing, or nothing for this caller."""
+    return RefusedError(
+        "HANSA-NOT-FOUND",
+        rule="A caller sees what is there for it.",
+        found="There is no such thing, or not for this caller.",
+        action="Check in, and fetch what the assignment names.",
+    )
+
+
+def malformed(found: str) -> RefusedError:
+    """Return what to say of a request that is not as the specification says."""
+    return RefusedError(
+        "HANSA-REQUEST-INVALID",
+        rule="A request is as the specification of the client protocol says.",
+        found=found,
+        action="See docs/reference/client-protocol.",
+    )
+
+
+def _wrong_offset(arrived: int) -> HansaError:
+    return RefusedError(
+        "HANSA-UPLOAD-OFFSET",
+        rule="A part begins where the last one ended.",
+        found=f"{arrived} bytes are here.",
+        action=f"Go on at {arrived}.",
+    )
+
+
+def _too_large(size: int, limit: int) -> HansaError:
+    return RefusedError(
+        "HANSA-SERVER-LIMIT",
+        rule=f"An update has at most {limit} bytes here.",
+        found=f"This one has {size}.",
+        action="Ask the operator to raise largest_update_bytes, or train a smaller model.",
+    )

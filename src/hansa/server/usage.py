@@ -1,0 +1,58 @@
+"""What a tenant uses of the server, and whether there is room for more."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Final
+
+from hansa.core.errors import StoreError
+from hansa.server.operator_bodies import Usage
+from hansa.server.rounds_at_rest import model_name
+from hansa.server.submissions import size_of, upload_name
+
+if TYPE_CHECKING:
+    from hansa.server.services import Services
+
+_ALL: Final = 1_000_000
+
+
+async def of_tenant(services: Services, tenant: str) -> Usage:
+    """Return what a tenant uses."""
+    async with services.store.reading() as rows:
+        populations = await rows.populations.of(tenant)
+        clients = sum([await rows.clients.size(each.id) for each in populations])
+        jobs = await rows.jobs.of(tenant, _ALL)
+        runs = await rows.runs.of(tenant, state=None, limit=_ALL)
+        releases = await rows.releases.of(tenant)
+    digests = {release.sha256 for release in releases} | {job.model for job in jobs} | {run.model for run in runs}
+    return Usage(
+        populations=len(populations),
+        clients=clients,
+        jobs=len(jobs),
+        runs_by_state=dict(Counter(run.state for run in runs)),
+        models=len(digests),
+        model_bytes=await _bytes(services, tenant, digests),
+        quota_bytes=services.settings.quota_bytes or None,
+    )
+
+
+async def require_room(services: Services, tenant: str, more: int) -> None:
+    """Raise StoreError where so many more bytes would pass a tenant's quota."""
+    quota = services.settings.quota_bytes
+    if not quota:
+        return
+    used = (await of_tenant(services, tenant)).model_bytes
+    if used + more > quota:
+        raise StoreError(
+            "HANSA-SERVER-STORAGE",
+            rule=f"A tenant has at most {quota} bytes of models here.",
+            found=f"It has {used}, and {more} more were to come.",
+            action="Retire models that are needed no more, or ask the server's administrator for more room.",
+        )
+
+
+async def _bytes(services: Services, tenant: str, digests: set[str]) -> int:
+    names = [model_name(digest) for digest in digests]
+    names += await services.blobs.names(upload_name(tenant, ""))
+    sizes = [await size_of(services.blobs, name) for name in names]
+    return sum(size or 0 for size in sizes)

@@ -1,0 +1,76 @@
+"""Reports: one for each assignment, whatever comes how often."""
+
+from __future__ import annotations
+
+from typing import Any, Final, Literal
+
+from sqlalchemy import and_, bindparam, delete, select
+
+from hansa.core.errors import StoreConflictError
+from hansa.store import tables
+from hansa.store.connections import AnyRow, Connection, first
+from hansa.store.dialects import insert_once
+from hansa.store.records import Report, RoundKey
+from hansa.store.rounds import key_values
+
+_R: Final = tables.reports.c
+_ADD: Final = insert_once(tables.reports, returning=_R.client)
+_THESE: Final = and_(
+    _R.run == bindparam("of_run"),
+    _R.kind == bindparam("of_kind"),
+    _R.round == bindparam("of_round"),
+    _R.attempt == bindparam("of_attempt"),
+)
+_ALL: Final = select(_R.client, _R.position, _R.sha256, _R.size, _R.blob, _R.received_at).where(_THESE)
+_OF: Final = _ALL.order_by(_R.position)
+_GET: Final = _ALL.where(_R.client == bindparam("of_client"))
+_REMOVE: Final = delete(tables.reports).where(_THESE)
+
+
+class Reports:
+    """The reports of all rounds."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._on = connection
+
+    async def add(self, report: Report) -> Literal["recorded", "repeated"]:
+        """Record a report, once. Raises StoreConflictError where the client has reported other bytes."""
+        if await self._on.rows(_ADD, _values(report)):
+            return "recorded"
+        known = await self.get(report.round, report.client)
+        if known is None or known.sha256 != report.sha256:
+            raise StoreConflictError("A report")
+        return "repeated"
+
+    async def of(self, key: RoundKey) -> list[Report]:
+        """Return a round's reports, by position."""
+        return [_report(key, row) for row in await self._on.rows(_OF, key_values(key))]
+
+    async def get(self, key: RoundKey, client: str) -> Report | None:
+        """Return a client's report in a round."""
+        row = await first(self._on, _GET, {**key_values(key), "of_client": client})
+        return None if row is None else _report(key, row)
+
+    async def remove(self, key: RoundKey) -> None:
+        """Forget the reports of a round. Only for one that was abandoned: what is counted stays on record."""
+        await self._on.run(_REMOVE, key_values(key))
+
+
+def _report(key: RoundKey, row: AnyRow) -> Report:
+    return Report(key, *row)
+
+
+def _values(report: Report) -> dict[str, Any]:
+    of = report.round
+    return {
+        "run": of.run,
+        "kind": of.kind,
+        "round": of.round,
+        "attempt": of.attempt,
+        "client": report.client,
+        "position": report.position,
+        "sha256": report.sha256,
+        "size": report.size,
+        "blob": report.blob,
+        "received_at": report.received_at,
+    }

@@ -1,0 +1,259 @@
+"""Whether bytes are an update of the form that a round asks for, checked piece by piece: memory stays flat.
+
+Nothing of an update is interpreted before its header is known to be that of the plan's vector: safetensors begin with
+the length of a JSON header that says which array lies where. What passes here can be decoded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+
+from hansa.core.errors import RefusedError
+from hansa.core.layout import NON_FINITE, Layout
+from hansa.wire.strict_json import read_json, require_keys, shape_of, whole_number
+
+_HEADER: Final = 1 << 20
+"""The most bytes of a header."""
+_ARRAYS: Final = 256
+"""The most arrays of an update."""
+_WINDOW: Final = 1 << 20
+"""Bytes that are looked at together: what is made of them stays in the cache."""
+_TYPES: Final[Mapping[str, str]] = {
+    "F16": "<f2",
+    "F32": "<f4",
+    "F64": "<f8",
+    "I8": "<i1",
+    "U8": "<u1",
+    "I16": "<i2",
+    "U16": "<u2",
+    "I32": "<i4",
+    "U32": "<u4",
+    "I64": "<i8",
+    "U64": "<u8",
+    "BOOL": "|b1",
+}
+_SIZES: Final[Mapping[str, int]] = {name: np.dtype(code).itemsize for name, code in _TYPES.items()}
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """An array that an update must hold; None: any (what a transform made)."""
+
+    dtype: str | None
+    shape: tuple[int, ...] | None
+
+
+@dataclass(frozen=True, order=True)
+class _Span:
+    """Where an array lies in the data."""
+
+    begin: int
+    end: int
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass
+class UpdateCheck:
+    """Takes the bytes of one update in order and raises RefusedError as soon as something is wrong.
+
+    ``layout`` is the plan's vector; an evaluation has ``tallies`` instead: metric -> how many numbers. ``encoded`` is
+    the form of what a plan's transforms make of the values: "values" and "side/NAME" -> what they must be; without it
+    an update with arrays of a side may have values of any form.
+
+    The verdict does not depend on how the bytes are cut into pieces.
+    """
+
+    layout: Layout | None = None
+    tallies: Mapping[str, int] | None = None
+    encoded: Mapping[str, Wanted] | None = None
+    digest: Any = field(default_factory=hashlib.sha256)
+    _header: bytearray = field(default_factory=bytearray)
+    _spans: list[_Span] | None = None
+    """The arrays that are not empty, in order; None until the header is known."""
+    _at: int = 0
+    """The array that is being read."""
+    _data: int = 0
+    """Bytes of data that were read."""
+    _rest: bytearray = field(default_factory=bytearray)
+    """The beginning of a number whose end is in the next piece."""
+    _lanes: bytearray = field(default_factory=bytearray)
+
+    def whole(self, content: bytes, sha256: str) -> None:
+        """Check an update that is all there."""
+        self.feed(content)
+        self.finish(sha256)
+
+    def feed(self, content: bytes) -> None:
+        """Check the next bytes."""
+        self.digest.update(content)
+        rest = memoryview(content)
+        if self._spans is None:
+            rest = self._read_header(rest)
+        if self._spans is not None:
+            self._read_data(self._spans, rest)
+
+    def finish(self, sha256: str) -> None:
+        """Check that nothing is missing, and that it is what was announced."""
+        if self.digest.hexdigest() != sha256:
+            raise RefusedError(
+                "HANSA-UPLOAD-DIGEST",
+                rule="An update has the digest that was announced.",
+                found="What arrived has another.",
+                action="Send it again from the start.",
+            )
+        if self._spans is None or self._at < len(self._spans):
+            raise invalid("It ends too early.")
+        if self.layout is not None:
+            self._check_lanes(self.layout)
+
+    def _read_header(self, content: memoryview) -> memoryview:
+        """Take what belongs to the header; return what comes after it."""
+        content = self._take(content, 8)
+        length = int.from_bytes(self._header[:8], "little")
+        if len(self._header) < 8:
+            return content
+        if length > _HEADER:
+            raise invalid("It is no safetensors file.")
+        content = self._take(content, 8 + length)
+        if len(self._header) == 8 + length:
+            self._spans = self._arrays(bytes(self._header[8:]))
+        return content
+
+    def _take(self, content: memoryview, until: int) -> memoryview:
+        missing = max(0, until - len(self._header))
+        self._header += content[:missing]
+        return content[missing:]
+
+    def _arrays(self, header: bytes) -> list[_Span]:
+        """Return where the arrays lie that are not empty. Raises RefusedError unless they are those that are wanted."""
+        try:
+            spans = _spans(header)
+        except (ValueError, TypeError):
+            raise invalid("Its header cannot be read.") from None
+        self._check_form({span.name: span for span in spans})
+        ends = [0, *(span.end for span in spans)]
+        if any(span.begin != end for span, end in zip(spans, ends, strict=False)):
+            raise invalid("Its arrays overlap, or leave gaps.")
+        return [span for span in spans if span.end > span.begin]
+
+    def _check_form(self, spans: Mapping[str, _Span]) -> None:
+        wanted = self._wanted(free=[name for name in spans if name.startswith("side/")])
+        if spans.keys() != wanted.keys():
+            raise invalid(f"It must hold {', '.join(sorted(wanted))}, and nothing else.")
+        for name, want in wanted.items():
+            span = spans[name]
+            if (want.dtype or span.dtype) != span.dtype or (want.shape not in (None, span.shape)):
+                shape = "any shape" if want.shape is None else list(want.shape)
+                raise invalid(f"{name[:80]} must be {want.dtype or 'numbers'} of shape {shape}.")
+            if span.end - span.begin != math.prod(span.shape) * _SIZES[span.dtype]:
+                raise invalid(f"The bytes of {name[:80]} are not those of its shape.")
+
+    def _wanted(self, free: list[str]) -> dict[str, Wanted]:
+        """Return what an update must hold; ``free`` arrays are those of a side, of any form."""
+        if self.layout is None:
+            return {f"tallies/{name}": Wanted("F64", (width,)) for name, width in (self.tallies or {}).items()}
+        lanes = {"lanes": Wanted("I64", (len(self.layout.lanes),))}
+        if not self.layout.size:
+            return lanes
+        if self.encoded is not None:
+            return {**lanes, **self.encoded}
+        if not free:
+            return {**lanes, "values": Wanted("F32", (self.layout.size,))}
+        return {**lanes, "values": Wanted(None, None), **dict.fromkeys(free, Wanted(None, None))}
+
+    def _read_data(self, spans: list[_Span], content: memoryview) -> None:
+        """Check the numbers that are here, array after array."""
+        while len(content):
+            if self._at == len(spans):
+                raise invalid("It ends too late.")
+            span = spans[self._at]
+            part = content[: span.end - self._data]
+            if span.name == "lanes":
+                self._lanes += part
+            elif span.dtype.startswith("F") or span.dtype == "BOOL":
+                self._read_numbers(span.dtype, part)
+            content = content[len(part) :]
+            self._data += len(part)
+            self._at += self._data == span.end
+
+    def _read_numbers(self, dtype: str, part: memoryview) -> None:
+        """Check numbers, of which the first may have begun in an earlier piece and the last may end in a later one."""
+        size = _SIZES[dtype]
+        if self._rest:
+            missing = size - len(self._rest)
+            self._rest += part[:missing]
+            part = part[missing:]
+            if len(self._rest) < size:
+                return
+            _check_numbers(dtype, memoryview(bytes(self._rest)))
+            self._rest.clear()
+        complete = len(part) // size * size
+        for begin in range(0, complete, _WINDOW):
+            _check_numbers(dtype, part[begin : min(begin + _WINDOW, complete)])
+        self._rest += part[complete:]
+
+    def _check_lanes(self, layout: Layout) -> None:
+        totals = np.frombuffer(bytes(self._lanes), dtype="<i8").tolist()
+        for lane, total in zip(layout.lanes, totals, strict=True):
+            low, high = (round(bound / lane.resolution) for bound in (lane.low, lane.high))
+            if not low <= total <= high:
+                raise invalid(f"Lane {lane.name!r} is outside what it declares.")
+            if lane.name == NON_FINITE.name and total:
+                raise not_finite()
+
+
+def _spans(header: bytes) -> list[_Span]:
+    """Return where a header says that each array lies, in order. Raises ValueError or TypeError for no header."""
+    if not header.startswith(b"{"):
+        raise ValueError("a header begins with a brace")
+    tables: Any = read_json(header.rstrip(b" "))
+    metadata = tables.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
+        raise TypeError("metadata are texts")
+    if len(tables) > _ARRAYS:
+        raise ValueError("too many arrays")
+    spans = []
+    for name, table in tables.items():
+        entry = require_keys(table, ("dtype", "shape", "data_offsets"))
+        begin, end = map(whole_number, entry["data_offsets"])
+        if entry["dtype"] not in _TYPES or begin > end:
+            raise ValueError("no array")
+        spans.append(_Span(begin, end, name, entry["dtype"], shape_of(entry["shape"])))
+    return sorted(spans)
+
+
+def _check_numbers(dtype: str, content: memoryview) -> None:
+    """Raise RefusedError unless all numbers in some bytes are finite, and all truth values 0 or 1."""
+    if dtype == "BOOL":
+        if np.frombuffer(content, dtype=np.uint8).max(initial=0) > 1:
+            raise invalid("A truth value is neither 0 nor 1.")
+    elif not np.isfinite(np.frombuffer(content, dtype=_TYPES[dtype])).all():
+        raise not_finite()
+
+
+def invalid(found: str) -> RefusedError:
+    """Return what to say of an update of another form."""
+    return RefusedError(
+        "HANSA-REPORT-INVALID",
+        rule="An update has the form that the plan's layout gives it.",
+        found=found,
+        action="Check that client and plan are of the same version; the update was not counted.",
+    )
+
+
+def not_finite() -> RefusedError:
+    """Return what to say of numbers that are not finite."""
+    return RefusedError(
+        "HANSA-REPORT-NOT-FINITE",
+        rule="An update holds finite numbers only.",
+        found="Some are infinite or not a number.",
+        action="Look at the client's data and learning rate; the update was not counted.",
+    )

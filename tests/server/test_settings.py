@@ -1,0 +1,102 @@
+"""Settings of the server: defaults, the file, the environment over it, and every problem at once."""
+
+from __future__ import annotations
+
+import stat
+
+import pytest
+
+from hansa.core import schema
+from hansa.core.errors import SettingsError
+from hansa.server.settings import ServerSettings, read_settings, settings_table
+
+
+def problems_of(path=None, **environment):
+    with pytest.raises(SettingsError) as caught:
+        read_settings(path, environment)
+    assert caught.value.code == "HANSA-SERVER-SETTINGS"
+    return {problem.path: problem.message for problem in caught.value.problems}
+
+
+def test_without_a_file_the_server_keeps_everything_in_one_folder_for_its_owner_only(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    settings = read_settings(None, {})
+    place = settings.make_folder()
+    assert place == tmp_path / "hansa-server"
+    assert stat.S_IMODE(place.stat().st_mode) == 0o700
+    assert settings.database_url == f"sqlite+aiosqlite:///{place}/hansa.sqlite"
+    assert (settings.blobs_url, settings.keys_url) == (f"{place}/blobs", f"{place}/keys")
+    assert settings.url == "https://localhost:8443"
+
+
+def test_the_environment_lies_over_the_file(tmp_path):
+    path = tmp_path / "hansa.toml"
+    path.write_text('port = 9000\nhost = "0.0.0.0"\nhost_names = ["a.example.org"]\nlog_level = "warning"\n')
+    settings = read_settings(
+        path, {"HANSA_SERVER_PORT": "9443", "HANSA_SERVER_HOST_NAMES": "b.example.org, 10.0.0.7", "HANSA_SERVER": "x"}
+    )
+    assert settings.port == 9443
+    assert settings.host == "0.0.0.0"  # noqa: S104 - listens on all addresses
+    assert settings.host_names == ("b.example.org", "10.0.0.7")
+    assert settings.log_level == "warning"
+
+
+def test_every_setting_has_a_variable_a_default_and_a_help():
+    table = {setting.name: setting for setting in settings_table()}
+    for name, declared in schema.fields_of(ServerSettings).items():
+        assert declared.help, name
+        assert table[f"HANSA_SERVER_{name.upper()}"].help == declared.help
+
+
+@pytest.mark.parametrize("name", schema.fields_of(ServerSettings))
+def test_every_setting_can_be_given_by_the_environment(name, tmp_path):
+    (tmp_path / "file.pem").write_text("")
+    beside = {
+        "tls_certificate": {"tls": "files", "tls_key": str(tmp_path / "file.pem")},
+        "tls_key": {"tls": "files", "tls_certificate": str(tmp_path / "file.pem")},
+        "tls": {},
+        "client_certificates": {"client_ca": str(tmp_path / "file.pem")},
+    }
+    values = {
+        "database": "postgresql+psycopg://host/name",
+        "public_url": "https://hansa.example.org",
+        "tls": "off",
+        "client_certificates": "required",
+        "log_level": "debug",
+        "log_format": "json",
+        "code_allow": "our.pieces:*, other:Thing",
+        "host_names": '["a", "b"]',
+        **dict.fromkeys(("tls_certificate", "tls_key", "client_ca", "enrolment_ca"), str(tmp_path / "file.pem")),
+    }
+    default = getattr(ServerSettings(), name)
+    text = values.get(name) or (str(default * 2) if isinstance(default, int | float) and default else "7")
+    environment = {f"HANSA_SERVER_{key.upper()}": value for key, value in {**beside.get(name, {}), name: text}.items()}
+    assert getattr(read_settings(None, environment), name) != default
+
+
+def test_every_problem_is_told_at_once_at_its_key_or_variable(tmp_path):
+    path = tmp_path / "hansa.toml"
+    path.write_text('prot = 9000\nmax_attempts = 0\ntls = "files"\nreplica = "a b"\ncode_allow = ["os"]\n')
+    found = problems_of(path, HANSA_SERVER_PORT="many", HANSA_SERVER_TLS_KEY="/no/such", HANSA_SERVER_LOG_LEVLE="info")
+    assert "did you mean 'port'?" in found["prot"]
+    assert "greater than or equal to 1" in found["max_attempts"]
+    assert "is needed with tls" in found["tls_certificate"]
+    assert "letters" in found["replica"]
+    assert "package.module:name" in found["code_allow.0"]
+    assert "valid integer" in found["HANSA_SERVER_PORT"]
+    assert "there is no file /no/such" in found["HANSA_SERVER_TLS_KEY"]
+    assert "did you mean 'HANSA_SERVER_LOG_LEVEL'?" in found["HANSA_SERVER_LOG_LEVLE"]
+
+
+@pytest.mark.parametrize(
+    ("content", "told"), [(b"port = ", "no TOML"), (b"\xff", "not UTF-8"), (None, "cannot be read")]
+)
+def test_a_file_that_cannot_be_read_is_a_problem_of_that_file(tmp_path, content, told):
+    path = tmp_path / "hansa.toml"
+    if content is not None:
+        path.write_bytes(content)
+    assert told in problems_of(path)[str(path)]
+
+
+def test_a_database_password_is_not_in_the_representation():
+    assert "secret" not in repr(ServerSettings(database="postgresql+psycopg://user:secret@host/name"))
