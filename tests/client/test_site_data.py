@@ -4,8 +4,7 @@ import csv
 
 import numpy as np
 import pytest
-from conftest import ROWS
-from fake_server import PLAN, SIGNATURE
+from fake_server import PLAN, ROWS, SIGNATURE
 
 from hansa.algorithms.plan import plan_from_mapping
 from hansa.client.site_data import SiteData
