@@ -287,7 +287,8 @@ FEATURES = {
 @settings(max_examples=200, deadline=None)
 @given(
     st.integers(1, 7), st.integers(1, 4), st.none() | st.integers(1, 3), st.booleans(),
-    st.none() | st.integers(1, 2), st.none() | st.just(0.9), st.lists(st.sampled_from([None, 0.5, 0.7, 0.95]), max_size=8),
+    st.none() | st.integers(1, 2), st.none() | st.just(0.9),
+    st.lists(st.sampled_from([None, 0.5, 0.7, 0.95]), max_size=8),
 )  # fmt: skip
 def test_a_run_walks_as_the_simulation_does(rounds, every, some, scaled, patience, target, values):
     watched = {"patience": patience, "target": target}

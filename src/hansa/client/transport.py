@@ -17,14 +17,15 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
-import httpx
 import stamina
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from google.protobuf.message import DecodeError, Message
 
+from hansa.client.lean import httpx
 from hansa.core.clock import Clock, SystemClock
 from hansa.core.errors import CATALOGUE, RefusedError
 from hansa.core.killpoints import reached
+from hansa.core.settings import UPLOAD_PART, value_of
 from hansa.wire.generated import federation_pb2 as wire
 from hansa.wire.signatures import sign_request
 
@@ -166,16 +167,16 @@ class Transport:
         Returns what became of the whole.
         """
         repr_digest = f"sha-256=:{base64.b64encode(bytes.fromhex(sha256)).decode()}:"
-        asks, answer = resumes, wire.ReportResponse()
+        asks, answer, longest = resumes, wire.ReportResponse(), part_bytes()
         for attempt in self._tries():
             with attempt:
-                offset = self._arrived(path, repr_digest) if asks and size > PART else 0
+                offset = self._arrived(path, repr_digest) if asks and size > longest else 0
                 asks = True  # from the second try on
                 while answer.verdict == wire.VERDICT_UNSPECIFIED:
                     offset = min(offset, max(0, size - 1))  # an update that is there whole is acknowledged by its end
                     with file.open("rb") as opened:
                         opened.seek(start + offset)
-                        part = opened.read(min(PART, size - offset))
+                        part = opened.read(min(longest, size - offset))
                     headers = {
                         "Content-Range": f"bytes {offset}-{offset + len(part) - 1}/{size}",
                         "Content-Type": "application/octet-stream",
@@ -250,6 +251,12 @@ class Transport:
 
     def _tries(self) -> Iterable[Any]:
         return stamina.retry_context(on=_passes, attempts=self.reach.tries, timeout=None, wait_max=10.0)
+
+
+def part_bytes() -> int:
+    """Return the most bytes of one part of an upload: smaller ones lose less where connections break often."""
+    wanted = value_of(UPLOAD_PART) or ""
+    return max(1, min(PART, int(wanted))) if wanted.isdecimal() else PART
 
 
 @contextmanager

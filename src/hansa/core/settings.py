@@ -37,7 +37,11 @@ TOKEN: Final = Setting(
     secret=True,
 )
 
-SETTINGS: Final = (CACHE, TRACEBACK, SERVER, CA, TOKEN, KILL_AT)
+UPLOAD_PART: Final = Setting(
+    "HANSA_UPLOAD_PART", "8388608", "bytes of one part of an upload of `hansa client`, at most 8 MiB"
+)
+
+SETTINGS: Final = (CACHE, TRACEBACK, SERVER, CA, TOKEN, UPLOAD_PART, KILL_AT)
 """Every setting, by name."""
 
 _OFF: Final = frozenset({"", "0", "false", "no", "off"})

@@ -75,23 +75,22 @@ def create(services: Services) -> ASGIApp:
         *health.routes(services),
         Mount("/", app=pages.build(services)),
     ]
-    application = Starlette(routes=routes, lifespan=lambda _: _background(services))
+    application = Starlette(routes=routes, lifespan=lambda _: background(services))
     application.add_exception_handler(HansaError, _handled)
     return application
 
 
 @contextlib.asynccontextmanager
-async def _background(services: Services) -> AsyncIterator[None]:
+async def background(services: Services) -> AsyncIterator[None]:
     """Look after runs, and follow what other replicas do, while the server runs."""
-    stop = asyncio.Event()
+    stop = services.stopping
     coordinator, follower = Coordinator(services), Follower(services)
     await follower.start()
     tasks = [asyncio.create_task(coordinator.run(stop)), asyncio.create_task(follower.run(stop))]
     try:
         yield
     finally:
-        stop.set()
-        services.board.changed.set()
+        services.stop()
         await asyncio.gather(*tasks, return_exceptions=True)
 
 

@@ -58,7 +58,11 @@ class ClientApi:
 
     async def exchange(self, _request: messages.ExchangeRequest, _context: Any) -> messages.ExchangeResponse:
         """Refuse: no round of this server takes a secure sum."""
-        raise_connect(malformed("No round here takes messages of a secure sum."))
+        try:
+            _caller()
+            raise malformed("No round here takes messages of a secure sum.")
+        except HansaError as error:
+            raise_connect(error)
 
     async def goodbye(self, _request: messages.GoodbyeRequest, _context: Any) -> messages.GoodbyeResponse:
         """Retire the client that calls."""
@@ -76,7 +80,7 @@ class ClientApi:
     async def _check_in(self, request: messages.CheckInRequest) -> messages.CheckInResponse:
         services, client = self.services, _caller()
         client = await self._declared(client, request)
-        services.board.called(client.population, client.number, services.clock.now())
+        services.board.callers.called(client.population, client.number, services.clock.now())
         if request.HasField("declined"):
             await self._declined(client, read_key(request.declined))
         answer = messages.CheckInResponse(server_keys=services.signer.published())
@@ -88,8 +92,7 @@ class ClientApi:
         if request.HasField("reported"):
             answer.outcome = await self._outcome(client, read_key(request.reported))
         if found is None:
-            size = len(services.board.callers)
-            answer.come_back_seconds = services.pace.seconds(size)
+            answer.come_back_seconds = services.pace.seconds(services.board.callers.count(client.population))
             return answer
         answer.assignment.CopyFrom(self._signed(client, *found))
         reached("server.check-in.answering")
@@ -139,8 +142,9 @@ class ClientApi:
         """Take note that a site's policy refused: the round does not wait for this client."""
         now = self.services.clock.now()
         async with self.services.store.transaction() as rows:
+            round_ = await rows.rounds.get(key, for_report=True)
             assigned = await rows.rounds.assignment(key, client.id)
-            if assigned is None or assigned.fate is not None:
+            if round_ is None or assigned is None or assigned.fate is not None:
                 return
             await rows.rounds.set_fates(key, {client.id: "declined"})
             await rows.events.add("assignment.declined", tenant=client.tenant, at=now, run=key.run, client=client.id)

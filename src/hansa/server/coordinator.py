@@ -17,7 +17,7 @@ import numpy as np
 import structlog
 
 from hansa.algorithms.stopping import stopping_reason
-from hansa.core.errors import DivergenceError, HansaError, StoreConflictError
+from hansa.core.errors import DivergenceError, HansaError, StoreConflictError, StoreError
 from hansa.core.killpoints import reached
 from hansa.server import buffered_runs, closing, lifecycle
 from hansa.server.contexts import RunContext, load_context, store_state
@@ -30,6 +30,13 @@ from hansa.store.store import Rows
 _LOG: Final = structlog.get_logger("hansa.coordinator")
 _FAILURES: Final = 5
 """Failures one after another that pause a run."""
+_AFTER_FAILURE: Final = 1.0
+_LONGEST_REST: Final = 10.0
+"""Seconds, at most, until a run that failed is looked after again."""
+_PASSING: Final = frozenset({"HANSA-SERVER-BUSY", "HANSA-SERVER-STORAGE"})
+"""What the run has no part in, and what passes: it is tried again and again."""
+_UNREADABLE: Final = frozenset({"HANSA-KEY-MISSING", "HANSA-NOT-FOUND", "HANSA-SEAL-BROKEN"})
+"""Sealed updates that nobody can read any more: the round is given up, the model stays as it is."""
 
 
 @dataclass
@@ -39,20 +46,22 @@ class Coordinator:
     services: Services
     contexts: dict[str, RunContext] = field(default_factory=dict)
     failures: dict[str, int] = field(default_factory=dict)
+    resting: dict[str, float] = field(default_factory=dict)
+    """Runs that failed -> when to try again, in the loop's time."""
 
     async def run(self, stop: asyncio.Event) -> None:
         """Look after runs until told to stop, then give the leases back."""
         settings = self.services.settings
         while not stop.is_set():
             self.services.board.changed.clear()
+            pause = settings.tick_seconds
             try:
                 await self.tick()
-            except HansaError as error:
-                _LOG.error("tick failed", code=error.code, found=error.found)
             except Exception as error:  # noqa: BLE001 - the next tick reads everything anew
-                _LOG.error("tick failed", error=type(error).__name__)
+                _LOG.error("tick failed", error=error.code if isinstance(error, HansaError) else type(error).__name__)
+                pause = max(pause, _AFTER_FAILURE)
             with suppress(TimeoutError):
-                async with asyncio.timeout(settings.tick_seconds):
+                async with asyncio.timeout(pause):
                     await self.services.board.changed.wait()
         async with self.services.store.transaction() as rows:
             await rows.runs.release(settings.replica_name)
@@ -69,13 +78,19 @@ class Coordinator:
             )
         if leased:
             reached("coordinator.leased")
-        await asyncio.gather(*(self._look_after(run) for run in leased))
+        results = await asyncio.gather(*(self._look_after(run) for run in leased), return_exceptions=True)
+        for error in results:
+            if isinstance(error, BaseException):
+                raise error
 
     async def _look_after(self, run: Run) -> None:
+        if asyncio.get_running_loop().time() < self.resting.get(run.id, 0.0):
+            return
         try:
-            while await self.step(run.id):
+            while not self.services.stopping.is_set() and await self.step(run.id):
                 pass
             self.failures.pop(run.id, None)
+            self.resting.pop(run.id, None)
         except StoreConflictError:
             self.contexts.pop(run.id, None)  # another replica, or the operator, was first: look again at the next tick
         except DivergenceError as error:
@@ -175,6 +190,7 @@ class Coordinator:
             async with services.store.transaction() as rows:
                 await rows.rounds.change(lifecycle.advance(round_, "collecting"))
                 await self._tell(rows, round_, "round.collecting")
+            reached("coordinator.round.collecting")
             return False
         if todo == "freeze":
             await self._freeze(round_)
@@ -183,7 +199,12 @@ class Coordinator:
             why = f"{len(reports)} of {round_.cohort_size} picked clients reported in time"
             await self._abandon(round_, why)
             return True
-        await self._close(context, round_, reports)
+        try:
+            await self._close(context, round_, reports)
+        except StoreError as error:
+            if error.code not in _UNREADABLE:
+                raise
+            await self._abandon(round_, f"its updates cannot be read: {error.code}")
         return True
 
     async def _freeze(self, round_: Round) -> None:
@@ -265,6 +286,7 @@ class Coordinator:
                 self.services.board.take_down(round_.id)
             await rows.runs.change(replace(run, state=state, why=why, ended_at=now))  # type: ignore[arg-type]
             await rows.events.add(f"run.{state}", tenant=run.tenant, at=now, run=run_id, detail={"why": why})
+        reached("coordinator.run.ended")
         self.contexts.pop(run_id, None)
         _LOG.info("run ended", run=run_id, state=state)
 
@@ -278,12 +300,18 @@ class Coordinator:
         _LOG.warning("run paused", run=run_id, why=why)
 
     async def _failed(self, run_id: str, code: str, what: str) -> None:
-        """Take note of a failure; a run that fails again and again is paused for the operator."""
+        """Take note of a failure; a run that fails again and again is paused for the operator.
+
+        It is not for what passes by itself: a database that is away, a full disk.
+        """
         self.contexts.pop(run_id, None)
         self.failures[run_id] = self.failures.get(run_id, 0) + 1
-        _LOG.error("run not served", run=run_id, code=code, what=what)
-        if self.failures[run_id] >= _FAILURES:
+        rest = min(_LONGEST_REST, 0.1 * 2.0 ** min(self.failures[run_id], 16))
+        self.resting[run_id] = asyncio.get_running_loop().time() + rest
+        _LOG.error("run not served", run=run_id, code=code, what=what, seconds=rest)
+        if self.failures[run_id] >= _FAILURES and code not in _PASSING:
             self.failures.pop(run_id)
+            self.resting.pop(run_id)
             await self._pause(run_id, f"[{code}] {what}")
 
     async def _tell(self, rows: Rows, round_: Round, kind: str, **detail: Any) -> None:

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
 from hansa.core.errors import RefusedError
+from hansa.core.killpoints import reached
 from hansa.server.eligibility import older
 from hansa.server.services import Services
 from hansa.store.records import Client, Population
@@ -58,6 +59,7 @@ async def enrol(services: Services, request: EnrolRequest) -> tuple[Client, Popu
             raise LookupError("a client has a population")
         check_declared(population, attributes, request.client_version)
         await rows.events.add("client.enrolled", tenant=client.tenant, at=now, client=client.id)
+    reached("server.enrolled")
     services.clients.drop(client.id)
     return client, population
 

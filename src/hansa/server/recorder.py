@@ -9,6 +9,7 @@ from hansa.core.errors import HansaError, RefusedError, StoreConflictError
 from hansa.core.killpoints import reached
 from hansa.server.lifecycle import TAKES_REPORTS
 from hansa.server.services import Services
+from hansa.store.failures import busy
 from hansa.store.records import Report
 from hansa.store.store import Rows
 from hansa.wire.verdicts import ACCEPTED, LATE, Verdict
@@ -22,21 +23,20 @@ class Recorder:
 
     services: Services
     waiting: list[tuple[Report, asyncio.Future[Verdict]]] = field(default_factory=list)
-    busy: bool = False
+    writing: asyncio.Task[None] | None = None
 
     async def record(self, report: Report) -> Verdict:
         """Record a report; return its verdict. Raises RefusedError for one that contradicts what was recorded."""
         answer: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
         self.waiting.append((report, answer))
-        if not self.busy:
-            self.busy = True
-            try:
-                while self.waiting:
-                    batch, self.waiting = self.waiting[:_AT_ONCE], self.waiting[_AT_ONCE:]
-                    await asyncio.shield(self._write(batch))
-            finally:
-                self.busy = False
+        if self.writing is None or self.writing.done():
+            self.writing = asyncio.create_task(self._write_all())  # its own: callers come and go
         return await answer
+
+    async def _write_all(self) -> None:
+        while self.waiting:
+            batch, self.waiting = self.waiting[:_AT_ONCE], self.waiting[_AT_ONCE:]
+            await self._write(batch)
 
     async def _write(self, batch: list[tuple[Report, asyncio.Future[Verdict]]]) -> None:
         verdicts: list[Verdict | HansaError] = []
@@ -74,6 +74,8 @@ class Recorder:
             if assigned.fate == "lost":
                 await rows.rounds.set_fates(report.round, {report.client: "late"})
             return LATE
+        if not report.blob:
+            return busy()  # the round is open, but this replica did not know that yet: nothing of it was kept
         try:
             await rows.reports.add(replace(report, position=assigned.position))
         except StoreConflictError:

@@ -17,10 +17,11 @@ from typing import Final
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from hansa.core.errors import HansaError, RefusedError
+from hansa.core.errors import HansaError, RefusedError, StoreError
 from hansa.core.killpoints import reached
 from hansa.server.board import Posted
 from hansa.server.checking import checker, refuse
+from hansa.server.following import follow_rounds
 from hansa.server.recorder import Recorder, unexpected
 from hansa.server.rounds_at_rest import binding, descriptor_name, model_name, part_name, round_name, update_prefix
 from hansa.server.services import Services
@@ -44,7 +45,7 @@ class Transfers:
     async def job(self, request: Request, client: Client) -> Response:
         """Answer with a job's descriptor."""
         digest = _digest(request.path_params["sha256"])
-        if self.services.board.fetchable(client.population, digest) is None:
+        if not await self._is_needed(client, digest):
             raise not_found()
         return await self._blob(request, descriptor_name(digest), digest, "application/json")
 
@@ -53,9 +54,17 @@ class Transfers:
         digest = _digest(request.path_params["sha256"])
         if self.services.board.fetchable(client.population, digest) is None:
             async with self.services.store.reading() as rows:
-                if await rows.releases.get(client.tenant, digest) is None:
-                    raise not_found()
+                released = await rows.releases.get(client.tenant, digest) is not None
+            if not released and not await self._is_needed(client, digest):
+                raise not_found()
         return await self._blob(request, model_name(digest), digest, "application/octet-stream")
+
+    async def _is_needed(self, client: Client, digest: str) -> bool:
+        """Return True where an open round of the caller's population names a digest, one of another replica's too."""
+        board = self.services.board
+        if board.fetchable(client.population, digest) is None:
+            await follow_rounds(self.services)
+        return board.fetchable(client.population, digest) is not None
 
     async def _blob(self, request: Request, name: str, digest: str, media_type: str) -> Response:
         etag = f'"{digest}"'
@@ -93,16 +102,23 @@ class Transfers:
         posted = await self._asked(key, client)
         if posted is None:
             return await self._answer_without_round(key, client, sha256)
-        sealing_key = await asyncio.to_thread(self.services.keys.unwrap, round_name(key), posted.round.key)
+        try:
+            sealing_key = await asyncio.to_thread(self.services.keys.unwrap, round_name(key), posted.round.key)
+        except StoreError as error:
+            if error.code != "HANSA-KEY-MISSING":
+                raise
+            return await self._answer_without_round(key, client, sha256)  # another replica has closed the round
         whole = stop - start == total
         number, arrived = (0, 0) if whole else await self._parts(key, client.id, sha256)
-        if start != arrived:
+        complete = arrived == stop == total  # all was here, and the server was killed before it recorded the report
+        if start != arrived and not complete:
             raise _wrong_offset(arrived)
         if whole:
             await self._check(posted, client, sha256, body)
-        name = part_name(key, client.id, sha256, number)
-        sealed = await asyncio.to_thread(_sealed, sealing_key, binding(key, client.id, sha256, number), body)
-        await self.services.blobs.put(name, _once(sealed))
+        if not complete:
+            name = part_name(key, client.id, sha256, number)
+            sealed = await asyncio.to_thread(_sealed, sealing_key, binding(key, client.id, sha256, number), body)
+            await self.services.blobs.put(name, _once(sealed))
         if stop < total:
             reached("server.upload.part-written")
             return JSONResponse({"offset": str(stop), "sha256": sha256}, status_code=202)
@@ -160,6 +176,9 @@ class Transfers:
     async def _asked(self, key: RoundKey, client: Client) -> Posted | None:
         """Return the open round in which a client is asked and has not answered."""
         standing = self.services.board.rounds.get(key)
+        if standing is None or client.id not in standing.known:
+            await follow_rounds(self.services)  # another replica may have asked
+            standing = self.services.board.rounds.get(key)
         if standing is None or client.id not in standing.open:
             return None
         return standing.posted
@@ -170,7 +189,7 @@ class Transfers:
 
     async def _answer_without_round(self, key: RoundKey, client: Client, sha256: str) -> Response:
         """Answer a report that is not waited for: the same again is acknowledged again, another is late or refused."""
-        report = Report(key, client.id, 0, sha256, 0, "", float("inf"))
+        report = Report(key, client.id, 0, sha256, 0, "", self.services.clock.now())
         return _verdict(await self.recorder.record(report), sha256)
 
 

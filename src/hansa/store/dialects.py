@@ -100,23 +100,26 @@ def insert_once(table: Table, *, returning: ColumnElement[Any]) -> PerDialect:
 
 
 class _Joined(FunctionElement[str]):
-    """The integers of a column over all rows, as one text with commas: thousands of them as one value."""
+    """The integers of some columns over all rows, as one text with commas: thousands of them as one value."""
 
     type = Text()
     name = "joined"
     inherit_cache = True
 
 
-def joined(column: ColumnElement[int]) -> ColumnElement[str]:
-    """Return the aggregate that joins the integers of a column, in no order."""
-    return _Joined(column)
+def joined(*columns: ColumnElement[int]) -> ColumnElement[str]:
+    """Return the aggregate that joins the integers of some columns, row by row, the rows in no order."""
+    return _Joined(*columns)
 
 
 @compiles(_Joined, "sqlite")
 def _joined_sqlite(element: _Joined, compiler: SQLCompiler, **kwargs: Any) -> str:
-    return f"group_concat({compiler.process(element.clauses, **kwargs)})"
+    columns = [compiler.process(each, **kwargs) for each in element.clauses]
+    together = " || ',' || ".join(columns)
+    return f"group_concat({together})"
 
 
 @compiles(_Joined, "postgresql")
 def _joined_postgresql(element: _Joined, compiler: SQLCompiler, **kwargs: Any) -> str:
-    return f"string_agg(CAST({compiler.process(element.clauses, **kwargs)} AS TEXT), ',')"
+    columns = [compiler.process(each, **kwargs) for each in element.clauses]
+    return f"string_agg(concat_ws(',', {', '.join(columns)}), ',')"

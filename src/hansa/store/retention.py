@@ -1,5 +1,0 @@
-"""tmp"""
-
-
-async def sweep(*a, **k):
-    return {}
