@@ -68,7 +68,7 @@ async def open_next(services: Services, context: RunContext, upcoming: Upcoming)
     if eligible.count < _needed(context, upcoming):
         return NotYet("too few clients are eligible")
     numbers = await _numbers(services, context, upcoming, eligible)
-    if len(numbers) < _needed(context, upcoming):
+    if len(numbers) < _needed(context, upcoming) and not _by_coins(context, upcoming, eligible.count):
         return NotYet("too few clients could be picked")
     key = RoundKey(run.id, upcoming.kind, upcoming.round, attempt)
     return await _commit(services, context, upcoming, key=key, eligible=eligible, numbers=numbers, failed=failed)
@@ -91,11 +91,18 @@ async def eligible_of(services: Services, context: RunContext) -> Eligible:
 
 def _needed(context: RunContext, upcoming: Upcoming) -> int:
     """Return how many clients must be eligible before a round is opened."""
-    waited_for = int(context.run.notes.get("wait_for", 1))
+    waited_for = int(context.run.notes.get("wait_for", 1)) if context.run.slots is None else 1
     if upcoming.kind != "training":
         return waited_for
     schedule: Any = context.plan.schedule
     return max(waited_for, getattr(schedule, "report_goal", None) or 1)
+
+
+def _by_coins(context: RunContext, upcoming: Upcoming, eligible: int) -> bool:
+    """Return True where each client is picked by its own coin: to draw again until some are would bias the coins."""
+    schedule: Any = context.plan.schedule
+    goal = getattr(schedule, "report_goal", None)
+    return upcoming.kind == "training" and goal is None and context.plan.cohort.expected_size(eligible) < eligible
 
 
 async def _numbers(services: Services, context: RunContext, upcoming: Upcoming, eligible: Eligible) -> Int64s:
