@@ -173,6 +173,8 @@ def _feature_problems(features: Features, signature: Signature) -> Iterator[Prob
     for position, column in enumerate(features.columns):
         if column.kind == "category" and not column.categories:
             yield Problem(f"features.columns.{position}.categories", f"must list the categories of {column.name!r}.")
+        if column.kind == "number" and column.low is None:
+            yield Problem(f"features.columns.{position}.low", f"must declare low and high of {column.name!r}.")
     slots = len(features.slots())
     if features.columns and signature.shape != (slots,):
         yield Problem("features.columns", f"give {slots} numbers, but the model was built for {signature.shape}.")
