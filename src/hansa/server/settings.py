@@ -68,7 +68,9 @@ class ServerSettings:
     client_ca: Annotated[str, Doc("the CAs of client certificates for connections, PEM")] = ""
     enrolment_ca: Annotated[str, Doc("the CAs whose certificates let clients enrol without an invitation, PEM")] = ""
     public_url: Annotated[str, Doc("what clients call the server; empty: from tls, host and port")] = ""
-    replica: Annotated[str, Doc("this replica's name in leases and logs; empty: one of its own, kept in the folder")] = ""
+    replica: Annotated[
+        str, Doc("this replica's name in leases and logs; empty: one of its own, kept in the folder")
+    ] = ""
     tick_seconds: Annotated[float, Gt(0), Le(60), Doc("how often runs are looked after")] = 0.1
     lease_seconds: Annotated[
         float, Ge(1), Le(3600), Doc("how long a replica keeps a run without renewing: others wait so long if it dies")

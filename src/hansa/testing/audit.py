@@ -1,4 +1,4 @@
-"""After a federation was tortured: is every acknowledged report counted exactly once, or its round abandoned?
+"""Whether, after a federation was tortured, every acknowledged report is counted once, or its round abandoned.
 
 Everything is read from what the processes left on disk: the server's database, and the agents' own folders.
 """
@@ -72,7 +72,7 @@ def problems(books: Books) -> Iterator[str]:
     if books.run.state != "finished":
         yield f"the run is {books.run.state}: {books.run.why}"
     twice = Counter((each.id.kind, each.id.round) for each in books.rounds if each.state == "closed")
-    yield from (f"{kind} round {number} is closed {count} times" for (kind, number), count in twice.items() if count > 1)
+    yield from (f"{kind} round {number} closed {count} times" for (kind, number), count in twice.items() if count > 1)
     trained = [each.id.round for each in books.closed("training")]
     if trained != list(range(1, books.run.round + 1)):
         yield f"the model took {books.run.round} steps, and these rounds are closed: {trained}"

@@ -1,7 +1,7 @@
 """Chaos: a federation whose processes are killed at named instants, again and again, on a bad network.
 
-``python -m hansa.testing.chaos --kills 200`` runs four hospitals' agents and a server (``--replicas 2 --database URL``:
-two on PostgreSQL), kills whoever comes to a kill point of :mod:`hansa.core.killpoints` and starts it again, and checks
+``python -m hansa.testing.chaos --kills 200`` runs four hospitals' agents and a server (``--postgres --replicas 2``: two
+on PostgreSQL), kills whoever comes to a kill point of :mod:`hansa.core.killpoints` and starts it again, and checks
 what came out: the model bit for bit, and that every acknowledged report is counted exactly once or its round is
 abandoned. It prints how often each point was hit, and ends with 1 where something is wrong.
 """
@@ -12,14 +12,14 @@ import argparse
 import asyncio
 import json
 import random
-import signal
 import sys
 import tempfile
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,17 +27,15 @@ from hansa.algorithms.plan import Plan
 from hansa.cli.operator_client import Operator
 from hansa.core.errors import HansaError
 from hansa.core.killpoints import KILL_POINTS
-from hansa.core.settings import KILL_AT, UPLOAD_PART
+from hansa.core.settings import UPLOAD_PART
 from hansa.simulation.preparation import prepare
 from hansa.simulation.run import run as simulate
 from hansa.testing.audit import client_problems, problems, read_books, recomputed
 from hansa.testing.hospitals import Hospitals, as_simulated, hospitals, small_plan, submit
-from hansa.testing.proxy import Proxy
+from hansa.testing.network import Network
+from hansa.testing.postgres import own_postgres
+from hansa.testing.victims import ANYWHERE, ENROLMENT, Tally, Victim
 
-ANYWHERE: Final = "anywhere"
-"""Stands for a kill at no point: after a random time."""
-ENROLMENT: Final = ("client.enrolled", "server.enrolled")
-"""Points that are reached before the first run."""
 WITH_STATE: Final = {
     "trainer": {
         "kind": "linear",
@@ -64,137 +62,8 @@ SHORT: Final = small_plan(
     evaluation={"every": 3, "metrics": ["auc"], "baselines": []},
 )
 """Over-selection, a goal and a deadline shorter than outages: rounds are abandoned."""
-_FOR_EACH: Final = {"coordinator.leased": 25, "storage.blob-written": 8, "storage.blob-renamed": 8}
-"""Points that are passed often: one is killed at up to so many passes, else at up to three."""
-_FEW: Final = 3
-_PATIENCE: Final = 25.0
-"""Seconds that a point may be waited for."""
-_NO_SERVER: Final = 7
-"""How an agent ends that finds no server to enrol with."""
 _RUN: Final = 150.0
 """Seconds that a run may take, with all that befalls it."""
-
-
-def points(*rooms: str) -> list[str]:
-    """Return the kill points of some rooms."""
-    return [point for point in KILL_POINTS if point.partition(".")[0] in rooms]
-
-
-@dataclass
-class Tally:
-    """What happened: kills at each point, and points that were waited for in vain."""
-
-    kills: Counter[str] = field(default_factory=Counter)
-    missed: Counter[str] = field(default_factory=Counter)
-    surprises: list[str] = field(default_factory=list)
-    """Processes that ended by themselves."""
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def note(self, point: str, *, hit: bool) -> None:
-        """Count one attempt."""
-        with self.lock:
-            (self.kills if hit else self.missed)[point] += 1
-
-    @property
-    def total(self) -> int:
-        """Return the number of kills."""
-        return sum(self.kills.values())
-
-
-@dataclass
-class Victim:
-    """A process that is killed at one point after another, and started again each time."""
-
-    name: str
-    start: Callable[[dict[str, str]], None]
-    local: Any
-    tally: Tally
-    coins: random.Random
-    died: Callable[[str], None] = lambda _: None
-
-    def run(self, wanted: Iterable[str]) -> None:
-        """Suffer, then live on unharmed."""
-        for point in wanted:
-            self.once(point)
-        self.start({})
-
-    def once(self, point: str) -> None:
-        """Be started, and killed at a point: at the one of its first passes that coins say."""
-        passes = 1 if point in ENROLMENT else self.coins.randint(1, _FOR_EACH.get(point, _FEW))
-        deadly = {} if point == ANYWHERE else {KILL_AT.name: f"{point}:{passes}"}
-        until = time.monotonic() + (self.coins.uniform(0.5, 4.0) if point == ANYWHERE else _PATIENCE)
-        ended: int | None = _NO_SERVER
-        while ended == _NO_SERVER and time.monotonic() < until:  # what restarts it, does so: systemd, for one
-            self.start(deadly)
-            process = self.local.processes[self.name]
-            while process.poll() is None and time.monotonic() < until:
-                time.sleep(0.01)
-            ended = process.poll()
-        hit = ended == -signal.SIGKILL or (point == ANYWHERE and ended is None)
-        if ended is None:
-            self.local.kill(self.name)
-        elif ended != -signal.SIGKILL:
-            said = " / ".join(self.local.log(self.name).splitlines()[-3:])
-            self.tally.surprises.append(f"{self.name} ended with {ended} before {point}: {said}")
-        self.died(self.name)
-        self.tally.note(point, hit=hit)
-
-
-class Network(threading.Thread):
-    """The network between agents and replicas, in a thread of its own: a proxy that can be told to be bad."""
-
-    def __init__(self, port: int, seed: int) -> None:
-        super().__init__(daemon=True)
-        self.proxy = Proxy("127.0.0.1", port, seed=seed)
-        self._ready, self._done = threading.Event(), threading.Event()
-
-    def run(self) -> None:
-        """Pass on until told to stop."""
-        asyncio.run(self._serve())
-
-    async def _serve(self) -> None:
-        async with self.proxy:
-            self.loop = asyncio.get_running_loop()
-            self.loop.set_exception_handler(lambda _loop, _context: None)  # connections end in every possible way
-            self._ready.set()
-            while not self._done.is_set():
-                await asyncio.sleep(0.05)
-
-    def tell(self, what: Callable[[Proxy], Any]) -> None:
-        """Do something with the proxy, in its own thread."""
-        self.loop.call_soon_threadsafe(what, self.proxy)
-
-    def lead_to(self, port: int) -> None:
-        """Send new connections to another replica."""
-        self.tell(lambda proxy: setattr(proxy, "target", ("127.0.0.1", port)))
-
-    def __enter__(self) -> Network:
-        self.start()
-        self._ready.wait()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._done.set()
-        self.join()
-
-
-def weather(network: Network, stop: threading.Event, coins: random.Random) -> None:
-    """Delay, lose, part and cut, now this and now that; at the end all passes."""
-    while not stop.wait(coins.uniform(0.5, 2.0)):
-        kind = coins.choice(("delay", "loss", "partition", "cut", "fair"))
-        delay, loss = coins.uniform(0.0, 0.1), coins.uniform(0.1, 0.4)
-        if kind == "partition":
-            network.tell(Proxy.partition)
-            stop.wait(coins.uniform(0.2, 1.5))
-            network.tell(Proxy.heal)
-        elif kind == "cut":
-            network.tell(Proxy.cut)
-        elif kind == "fair":
-            network.tell(lambda proxy: (setattr(proxy, "delay", 0.0), setattr(proxy, "loss", 0.0)))
-        else:
-            value = delay if kind == "delay" else loss
-            network.tell(lambda proxy, kind=kind, value=value: setattr(proxy, kind, value))  # type: ignore[misc]
-    network.tell(lambda proxy: (proxy.heal(), setattr(proxy, "delay", 0.0), setattr(proxy, "loss", 0.0)))
 
 
 @dataclass(frozen=True)
@@ -207,6 +76,8 @@ class Campaign:
     database: str = ""
     replicas: int = 1
     seed: int = 0
+    passes: int = 3
+    """Passes of a point, at most, until it kills."""
     bad_network: bool = True
 
     def replica_names(self) -> list[str]:
@@ -250,7 +121,7 @@ def _suffer(campaign: Campaign, federation: Hospitals, network: Network, tally: 
         local.start_server(name)
     federation.invite()
     coins = random.Random(campaign.seed)  # noqa: S311 - repeats with the seed, protects nobody
-    url, part = local.url_at(network.proxy.port), {UPLOAD_PART.name: "150"}
+    url, part = local.url_at(network.port), {UPLOAD_PART.name: "150"}
 
     def died(name: str) -> None:
         living = [other for other in names if other != name and local.is_running(other)]
@@ -258,21 +129,22 @@ def _suffer(campaign: Campaign, federation: Hospitals, network: Network, tally: 
 
     for name in names:  # the first start was to make the certificates; from now on the threads start and kill
         local.kill(name)
-    victims = [
-        Victim(name, lambda more, name=name: local.launch_server(name, more), local, tally, coins, died)  # type: ignore[misc]
-        for name in names
-    ]
-    servers = list(zip(victims, _shared(campaign.server, len(names)), strict=True))
-    agents = [
-        Victim(name, lambda more, name=name: federation.start_agent(name, url, {**part, **more}), local, tally, coins)  # type: ignore[misc]
-        for name in federation.sites
-    ]
-    clients = list(zip(agents, _shared(campaign.clients, len(agents)), strict=True))
-    threads = [threading.Thread(target=victim.run, args=(of,), daemon=True) for victim, of in (*servers, *clients)]
+
+    def agent(name: str, more: dict[str, str]) -> None:
+        federation.start_agent(name, url, {**part, **more})
+
+    tortured = (local, tally, coins, campaign.passes)
+    threads = []
+    for place, of in zip(names, _shared(campaign.server, len(names)), strict=True):
+        victim = Victim(place, partial(local.launch_server, place), *tortured, died)
+        threads.append(threading.Thread(target=victim.run, args=(of,), daemon=True))
+    for place, of in zip(federation.sites, _shared(campaign.clients, len(federation.sites)), strict=True):
+        victim = Victim(place, partial(agent, place), *tortured)
+        threads.append(threading.Thread(target=victim.run, args=(of,), daemon=True))
     stop = threading.Event()
     if campaign.bad_network:
-        winds = threading.Thread(target=weather, args=(network, stop, random.Random(campaign.seed)), daemon=True)  # noqa: S311 - as above
-        winds.start()
+        own = random.Random(campaign.seed)  # noqa: S311 - as above
+        threading.Thread(target=network.weather, args=(stop, own), daemon=True).start()
     for thread in threads:
         thread.start()
     return _work(campaign, federation, threads, stop)
@@ -287,7 +159,7 @@ def _work(
     while any(thread.is_alive() for thread in threads) or number < len(campaign.plans):
         plan = campaign.plans[number % len(campaign.plans)]
         number += 1
-        submitted[_patiently(campaign, federation, lambda calls, plan=plan: submit(calls, plan))] = plan  # type: ignore[misc]
+        submitted[_patiently(campaign, federation, partial(_submit, plan))] = plan
         _wait(campaign, federation, submitted, lambda: not any(thread.is_alive() for thread in threads))
     stop.set()
     _wait(campaign, federation, submitted, lambda: False)
@@ -299,10 +171,18 @@ def _wait(campaign: Campaign, federation: Hospitals, runs: Iterable[str], enough
     until = time.monotonic() + _RUN
     for run in runs:
         while not enough():
-            found = _patiently(campaign, federation, lambda calls, run=run: calls.get(f"/runs/{run}"))  # type: ignore[misc]
+            found = _patiently(campaign, federation, partial(_look, run))
             if found["state"] != "running" or time.monotonic() > until:
                 break
             time.sleep(0.05)
+
+
+def _submit(plan: Plan, calls: Operator) -> str:
+    return submit(calls, plan)
+
+
+def _look(run: str, calls: Operator) -> dict[str, Any]:
+    return calls.get(f"/runs/{run}")
 
 
 def _patiently(campaign: Campaign, federation: Hospitals, call: Callable[[Operator], Any]) -> Any:
@@ -352,7 +232,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--times", type=int, default=5, help="kills at each point, at least")
     parser.add_argument("--points", default="", help="only these kill points, with commas between")
     parser.add_argument("--plan", choices=("full", "short"), default="full", help="all take part, or some are late")
-    parser.add_argument("--database", default="", help="postgresql+psycopg://... (default: SQLite)")
+    parser.add_argument("--postgres", action="store_true", help="on a PostgreSQL of its own, not on SQLite")
+    parser.add_argument("--passes", type=int, default=3, help="passes of a point, at most, until it kills")
     parser.add_argument("--replicas", type=int, default=1, help="servers on one database")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--good-network", action="store_true", help="without delay, loss and partitions")
@@ -375,13 +256,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         coins.sample(server, len(server)),
         coins.sample(clients, len(clients)),
         plans=(FULL if asked.plan == "full" else SHORT,),
-        database=asked.database,
         replicas=asked.replicas,
         seed=asked.seed,
+        passes=asked.passes,
         bad_network=not asked.good_network,
     )
-    with tempfile.TemporaryDirectory(prefix="hansa-chaos-") as folder:
-        result = torture(campaign, Path(folder))
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hansa-chaos-")))
+        if asked.postgres:
+            campaign = replace(campaign, database=stack.enter_context(own_postgres(folder / "postgres")))
+        result = torture(campaign, folder / "federation")
     told = {
         "kills": result.tally.total,
         "at": dict(sorted(result.tally.kills.items())),

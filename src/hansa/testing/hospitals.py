@@ -70,9 +70,7 @@ class Hospitals:
                 made = calls.call("POST", f"/populations/{POPULATION}/invitations", {"name": name})
                 self.tokens[name] = made["token"]
 
-    def start_agent(
-        self, name: str, server: str | None = None, environment: Mapping[str, str] | None = None
-    ) -> None:
+    def start_agent(self, name: str, server: str | None = None, environment: Mapping[str, str] | None = None) -> None:
         """Start a hospital's agent; one that has enrolled goes on as the client that it is."""
         self.local.start_agent(
             name, data=self.sites[name], token=self.tokens[name], server=server, environment=environment
