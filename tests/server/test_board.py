@@ -10,7 +10,6 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from hansa.server import board as boards
 from hansa.server.board import Board, Posted
 from hansa.server.contexts import RunContext
 from hansa.store.records import Assigned, Job, Round, RoundKey, Run
@@ -198,27 +197,6 @@ def test_waiting_ends_with_its_time_or_its_connection():
 
 
 # Callers
-
-
-def test_callers_are_known_by_population_and_time():
-    board = Board()
-    for number, at in ((5, 1.0), (3, 2.0), (9, 3.0)):
-        board.called("p", number, at)
-    board.called("q", 4, 3.0)
-    assert board.recent("p", 0.0) == [3, 5, 9]
-    assert board.recent("p", 2.0) == [3, 9]
-    assert board.recent("q", 0.0) == [4]
-    assert board.recent("x", 0.0) == []
-    board.called("p", 5, 4.0)
-    assert board.recent("p", 3.5) == [5]
-
-
-def test_the_callers_that_called_longest_ago_are_forgotten_first(monkeypatch):
-    monkeypatch.setattr(boards, "_CALLERS", 3)
-    board = Board()
-    for at, number in enumerate((0, 1, 2, 0, 3)):
-        board.called("p", number, float(at))
-    assert board.recent("p", 0.0) == [0, 2, 3]
 
 
 # Whatever the order

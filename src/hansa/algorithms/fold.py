@@ -119,7 +119,9 @@ class Fold:
         taken = BLOCK if number < self.merged else self.waiting[number].rows if number in self.waiting else 0
         if taken != place:
             raise ValueError(f"position {number * BLOCK + place} of the cohort came twice or out of order")
-        block = self.waiting.setdefault(number, _Block(np.zeros(self.layout.size)))
+        if number not in self.waiting:  # adding the first row to 0 takes one pass, where zeros would take another
+            self.waiting[number], rows = _Block(np.add(rows[0], 0.0, dtype=np.float64), 1), rows[1:]
+        block = self.waiting[number]
         for row in rows:
             block.values += row
         block.rows += len(rows)

@@ -129,7 +129,7 @@ def close_round(plan: Plan, state: ServerState, aggregate: Aggregate) -> tuple[S
         weight, part = aggregate.weights[branch.name], layout.slices[branch.name]
         if weight <= 0:
             continue
-        update[part] = aggregate.values[part] / weight
+        np.divide(aggregate.values[part], weight, out=update[part])
         moved, slots[_slot(branch)] = _optimizer(plan, branch.name).step(
             state.model[part].astype(np.float64), update[part], state.slots[_slot(branch)], aggregate.share
         )

@@ -40,7 +40,7 @@ def command(  # noqa: PLR0913 - a command's options
         ),
     ] = None,
     *,
-    server: Annotated[str | None, typer.Option(metavar="URL", help="The federation's server.")] = None,
+    server: Annotated[str | None, typer.Option(metavar="URL", help="The federation's server. Default: HANSA_SERVER.")] = None,
     data: Annotated[
         str | None,
         typer.Option(
@@ -58,7 +58,7 @@ def command(  # noqa: PLR0913 - a command's options
         Path | None,
         typer.Option(metavar="DIR", help="The client's own folder. Default: where the system keeps state."),
     ] = None,
-    ca: Annotated[Path | None, typer.Option(metavar="FILE", help="Trust servers of this authority only (PEM).")] = None,
+    ca: Annotated[Path | None, typer.Option(metavar="FILE", help="Trust servers of this authority only (PEM). Default: HANSA_CA.")] = None,
     certificate: Annotated[
         Path | None, typer.Option(metavar="FILE", help="This client's certificate with its chain (PEM).")
     ] = None,
@@ -94,7 +94,7 @@ def command(  # noqa: PLR0913 - a command's options
         _allow(words, policy)
         return
     if server is None or data is None:
-        raise typer.BadParameter("a client needs --server URL and --data PATH.")
+        raise typer.BadParameter("a client needs --server URL (or HANSA_SERVER) and --data PATH.")
     accepted = Policy() if policy is None else read_policy(policy)
     agent = Agent(
         server,

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from hansa.core.clock import Clock
 from hansa.core.errors import RefusedError
+from hansa.server.rates import Rates
 from hansa.store.records import Client
 from hansa.store.store import Store
 from hansa.wire.signatures import SKEW, Credentials, bad_signature, read_credentials, verify_request
@@ -55,6 +56,7 @@ class Authenticator:
 
     clients: ClientCache
     clock: Clock
+    rates: Rates
     seen: OrderedDict[bytes, float] = field(default_factory=OrderedDict)
 
     async def __call__(self, header: str | None, *, method: str, target: str, body: bytes) -> Client:
@@ -76,6 +78,7 @@ class Authenticator:
         except RefusedError:
             client = await self._anew(client)
             verify_request(credentials, client.public_key or b"", method=method, target=target, body=body)
+        self.rates.take(client.id, now)
         self._refuse_twice(credentials, now)
         if client.state not in ("enrolled", "active"):
             raise RefusedError(

@@ -7,14 +7,12 @@ the board is read anew from it when the replica starts, and follows it then.
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from hansa.server.callers import Callers
 from hansa.server.contexts import RunContext
 from hansa.store.records import Assigned, Round, RoundKey
-
-_CALLERS = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,7 @@ class Board:
     rounds: dict[RoundKey, Standing] = field(default_factory=dict)
     by_client: dict[str, list[RoundKey]] = field(default_factory=dict)
     waiting: dict[str, set[asyncio.Event]] = field(default_factory=dict)
-    callers: OrderedDict[tuple[str, int], float] = field(default_factory=OrderedDict)
+    callers: Callers = field(default_factory=Callers)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the coordinator has something to look at."""
     closing: bool = False
@@ -137,24 +135,6 @@ class Board:
         for client in tuple(self.waiting):
             self.wake(client)
         self.changed.set()
-
-    def called(self, population: str, number: int, now: float) -> None:
-        """Take note that a client called."""
-        key = (population, number)
-        self.callers[key] = now
-        self.callers.move_to_end(key)
-        if len(self.callers) > _CALLERS:
-            self.callers.popitem(last=False)
-
-    def recent(self, population: str, since: float) -> list[int]:
-        """Return the numbers of the clients of a population that called since a moment, in order."""
-        numbers = []
-        for (of, number), at in reversed(self.callers.items()):
-            if at < since:
-                break
-            if of == population:
-                numbers.append(number)
-        return sorted(numbers)
 
     def is_behind(self, round_: Round) -> bool:
         """Return True unless the board shows a round with all who are assigned to it now."""

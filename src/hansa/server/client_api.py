@@ -80,7 +80,7 @@ class ClientApi:
     async def _check_in(self, request: messages.CheckInRequest) -> messages.CheckInResponse:
         services, client = self.services, _caller()
         client = await self._declared(client, request)
-        services.board.called(client.population, client.number, services.clock.now())
+        services.board.callers.called(client.population, client.number, services.clock.now())
         if request.HasField("declined"):
             await self._declined(client, read_key(request.declined))
         answer = messages.CheckInResponse(server_keys=services.signer.published())
@@ -92,8 +92,7 @@ class ClientApi:
         if request.HasField("reported"):
             answer.outcome = await self._outcome(client, read_key(request.reported))
         if found is None:
-            size = len(services.board.callers)
-            answer.come_back_seconds = services.pace.seconds(size)
+            answer.come_back_seconds = services.pace.seconds(services.board.callers.count(client.population))
             return answer
         answer.assignment.CopyFrom(self._signed(client, *found))
         reached("server.check-in.answering")

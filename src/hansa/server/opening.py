@@ -84,8 +84,7 @@ async def eligible_of(services: Services, context: RunContext) -> Eligible:
         if population.admission == "checked-in":
             size = await rows.clients.size(population.id)
             window = _WINDOW * max(services.pace.seconds(size), services.settings.long_poll_seconds)
-            recent = services.board.recent(population.id, services.clock.now() - window)
-            callers = np.array(recent, dtype=np.int64)
+            callers = services.board.callers.recent(population.id, services.clock.now() - window)
         eligibility = Eligibility(context.job.eligibility, population.minimum_version)
         return await eligible_clients(rows, population.id, eligibility, callers=callers)
 

@@ -10,6 +10,7 @@ from hansa.core.clock import Clock
 from hansa.server.authentication import Authenticator, ClientCache
 from hansa.server.board import Board
 from hansa.server.pace import Pace
+from hansa.server.rates import Rates
 from hansa.server.settings import ServerSettings
 from hansa.server.signing import Signer
 from hansa.store.blobs import Blobs
@@ -38,7 +39,9 @@ class Services:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "clients", ClientCache(self.store))
-        object.__setattr__(self, "authenticate", Authenticator(self.clients, self.clock))
+        object.__setattr__(
+            self, "authenticate", Authenticator(self.clients, self.clock, Rates(self.settings.calls_per_second))
+        )
         shortest = self.settings.minimum_poll_seconds
         pace = Pace(shortest, max(shortest, 3600.0), self.settings.checkins_per_second)
         object.__setattr__(self, "pace", pace)

@@ -84,6 +84,9 @@ class ServerSettings:
         float, Ge(0), Le(300), Doc("how long a check-in may wait for an assignment; 0: it is answered at once")
     ] = 25.0
     checkins_per_second: Annotated[float, Gt(0), Doc("check-ins that pace steering aims at, at most")] = 500.0
+    calls_per_second: Annotated[
+        float, Ge(0), Doc("calls that one client may make in a second, and twice as many at once; 0: no limit")
+    ] = 200.0
     upload_part_bytes: Annotated[int, Ge(64 * 1024), Le(64 * MIB), Doc("the largest part of an upload")] = 8 * MIB
     largest_update_bytes: Annotated[int, Ge(1), Doc("the largest update that a client may send")] = 2048 * MIB
     largest_model_bytes: Annotated[int, Ge(1), Doc("the largest initial model that may be submitted")] = 2048 * MIB

@@ -89,6 +89,7 @@ def compute(prepared: Prepared, assignment: Assignment, work: Work) -> Partial:
         batch = receive(plan, assignment, batch, prepared.streams)
         collected.add(batch if work.factors is None else weighed(batch, work.factors[here]), start)
         following.append(after)
+        del batch  # the next chunk needs its room
     rows = {name: np.concatenate([after[name] for after in following]) for name in following[0]}
     return Partial(span.start, collected, rows, bytes_up)
 

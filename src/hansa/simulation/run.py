@@ -91,7 +91,7 @@ def run(  # noqa: PLR0913 - where, how and watched by whom
 def _with_kind(choice: Choice, prepared: Prepared) -> Choice:
     """Return a choice with how the clients of a chunk train, found on the model's first values."""
     plan = prepared.plan
-    with use(Kernels(device=Kernels(**choice.kernels).device)):
+    with threadpool_limits(limits=1), use(Kernels(device=Kernels(**choice.kernels).device)):
         return replace(choice, kind=plan.trainer.batching(plan.model, prepared.data.signature)[0])
 
 

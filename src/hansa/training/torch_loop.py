@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -17,8 +17,9 @@ from hansa.training.dropout import Draws
 from hansa.training.kernels import chosen
 from hansa.training.local import LocalBatches, LocalWork, Outcome, bend, dropout_seeds, hook_states, local_batches
 from hansa.training.randomness import draws_of, randomness_of
+from hansa.training.torch_dense import Products
 from hansa.training.torch_factory import isolated_torch, one_thread, reseed, unsuitable, user_code
-from hansa.training.torch_kernels import Products, keep_memory, layers
+from hansa.training.torch_kernels import keep_memory, layers
 from hansa.training.torch_losses import Loss
 from hansa.training.torch_model import Network
 
@@ -80,14 +81,13 @@ def train_clients(
     start = _rows(network.held(context.assignment.model[..., context.layout.slices["params"]]), count)
     buffers = _rows(buffers_before(network, context, states), count)
     vectors = hook_states(work.hooks, context, states)
-    first = _tensor(start[0]) if count and start.strides[0] == 0 else None  # the same for all: made once
     delta, after = torch.empty(start.shape), torch.empty(buffers.shape)
     losses = np.zeros(count)
     draws, drawing = draws_of(network, clients.signature), bool(randomness_of(network, clients.signature).other)
     rate = None if work.hooks else work.optimizer.gradient_rate
     with _training(network, clients.signature):
         for i, (x, y) in enumerate(examples(clients, network)):
-            begin = _tensor(start[i]) if first is None else first
+            begin = _seen(start[i])
             network.load(begin, _tensor(buffers[i]))
             if drawing:
                 reseed(int(seeds[i]))
@@ -134,6 +134,7 @@ def _descend_client(rate: float, network: Network, loss: Loss, local: Local, dra
             total += _backward(network, loss, local.x[positions], local.y[positions], draws, products)
             network.descend(rate)
             products.descend(rate)
+    products.settle()
     return total / max(len(local.steps), 1)
 
 
@@ -230,6 +231,23 @@ def _rows(values: Floats, count: int) -> Floats:
 def _tensor(array: Array) -> Tensor:
     """Return an array as a tensor, without a copy where it may be written to."""
     return torch.from_numpy(array if array.flags.writeable else array.copy())
+
+
+@dataclass(frozen=True)
+class _Writable:
+    """An array under numpy's own protocol, which says that it may be written to."""
+
+    array: Array
+
+    @property
+    def __array_interface__(self) -> dict[str, Any]:
+        found = self.array.__array_interface__
+        return {**found, "data": (found["data"][0], False)}
+
+
+def _seen(array: Array) -> Tensor:
+    """Return an array as a tensor without a copy; torch has no tensors that may only be read, so be careful."""
+    return torch.from_numpy(np.asarray(_Writable(array)))
 
 
 def predict(network: Network, signature: Signature, x: Array, *, values: Floats, buffers: Floats | None) -> Floats:

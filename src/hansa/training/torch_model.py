@@ -56,7 +56,7 @@ class Group:
     """The trainable parameters of one dtype: where they lie in the branch, and the storage of both vectors.
 
     The module's parameters are views of ``values`` [size]; ``members`` are those that take a gradient, each with
-    its view of ``gradients`` [size].
+    its view of ``gradients`` [size], which means nothing until :meth:`Network.collect_gradients`.
     """
 
     place: slice
@@ -326,7 +326,7 @@ def _flatten(tied: list[tuple[str, list[nn.Parameter]]]) -> tuple[tuple[Paramete
     for (dtype, device), items in kinds.items():
         size = sum(shared[0].numel() for _, shared in items)
         values = torch.zeros(size, dtype=dtype, device=device)
-        gradients = torch.zeros(size, dtype=dtype, device=device)
+        gradients = torch.empty(size, dtype=dtype, device=device)  # zeros when they are collected
         members: list[tuple[nn.Parameter, Tensor]] = []
         offset = 0
         for key, shared in items:
