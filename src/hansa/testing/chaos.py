@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import json
 import random
+import signal
 import sys
 import tempfile
 import threading
@@ -261,6 +262,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         passes=asked.passes,
         bad_network=not asked.good_network,
     )
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # stops what was started
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hansa-chaos-")))
         if asked.postgres:

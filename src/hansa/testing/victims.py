@@ -22,8 +22,6 @@ _OFTEN: Final = {"coordinator.leased": 8, "storage.blob-written": 3, "storage.bl
 """Points that are passed so many times more often than others."""
 _PATIENCE: Final = 25.0
 """Seconds that a point may be waited for."""
-_NO_SERVER: Final = 7
-"""How an agent ends that finds no server to enrol with."""
 
 
 @dataclass
@@ -68,7 +66,10 @@ class Victim:
         """Be started, and killed at a point: at the one of its first passes that coins say."""
         passes = 1 if point in ENROLMENT else self.coins.randint(1, self.passes * _OFTEN.get(point, 1))
         until = time.monotonic() + (self.coins.uniform(0.5, 4.0) if point == ANYWHERE else _PATIENCE)
-        ended = self._live({} if point == ANYWHERE else {KILL_AT.name: f"{point}:{passes}"}, until)
+        self.start({} if point == ANYWHERE else {KILL_AT.name: f"{point}:{passes}"})
+        process = self.local.processes[self.name]
+        while (ended := process.poll()) is None and time.monotonic() < until:
+            time.sleep(0.01)
         if ended is None:
             self.local.kill(self.name)
         elif ended != -signal.SIGKILL:
@@ -76,13 +77,3 @@ class Victim:
             self.tally.surprises.append(f"{self.name} ended with {ended} before {point}: {said}")
         self.died(self.name)
         self.tally.note(point, hit=ended == (None if point == ANYWHERE else -signal.SIGKILL))
-
-    def _live(self, environment: dict[str, str], until: float) -> int | None:
-        """Start; return how the process ended, or None. One that found no server is started again, as by systemd."""
-        ended: int | None = _NO_SERVER
-        while ended == _NO_SERVER and time.monotonic() < until:
-            self.start(environment)
-            process = self.local.processes[self.name]
-            while (ended := process.poll()) is None and time.monotonic() < until:
-                time.sleep(0.01)
-        return None if ended == _NO_SERVER else ended
