@@ -132,7 +132,8 @@ def _enrol(
     if population is not None and certificate is not None and key is not None:
         from hansa.client.certificates import certified  # noqa: PLC0415 - few clients enrol so
 
-        agent.enrol_with(certified(certificate, key, population, agent.state.key()))
+        request = certified(certificate, key, population, agent.state.key())
+        agent.insist(lambda: agent.enrol_with(request), threading.Event())
         return
     given = value_of(TOKEN)
     if token_file is not None:
@@ -146,7 +147,8 @@ def _enrol(
         given = getpass.getpass("one-time token: ")
     if not (given or "").strip():
         raise typer.BadParameter("a client that is not enrolled needs --token-file FILE or HANSA_TOKEN.")
-    agent.enrol((given or "").strip())
+    token = (given or "").strip()
+    agent.insist(lambda: agent.enrol(token), threading.Event())
 
 
 def _allow(words: list[str], policy: Path | None) -> None:

@@ -146,7 +146,7 @@ class ClientApi:
         now = self.services.clock.now()
         async with self.services.store.transaction() as rows:
             round_ = await rows.rounds.get(key, for_report=True)
-            assigned = await rows.rounds.assignment(key, client.id)
+            assigned = await rows.rounds.assignment(key, client.id, for_change=True)
             if round_ is None or assigned is None or assigned.fate is not None:
                 return
             await rows.rounds.set_fates(key, {client.id: "declined"})

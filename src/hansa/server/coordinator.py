@@ -52,6 +52,7 @@ class Coordinator:
     async def run(self, stop: asyncio.Event) -> None:
         """Look after runs until told to stop, then give the leases back."""
         settings = self.services.settings
+        keeping = asyncio.create_task(self._keep_leases(stop))
         while not stop.is_set():
             self.services.board.changed.clear()
             pause = settings.tick_seconds
@@ -63,19 +64,28 @@ class Coordinator:
             with suppress(TimeoutError):
                 async with asyncio.timeout(pause):
                     await self.services.board.changed.wait()
+        await keeping
         async with self.services.store.transaction() as rows:
             await rows.runs.release(settings.replica_name)
 
+    async def _keep_leases(self, stop: asyncio.Event) -> None:
+        """Renew the leases also while a fold takes longer than they last."""
+        while not stop.is_set():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self.services.settings.lease_seconds / 3):
+                    await stop.wait()
+                    return
+            with suppress(HansaError):
+                await self._lease()
+
+    async def _lease(self) -> list[Run]:
+        settings, now = self.services.settings, self.services.clock.now()
+        async with self.services.store.transaction() as rows:
+            return await rows.runs.lease(settings.replica_name, now=now, seconds=settings.lease_seconds, limit=1000)
+
     async def tick(self) -> None:
         """Take up the runs that are free, and take each as far as it goes."""
-        services = self.services
-        async with services.store.transaction() as rows:
-            leased = await rows.runs.lease(
-                services.settings.replica_name,
-                now=services.clock.now(),
-                seconds=services.settings.lease_seconds,
-                limit=1000,
-            )
+        leased = await self._lease()
         if leased:
             reached("coordinator.leased")
         results = await asyncio.gather(*(self._look_after(run) for run in leased), return_exceptions=True)

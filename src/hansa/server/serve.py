@@ -53,7 +53,7 @@ async def _opened(settings: ServerSettings, clock: Clock | None) -> AsyncIterato
         await store.close()
 
 
-def _stop(services: Services, server: Server) -> None:
+def _stop(services: Services, server: Any) -> None:
     services.stop()
     server.stop()
 
