@@ -55,6 +55,7 @@ async def sweep(  # noqa: PLR0913 - three places, and how long what is kept
     before = now - grace
     finished = [each for each in updates if each.at < before and _is_over(each.name.split("/"), opened)]
     orphans = [each for each in others if each.at < before and each.name.rpartition("/")[2] not in referred]
+    orphans += [each for each in await blobs.listed("uploads/") if each.at < before]  # models that were not submitted
     for each in (*finished, *orphans):
         await blobs.delete(each.name)
     destroyed = await asyncio.to_thread(_destroy, keys, held, opened, before)
