@@ -57,11 +57,14 @@ def test_what_is_not_finite_is_not_kept(run_on):
 
 def test_a_transaction_is_there_whole_or_not_at_all(run_on):
     async def test(store, seed):
-        with pytest.raises(RuntimeError, match="half way"):
+        async def half():
             async with store.transaction() as rows:
                 await rows.runs.change(replace(seed.run, round=9))
                 await rows.events.add("run.changed", tenant=seed.tenant.id, at=1.0, run=seed.run.id)
                 raise RuntimeError("half way")
+
+        with pytest.raises(RuntimeError, match="half way"):
+            await half()
         async with store.reading() as rows:
             assert (await rows.runs.get(seed.run.id)).round == 0
             assert await rows.events.of_run(seed.run.id, 10) == []
@@ -449,9 +452,9 @@ def test_a_client_is_assigned_once_a_round_and_a_place_is_given_once(run_on):
         first, second = await enrolled(store, seed.population, 2)
         key = RoundKey(seed.run.id, "training", 1, 1)
         for pair in ((first, 0), (first, 1)), ((first, 0), (second, 0)):
+            assigned = [Assigned(key, client.id, client.number, place) for client, place in pair]
             with pytest.raises(StoreConflictError):
                 async with store.transaction() as rows:
-                    assigned = [Assigned(key, client.id, client.number, place) for client, place in pair]
                     await rows.rounds.add(round_of(key), assigned)
 
     run_on(test)
