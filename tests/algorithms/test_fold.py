@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -296,3 +300,26 @@ def test_a_cohort_too_small_to_trim_is_told_to_take_the_mean(cohort):
 
 def test_a_fraction_of_zero_is_the_mean_and_fine():
     assert TrimmedMean(fraction=0.0).problems(3) == []
+
+
+LEAVES = """
+import os, signal, sys
+from pathlib import Path
+from hansa.algorithms.fold import RowStore
+from hansa.core.layout import Branch, Layout, Parameter
+rows = RowStore(Layout((Branch("params", (Parameter("w", (5,)),)),)), 3, Path(sys.argv[1]))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_rows_left_by_a_killed_process_are_removed_by_the_next_and_not_those_in_use(tmp_path):
+    subprocess.run([sys.executable, "-c", LEAVES, str(tmp_path)], check=False)
+    (left,) = tmp_path.iterdir()
+    used = RowStore(LAYOUT, 3, tmp_path)
+    for folder in tmp_path.iterdir():
+        os.utime(folder, (1, 1))
+    RowStore(LAYOUT, 3, tmp_path)
+    assert not left.exists()
+    assert len(list(tmp_path.iterdir())) == 1
+    used.add(rows_of(3), 0)
+    assert used.count == 3

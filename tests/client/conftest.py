@@ -8,11 +8,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from fake_server import TOKEN, FakeServer
+from fake_server import ROWS, TOKEN, FakeServer
 
 from hansa.client import Agent
-
-ROWS = [(20 + 3 * i % 61, round(0.37 * i % 9, 2), "yes" if (i * i) % 5 < 2 else "no") for i in range(23)]
 
 
 @pytest.fixture

@@ -41,6 +41,7 @@ PLAN = {
 }
 SCAFFOLD = {**PLAN, "recipe": "scaffold"}
 SIGNATURE = Signature((2,), 2)
+ROWS = [(20 + 3 * i % 61, round(0.37 * i % 9, 2), "yes" if (i * i) % 5 < 2 else "no") for i in range(23)]
 
 
 def job_of(tables=PLAN, **changed) -> JobDescriptor:
@@ -147,6 +148,7 @@ def path_of(of: wire.AssignmentId) -> str:
 class _Handler(BaseHTTPRequestHandler):
     server_state: FakeServer
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
 
     def log_message(self, *arguments) -> None:
         pass

@@ -80,7 +80,7 @@ def test_own_figures_of_an_evaluation_stay_with_the_client(server, agent, caplog
     job = job_of()
     path = server.assign(job, kind=wire.KIND_EVALUATION, round=0)
     agent.step()
-    tallies = decode_tallies(server.reports[path], {"auc": 2000, "accuracy": 2})
+    tallies = decode_tallies(server.reports[path])
     assert tallies["accuracy"][1] == 7
     [line] = (agent.state.path / OWN_METRICS).read_text().splitlines()
     assert json.loads(line)["examples"] == 7
@@ -95,7 +95,7 @@ def test_a_client_without_test_examples_reports_zeros(server, data, tmp_path):
     path = server.assign(job_of(), kind=wire.KIND_EVALUATION)
     agent.step()
     agent.close()
-    assert all(not tally.any() for tally in decode_tallies(server.reports[path], {"auc": 2000, "accuracy": 2}).values())
+    assert all(not tally.any() for tally in decode_tallies(server.reports[path]).values())
 
 
 @pytest.mark.parametrize("kind", [wire.KIND_TRAINING, wire.KIND_EVALUATION])

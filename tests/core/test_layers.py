@@ -56,6 +56,7 @@ def test_the_public_exports_are_these():
         "FixedPoint",
         "MemoryClients",
         "MemoryView",
+        "Proxy",
         "QuadraticTrainer",
         "Rehearsal",
         "RingNoise",

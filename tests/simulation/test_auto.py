@@ -12,6 +12,7 @@ from hansa.algorithms.fold import BLOCK
 from hansa.core.errors import PlanError
 from hansa.simulation import auto
 from hansa.simulation.choice import EXECUTORS, Choice
+from hansa.simulation.executors import compute
 from hansa.simulation.preparation import prepare
 
 PLAN = {
@@ -89,6 +90,7 @@ def test_another_plan_is_measured_for_itself(change, cache):
         b'{"executor": "batched", "kernels": {"fast": 1}}',
         b'{"executor": "batched", "kernels": 3}',
         b'{"executor": "batched", "why": 3}',
+        b'{"executor": "batched", "kind": 3}',
         b'{"executor": ["batched"]}',
     ],
 )
@@ -112,7 +114,7 @@ def test_a_cache_that_cannot_be_written_is_done_without(cache):
 def test_a_run_keeps_its_choice_in_replay_json_and_replays_by_it(tmp_path, unmeasured, cache):
     result = hansa.run(plan_of(), out=tmp_path / "run")
     chosen = json.loads((result.path / "replay.json").read_text())["executor"]
-    assert chosen == json.loads(kept(cache)[0].read_text())
+    assert chosen == {**json.loads(kept(cache)[0].read_text()), "kind": "fused"}
     kept(cache)[0].unlink()
     unmeasured()
     assert hansa.replay(result.path).differences == ()
@@ -214,3 +216,66 @@ def test_a_model_beyond_the_caches_never_trains_a_whole_cohort_at_once(monkeypat
     plan = prepare(plan_of(cohort={"kind": "uniform", "size": 10}))
     assert auto.choose(plan).executor == "batched"
     assert auto.choose(plan).chunk <= BLOCK
+
+
+OWN = """
+import torch
+
+def net():
+    return torch.nn.Linear(6, 3)
+"""
+
+
+def test_a_choice_is_not_taken_again_where_the_code_of_the_model_changed(tmp_path, monkeypatch, cache):
+    pytest.importorskip("torch")
+    monkeypatch.syspath_prepend(tmp_path)
+    code = tmp_path / "own_network_of_auto.py"
+    code.write_text(OWN)
+    plan = plan_of(trainer=TORCH, model={"factory": "own_network_of_auto:net"})
+    auto.choose(prepare(plan))
+    auto.choose(prepare(plan))
+    assert len(kept(cache)) == 1
+    code.write_text(OWN + "# it may be larger now")
+    auto.choose(prepare(plan))
+    assert len(kept(cache)) == 2
+
+
+@pytest.mark.parametrize("factory", ["dense", "batch_normed"])
+def test_the_trial_is_on_first_values_and_changes_nothing_of_the_run(factory, tmp_path, monkeypatch):
+    pytest.importorskip("torch")
+    tried = []
+
+    def watched(prepared, assignment, work):
+        tried.append(assignment.model)
+        return compute(prepared, assignment, work)
+
+    monkeypatch.setattr(auto, "compute", watched)
+    plan = of_network(factory)
+    wanted = prepare(plan).first.model.copy()
+    chosen = hansa.run(plan, out=tmp_path / "auto")
+    assert tried
+    assert all((model == wanted).all() for model in tried)
+    how = json.loads((chosen.path / "replay.json").read_text())["executor"]
+    options = {} if how["executor"] == "serial" else {"workers": how["workers"], "chunk": how["chunk"]}
+    asked = hansa.run(plan, out=tmp_path / "asked", executor=how["executor"], **options)
+    assert asked.summary["model_sha256"] == chosen.summary["model_sha256"]
+
+
+@pytest.mark.parametrize(
+    ("factory", "kind"), [("dense", "fused"), ("batch_normed", "none")], ids=["together", "one by one"]
+)
+@pytest.mark.parametrize("executor", ["auto", "batched"])
+def test_replay_json_says_how_the_clients_of_a_chunk_train(factory, kind, executor, tmp_path):
+    pytest.importorskip("torch")
+    result = hansa.run(of_network(factory), out=tmp_path / "run", executor=executor)
+    assert json.loads((result.path / "replay.json").read_text())["executor"]["kind"] == kind
+
+
+def test_a_replay_that_differs_says_where_clients_train_together_in_another_way(tmp_path, monkeypatch):
+    pytest.importorskip("torch")
+    from hansa.training.torch_trainer import TorchTrainer
+
+    result = hansa.run(of_network("dense"), out=tmp_path / "run", executor="batched", workers=1, chunk=8)
+    monkeypatch.setattr(TorchTrainer, "batching", lambda *_: ("none", "as if torch had changed"))
+    found = hansa.replay(result.path).differences
+    assert found[0] == "clients of a chunk trained as 'fused' and train as 'none'"

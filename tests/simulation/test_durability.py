@@ -145,6 +145,30 @@ def test_the_latest_checkpoint_counts_only_until_the_machine_starts_anew(tmp_pat
     assert rounds == [1, 2, 3, 4, 5, 6, 7, 8]  # round 0 was brought to disk, the others were not
 
 
+@pytest.mark.parametrize("newer", ["whole", "damaged", "none"])
+def test_a_damaged_checkpoint_ends_a_run_only_where_no_newer_one_is_whole(newer, tmp_path, monkeypatch):
+    monkeypatch.setattr(store_module, "_SECONDS", 1e9)
+
+    def stop(event):
+        if event["event"] == "round" and event["round"] == 5:
+            shutil.copytree(tmp_path / "run", tmp_path / "cut")
+
+    plan = plan_of("fedavg", cohort={"kind": "uniform", "size": 3})
+    whole = hansa.run(plan, out=tmp_path / "run", callbacks=[stop]).summary
+    work = tmp_path / "cut" / "checkpoint"
+    (latest,) = work.glob("latest-*")
+    (work / "checkpoint.safetensors").write_bytes(b"damaged")
+    if newer == "whole":
+        assert hansa.resume(tmp_path / "cut").summary["model_sha256"] == whole["model_sha256"]
+        return
+    if newer == "none":
+        latest.unlink()
+    else:
+        latest.write_bytes(b"damaged too")
+    with pytest.raises(RunError, match="checkpoint.safetensors cannot be read"):
+        hansa.resume(tmp_path / "cut")
+
+
 def counted(monkeypatch):
     calls = {"fsync": 0, "bytes": 0}
 

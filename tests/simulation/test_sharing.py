@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays, boolean_dtypes, floating_dtypes, integer_dtypes
 
 from hansa.core.errors import RunError
-from hansa.simulation import sharing
+from hansa.core.own_folder import LOCK
+from hansa.simulation import memory, sharing
 from hansa.simulation.sharing import Folder, Packed, share, shared
 
 NUMBERS = st.one_of(boolean_dtypes(), integer_dtypes(), floating_dtypes())
@@ -31,7 +32,7 @@ class Holder:
 
 
 def files(folder):
-    return [path for path in folder.iterdir() if path.name != sharing._LOCK]
+    return [path for path in folder.iterdir() if path.name != LOCK]
 
 
 @settings(max_examples=60, deadline=None)
@@ -182,3 +183,51 @@ def test_a_folder_left_by_a_killed_run_is_removed_by_the_next_one_but_not_one_in
     assert not left.exists()
     assert used.path.exists()
     used.close()
+
+
+@pytest.mark.parametrize("change", ["written", "replaced", "longer"])
+def test_a_mapped_file_that_changed_meanwhile_is_refused(change, tmp_path):
+    """Whoever maps it again would read other examples than the run began with, or past its end."""
+    file = tmp_path / "data.npy"
+    np.save(file, np.arange(1000, dtype=np.float32))
+    os.utime(file, ns=(1, 1))
+    path = share({"rows": np.load(file, mmap_mode="r")}, tmp_path)
+    shared(path)
+    if change == "written":
+        with file.open("r+b") as opened:
+            opened.seek(500)
+            opened.write(b"1234")
+    elif change == "replaced":
+        np.save(tmp_path / "other.npy", np.ones(1000, dtype=np.float32))
+        os.utime(tmp_path / "other.npy", ns=(1, 1))
+        (tmp_path / "other.npy").replace(file)
+    else:
+        np.save(file, np.arange(2000, dtype=np.float32))
+        os.utime(file, ns=(1, 1))
+    with pytest.raises(RunError, match="was changed or replaced") as caught:
+        shared(path)
+    assert caught.value.code == "HANSA-RUN-CHANGED"
+
+
+def test_what_workers_left_that_died_goes_and_what_the_run_shares_stays():
+    folder = Folder(1)
+    data, model, left = (share(np.arange(3), folder.path) for _ in range(3))
+    folder.keep_only(data, model)
+    assert sorted(files(folder.path)) == sorted([data, model])
+    assert (folder.path / LOCK).exists()
+    assert not left.exists()
+    folder.close()
+
+
+def test_shared_memory_is_used_only_where_programs_have_that_much_left(monkeypatch, tmp_path):
+    """The size of /dev/shm is no promise: what lies there takes the machine's memory."""
+    monkeypatch.setattr(sharing.shutil, "disk_usage", lambda _: SimpleNamespace(free=10**12))
+    monkeypatch.setattr(sharing.tempfile, "tempdir", str(tmp_path))
+    meminfo = tmp_path / "meminfo"
+    monkeypatch.setattr(memory, "_MEMINFO", meminfo)
+    meminfo.write_text("MemTotal:  900 kB\nMemAvailable:  100 kB\n")
+    small, large = Folder(10 * 1024), Folder(51 * 1024)
+    assert small.path.parent == sharing._MEMORY
+    assert large.path.parent == tmp_path
+    small.close()
+    large.close()

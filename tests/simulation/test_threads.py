@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +16,7 @@ from hansa.algorithms.fold import collector
 from hansa.core.nouns import Assignment
 from hansa.simulation.executors import Batched, Serial
 from hansa.simulation.preparation import prepare
+from hansa.training import batching, torch_model
 
 
 def dropping() -> nn.Module:
@@ -58,8 +62,6 @@ def model_after(executor, plan):
 
 @pytest.mark.parametrize("attempt", range(6))
 def test_threads_that_meet_a_model_for_the_first_time_train_it_as_one_thread_does(attempt):
-    from hansa.training import torch_model
-
     wanted = model_after(Serial(), prepared())
     torch_model._identity.cache_clear()
     np.testing.assert_array_equal(model_after(Batched(chunk=1, workers=3), prepared()), wanted)
@@ -77,3 +79,52 @@ def test_a_hook_on_a_parameter_keeps_a_model_in_the_loop():
     plan = prepared("held_back")
     kind, reason = plan.plan.trainer.batching(plan.plan.model, plan.data.signature)
     assert (kind, reason) == ("none", "a parameter has hooks of its own")
+
+
+USERS: list[tuple[int, int]] = []
+"""(module, thread) of every forward pass in training of a :class:`Watched`."""
+
+
+class Watched(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(5, 3)
+
+    def forward(self, x):
+        if self.training:
+            USERS.append((id(self), threading.get_ident()))
+            time.sleep(0.001)  # another thread has its turn
+        return self.layer(x)
+
+
+def watched() -> nn.Module:
+    module = Watched()
+    module.register_buffer("own", torch.zeros(1))  # no stack of layers: it goes through its forward
+    return module
+
+
+def test_each_thread_trains_its_own_network():
+    """One that two trained at once would mix their clients."""
+    USERS.clear()
+    plan = prepared("watched")
+    plan.plan.trainer.batching(plan.plan.model, plan.data.signature)
+    USERS.clear()
+    model_after(Batched(chunk=1, workers=3), plan)
+    threads = {module: {thread for used, thread in USERS if used == module} for module, _ in USERS}
+    assert len({thread for _, thread in USERS}) > 1
+    assert all(len(users) == 1 for users in threads.values())
+
+
+def test_a_model_that_diverged_here_is_looked_at_as_if_it_had_not():
+    """How clients train together must not depend on what was trained before in this process."""
+    torch_model._identity.cache_clear()
+    plan = prepared()
+    plan.plan.trainer.batching(plan.plan.model, plan.data.signature)
+    network = torch_model.network_of(plan.plan.model, plan.data.signature)
+    values = torch.full((network.branch.size,), float("nan"))
+    network.load(values)
+    batching._FOUND.pop(network.identity)
+    assert plan.plan.trainer.batching(plan.plan.model, plan.data.signature)[0] == "fused"
+    held = torch.empty_like(values)
+    network.read(held)
+    assert held.isnan().all()

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +19,8 @@ import pytest
 import hansa
 from hansa.algorithms.plan import plan_from_mapping
 from hansa.core.errors import HansaError, ModelError, RunError
-from hansa.simulation import processes, sharing
+from hansa.core.own_folder import LOCK
+from hansa.simulation import processes, ray_cluster, sharing
 from hansa.wire.plans import write_plan
 
 PLAN = {
@@ -49,7 +51,7 @@ def shared_folders(pid):
     for link in Path(f"/proc/{pid}/fd").iterdir():
         with suppress(OSError):
             path = link.readlink()
-            if path.parent.name.startswith(sharing._PREFIX) and path.name == sharing._LOCK:
+            if path.parent.name.startswith(sharing._PREFIX) and path.name == LOCK:
                 found.add(path.parent)
     return found
 
@@ -92,6 +94,27 @@ def _command(pid):
         return Path(f"/proc/{pid}/cmdline").read_text()
     except OSError:
         return "resource_tracker"
+
+
+def test_what_dead_workers_left_is_removed_before_others_take_over(tmp_path, monkeypatch):
+    """It would fill the machine's memory, death by death."""
+    folders = []
+
+    def folder_with_something_left(room):
+        folders.append(sharing.Folder(room))
+        (folders[0].path / "half-written").touch()
+        return folders[0]
+
+    monkeypatch.setattr(processes, "Folder", folder_with_something_left)
+    seen = {}
+
+    def look(event):
+        if event["event"] == "round":
+            seen[event["round"]] = (folders[0].path / "half-written").exists()
+
+    (tmp_path / "once").touch()
+    hansa.run(deadly(tmp_path), out=tmp_path / "run", executor="process", workers=2, chunk=4, callbacks=[look])
+    assert seen == {1: True, 2: False, 3: False}
 
 
 def test_workers_that_always_die_end_the_run_which_keeps_its_last_round(tmp_path):
@@ -170,6 +193,57 @@ def test_on_a_ray_cluster_deaths_and_errors_end_alike(what, tmp_path):
     assert caught.value.code == {"always": "HANSA-RUN-WORKERS", "refuse": "HANSA-MODEL-UNSUITABLE"}[what]
     assert what == "always" or caught.value.found == "A worker found it."
     assert rounds_of(tmp_path / "run") == [1]
+
+
+class Failing:
+    """What :class:`Ray` asks of ray, with tasks that all fail with one error."""
+
+    def __init__(self, exceptions, error):
+        self.exceptions, self.error = exceptions, error
+
+    def is_initialized(self):
+        return True
+
+    def put(self, content):
+        return content
+
+    def remote(self, **_):
+        future = Future()
+        future.set_exception(self.error)
+        task = SimpleNamespace(remote=lambda *_: SimpleNamespace(future=lambda: future))
+        return lambda _: task
+
+
+class RayError(Exception):
+    pass
+
+
+class RayTaskError(RayError):
+    cause = None
+
+
+RAY_ERRORS = SimpleNamespace(RayError=RayError, RayTaskError=RayTaskError)
+
+
+@pytest.mark.parametrize("name", ["OutOfMemoryError", "NodeDiedError", "WorkerCrashedError", "ObjectLostError"])
+def test_what_ray_loses_ends_a_run_with_what_to_do(name, tmp_path, monkeypatch):
+    error = type(name, (RayError,), {})("The task was killed.\nA long story.")
+    monkeypatch.setattr(ray_cluster, "_imported", lambda: Failing(RAY_ERRORS, error))
+    with pytest.raises(RunError) as caught:
+        hansa.run(plan_of(), out=tmp_path / "run", executor="ray", workers=2, chunk=4)
+    assert caught.value.code == "HANSA-RUN-WORKERS"
+    assert caught.value.found == f"One did not end ({name}: The task was killed)."
+    assert "--chunk" in caught.value.action
+
+
+def test_what_a_ray_task_raised_itself_is_no_loss(tmp_path, monkeypatch):
+    error = RayTaskError("a traceback")
+    monkeypatch.setattr(ray_cluster, "_imported", lambda: Failing(RAY_ERRORS, error))
+    with pytest.raises(RayTaskError):
+        hansa.run(plan_of(), out=tmp_path / "run", executor="ray", workers=2, chunk=4)
+    error.cause = ModelError("HANSA-MODEL-UNSUITABLE", rule="A rule.", found="It is so.", action="Mend it.")
+    with pytest.raises(ModelError, match="It is so"):
+        hansa.run(plan_of(), out=tmp_path / "other", executor="ray", workers=2, chunk=4)
 
 
 def started(tmp_path, plan, *more):

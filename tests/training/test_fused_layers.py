@@ -19,20 +19,22 @@ from hansa.core.nouns import Assignment, ClientBatch, ClientContext, Signature
 from hansa.core.sections import Model
 from hansa.core.streams import Stream, Streams
 from hansa.testing import MemoryClients
-from hansa.training import fused
+from hansa.training import fused, fused_turns
 from hansa.training.dropout_masks import masks
-from hansa.training.fused import Program, residual, turned_for
+from hansa.training.fused import Program
 from hansa.training.fused_layers import (
     ACTIVATIONS,
     Activation,
-    Draws,
     Dropout,
     Embedding,
     Layer,
     LayerNorm,
     Linear,
+    MaskSource,
     Shape,
 )
+from hansa.training.fused_losses import residual
+from hansa.training.fused_turns import turned_for
 from hansa.training.optimizers import Sgd
 from hansa.training.torch_trainer import TorchTrainer
 
@@ -197,7 +199,7 @@ def test_a_shape_and_back(count: int, batch: int, shape: list[int], seed: int) -
 @settings(max_examples=30, deadline=None)
 @given(st.integers(1, 3), SHAPES, st.floats(0.05, 0.95), st.integers(0, 99))
 def test_dropout_multiplies_by_the_masks_that_the_loop_draws(count: int, shape: list[int], p: float, seed: int) -> None:
-    x, draws = numbers(seed, count, *shape, 5), Draws(np.arange(count) + seed, 3, calls=2)
+    x, draws = numbers(seed, count, *shape, 5), MaskSource(np.arange(count) + seed, 3, calls=2)
     layer = Dropout(p)
     y, saved = layer.forward({}, x, draws)
     mask = masks(np.arange(count) + seed, 3, 2, x[0].size, p).reshape(x.shape)
@@ -229,12 +231,13 @@ def test_a_loss_and_its_derivative(loss: str, count: int, batch: int, classes: i
     outputs = numbers(seed, count, batch, classes if loss == "cross-entropy" else 1) * np.float32(spread)
     y: Any = draw.integers(0, classes if loss == "cross-entropy" else 2, (count, batch))
     y = draw.standard_normal((count, batch)).astype(np.float32) if loss == "squared-error" else y
-    back, losses = residual(loss, outputs.copy(), y)
+    weight = draw.uniform(0, 2, (count, batch)).astype(np.float32)
+    back, losses = residual(loss, outputs.copy(), y, weight)
     for client in range(count):
         out = torch.from_numpy(outputs[client]).double().requires_grad_()
         label = torch.from_numpy(y[client])
         wanted = LOSSES[loss](out, label if loss == "cross-entropy" else label.double())
-        wanted.sum().backward()
+        (wanted * torch.from_numpy(weight[client])).sum().backward()
         near(back[client], out.grad)
         near(losses[client].astype(np.float32), wanted)
 
@@ -336,7 +339,7 @@ def test_turned_first_weights_end_where_others_do(
 
     monkeypatch.setattr(fused, "turned_for", watched)
     together, kept = trained(sizes=sizes, rows=rows, **work)
-    monkeypatch.setattr(fused, "_TURN_OUTPUTS", HIDDEN + 1)
+    monkeypatch.setattr(fused_turns, "_TURN_OUTPUTS", HIDDEN + 1)
     plain, kept_plain = trained(sizes=sizes, rows=rows, **work)
     assert turned == [True, False]
     np.testing.assert_allclose(together, plain, rtol=0, atol=2e-6 * np.abs(plain).max())
@@ -353,21 +356,56 @@ def test_turned_first_weights_end_where_the_loop_does(work: dict[str, Any], monk
 
 
 @pytest.mark.parametrize(("outputs", "steps", "turns"), [(64, 4, True), (63, 4, False), (64, 3, False)])
-def test_weights_are_turned_where_that_saves_more_than_it_costs(outputs: int, steps: int, turns: bool) -> None:
+@pytest.mark.parametrize("bias", ["b", None])
+def test_weights_are_turned_where_that_saves_more_than_it_costs(
+    outputs: int, steps: int, turns: bool, bias: str | None
+) -> None:
     branch = Branch("params", (Parameter("w", (outputs, 3)), Parameter("b", (outputs,))))
-    program, turned = turned_for(Program((Shape(), Linear("w", "b")), "cross-entropy"), branch, steps)
+    layers, turned = turned_for((Shape(), Linear("w", bias)), branch, steps)
     assert turned.names == (("w",) if turns else ())
-    assert program.layers[1] == Linear("w", "b", transposed=turns)
+    assert layers[-1] == Linear("w", None if turns else bias, transposed=turns)
     vectors = numbers(1, 4, branch.size)
     np.testing.assert_array_equal(turned.turn_back(turned.turn(vectors)), vectors)
+    order = np.array([2, 0, 3, 1])
+    np.testing.assert_array_equal(turned.turn_back(turned.turn(vectors[order]), order), vectors)
     spread = np.broadcast_to(vectors[0], vectors.shape)
     assert turned.turn(spread).strides[0] == 0
     np.testing.assert_array_equal(turned.turn(spread)[2], turned.turn(np.ascontiguousarray(spread))[2])
 
 
+def test_a_turned_layers_bias_is_a_row_of_its_weights_and_meets_a_column_of_ones() -> None:
+    branch = Branch("params", (Parameter("w", (64, 6)), Parameter("b", (64,))))
+    (layer,), turned = turned_for((Shape(), Linear("w", "b")), branch, 9)
+    vectors, x = numbers(1, 2, branch.size), numbers(2, 2, 4, 2, 3)
+    real = np.array([[True, True, True, False], [True] * 4])
+    outputs, _ = layer.forward(views_of(turned.training, turned.turn(vectors)), turned.enter(x, real), None)
+    wanted, _ = Linear("w", "b").forward(views_of(branch, vectors), x.reshape(2, 4, 6), None)
+    np.testing.assert_allclose(outputs[real], wanted[real], rtol=1e-5, atol=1e-5)
+    assert not outputs[~real].any()
+
+
+@pytest.mark.parametrize(
+    ("layers", "parameters"),
+    [
+        ((Activation("tanh"), Linear("w", "b")), ("w", "b")),
+        ((Linear("w", "b"),), ("b", "w")),
+    ],
+    ids=["what comes before is not only a shape", "the bias does not follow"],
+)
+def test_a_turned_layer_keeps_its_bias_where_it_cannot_be_a_row(
+    layers: tuple[Layer, ...], parameters: tuple[str, ...]
+) -> None:
+    shapes = {"w": (64, 6), "b": (64,)}
+    branch = Branch("params", tuple(Parameter(name, shapes[name]) for name in parameters))
+    trained_by, turned = turned_for(layers, branch, 9)
+    assert trained_by[-1] == Linear("w", "b", transposed=True)
+    assert turned.training == turned.turned
+    assert not turned.ones
+
+
 @pytest.mark.parametrize("layers", [(), (Shape(), Activation("relu")), (Embedding("w"), Linear("v"))])
 def test_a_stack_whose_first_weights_are_no_dense_layers_is_not_turned(layers: tuple[Layer, ...]) -> None:
     branch = Branch("params", (Parameter("w", (99, 99)), Parameter("v", (99, 99))))
-    program, turned = turned_for(Program(layers, "cross-entropy"), branch, 9)
-    assert program.layers == layers
+    found, turned = turned_for(layers, branch, 9)
+    assert found == layers
     assert turned.names == ()

@@ -19,11 +19,12 @@ from hansa.core.nouns import Assignment, Batch, ClientBatch, ClientContext, Sign
 from hansa.core.sections import Model
 from hansa.core.streams import Stream, Streams
 from hansa.testing import MemoryClients
-from hansa.training import torch_kernels
+from hansa.training import torch_dense, torch_kernels
 from hansa.training.kernels import PLAIN, Kernels, chosen, measure, use
 from hansa.training.optimizers import Adam, Sgd
+from hansa.training.torch_dense import Products
 from hansa.training.torch_fourier import Convolution, Shape, pays
-from hansa.training.torch_kernels import Layers, Products, layers
+from hansa.training.torch_kernels import Layers, layers
 from hansa.training.torch_trainer import TorchTrainer
 
 IMAGES = Signature((14, 14), 3)
@@ -143,7 +144,7 @@ def test_a_weight_that_is_hooked_or_computed_gets_its_gradient_as_ever() -> None
         functional.linear(layer(torch.ones(2, 256)), made * 2).sum().backward()
     assert len(seen) == 1
     assert made.grad is not None
-    assert not products.factors
+    assert not products.debts
 
 
 def test_a_dense_layer_of_more_axes_gives_what_torch_gives() -> None:
@@ -158,6 +159,35 @@ def test_a_dense_weight_used_twice_takes_both_steps() -> None:
     model = Model(factory=f"{__name__}:twice", arguments={})
     one, other = (trained(trainer, kernels, model, Signature((256,), 3)).values for kernels in (PLAIN, BEST))
     np.testing.assert_allclose(other, one, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("batch", [4, 20, 300])
+def test_a_weight_whose_steps_are_put_off_ends_where_it_should(batch: int) -> None:
+    trainer = sgd(epochs=9, batch_size=batch)
+    model = Model(factory=f"{__name__}:wide", arguments={})
+    one, other = (trained(trainer, kernels, model, Signature((256,), 3)).values for kernels in (PLAIN, BEST))
+    np.testing.assert_allclose(other, one, rtol=1e-3, atol=1e-6)
+
+
+def wide() -> nn.Module:
+    return nn.Sequential(nn.Linear(256, 512), nn.Tanh(), nn.Linear(512, 3))
+
+
+def test_a_weight_that_something_else_looks_at_is_what_it_should_be() -> None:
+    layer, products = nn.Linear(256, 256, bias=False), Products()
+    now = layer.weight.detach().clone()
+    for step in range(3):
+        x = torch.randn(2, 256)
+        with layers(BEST, products):
+            outputs = layer(x)
+            seen = layer.weight.detach().clone() if step == 1 else now
+        torch.testing.assert_close(outputs.detach(), x @ now.t())
+        torch.testing.assert_close(seen, now)
+        outputs.sum().backward()
+        products.descend(0.1)
+        now -= 0.1 * x.sum(dim=0)
+    products.settle()
+    torch.testing.assert_close(layer.weight.detach(), now)
 
 
 class twice(nn.Module):  # noqa: N801 - a factory
@@ -175,14 +205,14 @@ class twice(nn.Module):  # noqa: N801 - a factory
 def test_measuring_leaves_out_a_kernel_that_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch_kernels, "_MARGIN", 0.0)  # nothing is left out for being slow
     assert measure(CNN, IMAGES, 16) == BEST
-    right = torch_kernels._product
-    monkeypatch.setattr(torch_kernels, "_product", lambda *given: right(*given) * 1.01)
+    right = torch_dense.product
+    monkeypatch.setattr(torch_dense, "product", lambda *given: right(*given) * 1.01)
     assert measure(CNN, IMAGES, 16) == Kernels(channels_last=True, fourier=True)
 
     def fail(*_: object) -> Tensor:
         raise RuntimeError
 
-    monkeypatch.setattr(torch_kernels, "_channels_last", fail)
+    monkeypatch.setattr(torch_kernels, "channels_last", fail)
     assert measure(CNN, IMAGES, 16) == Kernels(fourier=True)
 
 

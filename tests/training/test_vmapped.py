@@ -102,6 +102,7 @@ def network(kind: str) -> nn.Module:
     encoder = partial(nn.TransformerEncoderLayer, 8, 2, 16, dropout=0.3)
     makers: dict[str, Any] = {
         "mlp": lambda: nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 3)),
+        "wide": lambda: nn.Sequential(nn.Linear(5, 64), nn.ReLU(), nn.Linear(64, 3)),
         "dropout": lambda: nn.Sequential(nn.Linear(5, 8), nn.LayerNorm(8), nn.GELU(), nn.Dropout(0.4), nn.Linear(8, 3)),
         "alpha": lambda: nn.Sequential(nn.Linear(5, 8), nn.SELU(), nn.AlphaDropout(0.2), nn.Linear(8, 3)),
         "cnn": image_network,
@@ -255,6 +256,40 @@ def test_a_client_without_examples_stays_where_it_is_among_others() -> None:
     assert not batch.values[1].any()
     assert batch.lane("train_loss")[1] == 0
     assert batch.values[0].any()
+
+
+class Padded(MemoryClients):
+    """Gives a value of one's choice as padding. A client of one example has none, when it is asked."""
+
+    value = 0.0
+
+    def sizes(self, ordinals: Any) -> Any:
+        sizes = super().sizes(ordinals)
+        return np.where(sizes == 1, 0, sizes)
+
+    def gather(self, ordinals: Any, positions: Any) -> Any:
+        x, y = super().gather(ordinals, np.maximum(positions, 0))
+        x[positions < 0] = self.value
+        return x, y
+
+
+class Spoilt(Padded):
+    value = np.nan
+
+
+@pytest.mark.parametrize("trainer", [Vmapped, TorchTrainer], ids=["vmap", "fused"])
+@pytest.mark.parametrize("kind", ["mlp", "wide", "dropout"])
+@pytest.mark.parametrize("sizes", [(7, 2, 12, 3), (7, 1, 12)], ids=["ragged", "one without examples"])
+def test_padding_that_is_no_number_never_reaches_a_result(trainer: Any, kind: str, sizes: tuple[int, ...]) -> None:
+    work, clients = trainer(optimizer=SGD, epochs=2, batch_size=4), some_clients(sizes, FEATURES)
+    spoilt, wanted = (
+        trained(work, model_of(kind), data(clients.x, clients.y), FEATURES, range(len(sizes)))[0]
+        for data in (Spoilt, Padded)
+    )
+    assert np.isfinite(spoilt.values).all()
+    assert np.isfinite(spoilt.lane("train_loss")).all()
+    np.testing.assert_allclose(spoilt.values, wanted.values, rtol=1e-5, atol=1e-7)
+    np.testing.assert_array_equal(spoilt.lane("train_loss"), wanted.lane("train_loss"))
 
 
 @settings(max_examples=15, deadline=None)

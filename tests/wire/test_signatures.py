@@ -62,7 +62,11 @@ def test_every_request_has_a_nonce_of_its_own():
     assert len({read_credentials(signed()).nonce for _ in range(100)}) == 100
 
 
-@pytest.mark.parametrize("key", [OTHER.public_key().public_bytes_raw(), b"", b"\0" * 32, b"\xff" * 32, b"x" * 33])
+@pytest.mark.parametrize(
+    "key",
+    [OTHER.public_key().public_bytes_raw(), b"", b"\0" * 32, b"\xff" * 32, b"x" * 33],
+    ids=["another", "none", "zeros", "ones", "too long"],
+)
 def test_another_key_or_none_is_refused(key):
     with pytest.raises(RefusedError) as raised:
         verify_request(read_credentials(signed()), key, **CALL)

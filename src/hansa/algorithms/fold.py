@@ -9,9 +9,6 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
-import tempfile
-import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +19,7 @@ import numpy as np
 from hansa.core.errors import PlanError, Problem
 from hansa.core.layout import NON_FINITE, Array, Int64s, Layout
 from hansa.core.nouns import Aggregate, Batch
+from hansa.core.own_folder import OwnFolder
 
 BLOCK = 4
 """Cohort positions in one block: small, so that a small cohort can be shared out evenly."""
@@ -121,7 +119,9 @@ class Fold:
         taken = BLOCK if number < self.merged else self.waiting[number].rows if number in self.waiting else 0
         if taken != place:
             raise ValueError(f"position {number * BLOCK + place} of the cohort came twice or out of order")
-        block = self.waiting.setdefault(number, _Block(np.zeros(self.layout.size)))
+        if number not in self.waiting:  # adding the first row to 0 takes one pass, where zeros would take another
+            self.waiting[number], rows = _Block(np.add(rows[0], 0.0, dtype=np.float64), 1), rows[1:]
+        block = self.waiting[number]
         for row in rows:
             block.values += row
         block.rows += len(rows)
@@ -212,12 +212,11 @@ class RowStore:
         self.layout = layout
         self.lanes = np.zeros(len(layout.lanes), dtype=np.int64)
         self.count = 0
-        folder = tempfile.mkdtemp(prefix="hansa-rows-", dir=within)
-        self._remove = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        self._folder = OwnFolder("hansa-rows-", within)
         self._taken = np.zeros(capacity, dtype=np.bool_)
         self._finite = np.ones(capacity, dtype=np.bool_)
         shape = (max(1, capacity), max(1, layout.size))
-        path = Path(folder) / "rows.npy"
+        path = self._folder.path / "rows.npy"
         self._rows = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
         with path.open("r+b") as file:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
@@ -252,5 +251,5 @@ class RowStore:
                 raise _unfit(f"combine must return {stop - start} numbers for as many columns, not {combined.shape}.")
             values[start:stop] = combined
         weights = {branch.name: float(len(finite) > 0) for branch in self.layout.branches}
-        self._remove()
+        self._folder.close()
         return Aggregate(values, weights, self.lanes, self.count, population, self.layout)

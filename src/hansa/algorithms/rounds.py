@@ -21,7 +21,7 @@ from hansa.algorithms.plan import Plan
 from hansa.algorithms.schedule import picking
 from hansa.algorithms.server_optimizers import Sgd
 from hansa.core.errors import PlanError, Problem
-from hansa.core.layout import COUNT, NON_FINITE, TRAIN_LOSS, Array, Branch, Int64s, Lane, Layout, weight_lane
+from hansa.core.layout import COUNT, NON_FINITE, TRAIN_LOSS, Array, Branch, Floats, Int64s, Lane, Layout, weight_lane
 from hansa.core.nouns import (
     Aggregate,
     Assignment,
@@ -105,6 +105,16 @@ def receive(plan: Plan, assignment: Assignment, batch: Batch, streams: Streams) 
     return batch
 
 
+def weighed(batch: Batch, factors: Floats) -> Batch:
+    """Return updates and their weights times one factor a client, [n]: what staleness leaves of them."""
+    weights = {
+        lane.name: batch.lane(lane.name) * factors
+        for lane in batch.layout.lanes
+        if lane.weighted or lane.purpose == "weight"
+    }
+    return replace(batch, values=batch.values * factors[:, None]).with_lanes(weights)
+
+
 def close_round(plan: Plan, state: ServerState, aggregate: Aggregate) -> tuple[ServerState, RoundReport]:
     """Decode the sum in reverse order, divide branch by branch, and take one step of each server optimizer.
 
@@ -119,7 +129,7 @@ def close_round(plan: Plan, state: ServerState, aggregate: Aggregate) -> tuple[S
         weight, part = aggregate.weights[branch.name], layout.slices[branch.name]
         if weight <= 0:
             continue
-        update[part] = aggregate.values[part] / weight
+        np.divide(aggregate.values[part], weight, out=update[part])
         moved, slots[_slot(branch)] = _optimizer(plan, branch.name).step(
             state.model[part].astype(np.float64), update[part], state.slots[_slot(branch)], aggregate.share
         )

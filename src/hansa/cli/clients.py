@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from hansa.cli.console import command_line, facts, new_table, print_json, screen, sentence
-from hansa.cli.operator_client import Operator, in_path, operator, when
+from hansa.cli.operator_client import Operator, in_path, operator, whole
 from hansa.cli.options import AsJson, CaFile, ServerUrl, TokenFile
 from hansa.core.errors import RunError
 
@@ -63,11 +63,11 @@ def list_(  # noqa: PLR0913 - a command's options
     with operator(server, token_file, ca) as calls:
         found = calls.get(f"/populations/{in_path(population)}/clients", state=state, after=after, limit=limit)
     console = screen()
-    table = new_table(("number", "client", "name", "state", "version", "consent", "enrolled", "attributes"), texts=8)
+    table = whole(new_table(("number", "client", "state", "name", "version", "attributes"), texts=6), 0, 1, 2)
     for each in found["clients"]:
         attributes = ", ".join(f"{name}={value}" for name, value in each["attributes"].items())
-        cells = (str(each["number"]), each["id"], each["name"], each["state"], each["version"])
-        table.add_row(*cells, "yes" if each["consent"] else "no", when(each["enrolled_at"]), attributes)
+        told = attributes if each["consent"] or each["state"] == "invited" else f"no consent {attributes}".strip()
+        table.add_row(str(each["number"]), each["id"], each["state"], each["name"], each["version"], told)
     console.print(table)
     if found["next"] is not None:
         sentence(console, f"there may be more: hansa clients list {population} --after {found['next']}")
@@ -82,6 +82,9 @@ def invite(  # noqa: PLR0913 - a command's options
         list[str] | None, typer.Argument(metavar="[NAME ...]", help="The clients' names: an invitation each.")
     ] = None,
     *,
+    again: Annotated[
+        str | None, typer.Option(metavar="CLIENT", help="Let this known client enrol again, whose device was lost.")
+    ] = None,
     uses: Annotated[int, typer.Option(help="Without names: how many clients the one invitation lets in.", min=1)] = 1,
     days: Annotated[float, typer.Option(help="Days that it holds.", min=0.001)] = 7.0,
     out: Annotated[
@@ -94,7 +97,8 @@ def invite(  # noqa: PLR0913 - a command's options
 ) -> None:
     """Invite clients by name, or several without. Each invitation is told this once: hand it on with care."""
     with operator(server, token_file, ca) as calls:
-        wanted: list[dict[str, Any]] = [{"name": name} for name in names or []] or [{"uses": uses}]
+        one: dict[str, Any] = {"uses": uses} if again is None else {"client": again}
+        wanted: list[dict[str, Any]] = [{"name": name} for name in names or []] or [one]
         path = f"/populations/{in_path(population)}/invitations"
         made = [{**each, **calls.call("POST", path, {**each, "days": days})} for each in wanted]
     console = screen()

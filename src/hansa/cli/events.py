@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from hansa.cli.console import new_table, print_json, screen, sentence
-from hansa.cli.operator_client import in_path, operator, when
+from hansa.cli.operator_client import in_path, operator, when, whole
 from hansa.cli.options import AsJson, CaFile, ServerUrl, TokenFile
 
 
@@ -28,12 +28,11 @@ def command(  # noqa: PLR0913 - a command's options
         else:
             found = calls.get("/events", after=after, limit=limit)
     console = screen()
-    table = new_table(("number", "at", "event", "run", "client", "detail"), texts=6)
+    table = whole(new_table(("number", "at", "event", "about"), texts=4), 0, 1, 2)
     for event in found["events"]:
-        detail = ", ".join(f"{key} {value}" for key, value in event["detail"].items() if value not in ("", None))
-        table.add_row(
-            str(event["number"]), when(event["at"]), event["kind"], event["run"] or "", event["client"] or "", detail
-        )
+        about = {"run": event["run"] if run is None else None, "client": event["client"], **event["detail"]}
+        text = ", ".join(f"{key} {value}" for key, value in about.items() if value not in ("", None))
+        table.add_row(str(event["number"]), when(event["at"]), event["kind"], text)
     console.print(table)
     if len(found["events"]) == limit and run is None:
         sentence(console, f"there may be more: hansa events --after {found['next']}")

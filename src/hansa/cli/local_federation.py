@@ -15,7 +15,7 @@ import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Final, Self
+from typing import Any, Final, Self
 
 from hansa.core.errors import RunError
 
@@ -36,7 +36,8 @@ class LocalFederation:
     settings: Mapping[str, Any] = field(default_factory=dict)
     port: int = 0
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
-    _logs: list[IO[bytes]] = field(default_factory=list)
+    ports: dict[str, int] = field(default_factory=dict)
+    """Where each replica of the server listens: the first one on ``port``."""
 
     def __post_init__(self) -> None:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -45,8 +46,12 @@ class LocalFederation:
     @property
     def url(self) -> str:
         """Return what clients and operators call the server."""
+        return self.url_at(self.port)
+
+    def url_at(self, port: int) -> str:
+        """Return what the server is called at a port: another replica, or a proxy."""
         scheme = "http" if self.settings.get("tls") == "off" else "https"
-        return f"{scheme}://localhost:{self.port}"
+        return f"{scheme}://localhost:{port}"
 
     @property
     def ca(self) -> Path:
@@ -59,17 +64,32 @@ class LocalFederation:
         return self.folder / "server" / "owner-token"
 
     def start_server(self, name: str = "server", environment: Mapping[str, str] | None = None) -> None:
-        """Start the server, and wait until it answers. Raises RunError with the end of what it said if it does not."""
-        own = {f"HANSA_SERVER_{key.upper()}": str(value) for key, value in self.settings.items()}
-        own |= {"HANSA_SERVER_FOLDER": str(self.folder / "server"), "HANSA_SERVER_PORT": str(self.port)}
-        self.start(name, ["server"], {**own, **(environment or {})})
+        """Start a replica, and wait until it answers. Raises RunError with the end of what it said if it does not."""
+        self.launch_server(name, environment)
         self.wait_until_ready(name)
 
+    def launch_server(self, name: str = "server", environment: Mapping[str, str] | None = None) -> None:
+        """Start a replica of the server, on the port that it had before, and wait for nothing."""
+        port = self.ports.setdefault(name, free_port() if self.ports else self.port)
+        own = {f"HANSA_SERVER_{key.upper()}": str(value) for key, value in self.settings.items()}
+        own |= {"HANSA_SERVER_FOLDER": str(self.folder / "server"), "HANSA_SERVER_PORT": str(port)}
+        self.start(name, ["server"], {**own, **(environment or {})})
+
     def start_agent(
-        self, name: str, *, data: Path | str, token: str, environment: Mapping[str, str] | None = None
+        self,
+        name: str,
+        *,
+        data: Path | str,
+        token: str,
+        server: str | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
-        """Start an agent with its own folder; it enrols with a token if it has not."""
-        options = ["--server", self.url, "--data", str(data), "--state", str(self.state(name)), *self._trust()]
+        """Start an agent with its own folder; it enrols with a token if it has not.
+
+        ``server`` is the URL where it is another than the server's own: a proxy's.
+        """
+        where = ["--server", server or self.url, *self._trust()]
+        options = [*where, "--data", str(data), "--state", str(self.state(name))]
         self.start(name, ["client", *options], {"HANSA_TOKEN": token, **(environment or {})})
 
     def state(self, name: str) -> Path:
@@ -78,21 +98,19 @@ class LocalFederation:
 
     def start(self, name: str, words: Sequence[str], environment: Mapping[str, str]) -> None:
         """Start the command ``hansa`` with some words."""
-        log = (self.folder / f"{name.replace(' ', '-').lower()}.log").open("ab")
-        self._logs.append(log)
-        self.processes[name] = subprocess.Popen(  # noqa: S603 - this program
-            [sys.executable, "-P", "-c", "from hansa.cli.main import main; main()", *words],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            env={**os.environ, **environment},
-            start_new_session=True,
-        )
+        with self._log(name).open("ab") as log:
+            self.processes[name] = subprocess.Popen(  # noqa: S603 - this program
+                [sys.executable, "-P", "-c", "from hansa.cli.main import main; main()", *words],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, **environment},
+                start_new_session=True,
+            )
 
     def log(self, name: str) -> str:
         """Return what a process has said."""
-        path = self.folder / f"{name.replace(' ', '-').lower()}.log"
-        return path.read_text(encoding="utf-8", errors="replace")
+        return self._log(name).read_text(encoding="utf-8", errors="replace")
 
     def wait_until_ready(self, name: str = "server") -> None:
         """Wait until the server answers that it is ready."""
@@ -102,7 +120,8 @@ class LocalFederation:
                 raise self._failed(name, "it ended")
             with contextlib.suppress(OSError):
                 context = ssl.create_default_context(cafile=str(self.ca)) if self.url.startswith("https") else None
-                with urllib.request.urlopen(f"{self.url}/readyz", timeout=2, context=context) as answer:  # noqa: S310 - our own server
+                url = self.url_at(self.ports.get(name, self.port))
+                with urllib.request.urlopen(f"{url}/readyz", timeout=2, context=context) as answer:  # noqa: S310 - our own server
                     if answer.status == 200:
                         return
             time.sleep(0.02)
@@ -135,14 +154,15 @@ class LocalFederation:
                 self.processes[name].send_signal(signal.SIGTERM)
         for name in reversed(self.processes):
             self.stop(name)
-        for log in self._logs:
-            log.close()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _log(self, name: str) -> Path:
+        return self.folder / f"{name.replace(' ', '-').lower()}.log"
 
     def _trust(self) -> list[str]:
         return ["--ca", str(self.ca)] if self.url.startswith("https") else []

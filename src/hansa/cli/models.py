@@ -8,11 +8,15 @@ from typing import Annotated, Any
 import typer
 
 from hansa.cli.console import command_line, new_table, print_json, screen, sentence
-from hansa.cli.operator_client import Operator, in_path, operator, when
+from hansa.cli.operator_client import Operator, in_path, operator, when, whole
 from hansa.cli.options import AsJson, CaFile, ServerUrl, TokenFile
 from hansa.core.errors import RunError
 
 app = typer.Typer()
+
+Model = Annotated[
+    str, typer.Argument(metavar="MODEL|RUN", help="A model's digest or its beginning, or a run: its newest model.")
+]
 
 
 @app.callback(invoke_without_command=True)
@@ -38,7 +42,7 @@ def command(  # noqa: PLR0913 - a command's options
 
 @app.command()
 def download(  # noqa: PLR0913 - a command's options
-    which: Annotated[str, typer.Argument(metavar="MODEL|RUN", help="A model's digest, or a run: its newest model.")],
+    which: Model,
     *,
     out: Annotated[Path, typer.Option(metavar="FILE", help="Where to; it must not exist.")] = Path("model.safetensors"),
     as_served: Annotated[
@@ -64,7 +68,7 @@ def download(  # noqa: PLR0913 - a command's options
 
 @app.command()
 def stage(  # noqa: PLR0913 - a command's options
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="The model's digest.")],
+    which: Model,
     stage: Annotated[str, typer.Argument(metavar="STAGE", help="candidate, canary, production or retired.")],
     *,
     server: ServerUrl = None,
@@ -74,28 +78,25 @@ def stage(  # noqa: PLR0913 - a command's options
 ) -> None:
     """Take a model to another stage."""
     with operator(server, token_file, ca) as calls:
-        found = calls.call("PUT", f"/models/{in_path(model)}/stage", {"stage": stage})
+        found = calls.call("PUT", f"/models/{_release(calls, which)['sha256']}/stage", {"stage": stage})
     _show([found])
     if as_json:
         print_json(found)
 
 
 def _release(calls: Operator, which: str) -> dict[str, Any]:
-    """Return the release that a digest or a run names; of a run the newest."""
-    of_run = len(which) != 64
-    found: list[dict[str, Any]] = calls.get("/models", run=which if of_run else None, limit=1 if of_run else 1000)[
-        "models"
-    ]
-    release = next((each for each in found if of_run or each["sha256"] == which), None)
-    if release is None and not of_run:
-        return {"sha256": which, "run": None, "round": None}
-    if release is None:
+    """Return the release that a digest, its beginning or a run names; of a run the newest."""
+    of_run = which.startswith("run-")
+    found = calls.get("/models", run=which if of_run else None, limit=1 if of_run else 1000)["models"]
+    fitting = [each for each in found if of_run or each["sha256"].startswith(which)]
+    if len({each["sha256"] for each in fitting}) != 1:
         raise RunError(
             "HANSA-NOT-FOUND",
-            rule="A model is there once a round of training closed.",
-            found=f"Run {which} has none yet.",
-            action="See: hansa rounds RUN.",
+            rule="A model is named by its digest, the beginning of it, or its run.",
+            found=f"{which} names {len(fitting) or 'none'} of the newest models.",
+            action="List them with: hansa models.",
         )
+    release: dict[str, Any] = fitting[0]
     return release
 
 
@@ -120,10 +121,8 @@ def _named(calls: Operator, release: dict[str, Any], content: bytes) -> bytes:
     from hansa.wire.models import model_bytes  # noqa: PLC0415
     from hansa.wire.server_models import ServedModel  # noqa: PLC0415
 
-    run = release["run"]
-    if run is None:
-        raise typer.BadParameter("is not among the newest models; name its run, or add --as-served.")
-    job = calls.get(f"/jobs/{calls.get(f'/runs/{in_path(str(run))}')['job']}")
+    run = calls.get(f"/runs/{in_path(release['run'])}")
+    job = calls.get(f"/jobs/{run['job']}")
     plan = plan_from_mapping(job["plan"])
     layout = travelling_layout(plan, layout_from_mapping(job["layout"]))
     served = ServedModel.from_bytes(content, layout.size)
@@ -148,7 +147,7 @@ def _show(models: list[dict[str, Any]]) -> None:
     if not models:
         sentence(screen(), "no models yet: a round of training must close first")
         return
-    table = new_table(("model", "run", "stage", "at", "round"), texts=4)
+    table = whole(new_table(("model", "run", "stage", "at", "round"), texts=4), 0, 1, 2, 3)
     for each in models:
-        table.add_row(each["sha256"], each["run"], each["stage"], when(each["at"]), str(each["round"]))
+        table.add_row(each["sha256"][:16], each["run"], each["stage"], when(each["at"]), str(each["round"]))
     screen().print(table)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, urlsplit
 
 import typer
+from rich.table import Table
 
 from hansa.core.errors import CATALOGUE, HansaError, PlanError, Problem, RefusedError
 from hansa.core.settings import CA, SERVER, TOKEN, value_of
@@ -91,6 +92,13 @@ def in_path(text: str) -> str:
     return quote(text, safe="")
 
 
+def whole(table: Table, *columns: int) -> Table:
+    """Return a table some of whose columns are never broken: ids and times are copied."""
+    for column in columns:
+        table.columns[column].no_wrap = True
+    return table
+
+
 def when(at: float | None) -> str:
     """Return a time as people read it, in this machine's zone."""
     return "" if at is None else f"{datetime.fromtimestamp(at, UTC).astimezone():%Y-%m-%d %H:%M:%S}"
@@ -111,16 +119,17 @@ def _token(path: Path | None) -> str:
     """Return the token of a file, of the environment, or of whoever sits at the terminal."""
     if path is not None:
         try:
-            token: str | None = path.read_text(encoding="ascii").strip()
+            token = path.read_text(encoding="ascii")
         except (OSError, UnicodeDecodeError) as error:
             raise typer.BadParameter(f"cannot be read ({type(error).__name__}).", param_hint="--token-file") from None
     else:
-        token = value_of(TOKEN)
-    if not token and sys.stdin.isatty():
-        token = getpass.getpass("operator token: ").strip()
+        token = value_of(TOKEN) or ""
+    if not token.strip() and sys.stdin.isatty():
+        token = getpass.getpass("operator token: ")
+    token = token.strip()
     if not token or not token.isascii() or not token.isprintable():
         raise typer.BadParameter("give your operator token by --token-file FILE or HANSA_TOKEN.")
-    return token.strip()
+    return token
 
 
 def _trust(ca: Path | None) -> Any:

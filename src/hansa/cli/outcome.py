@@ -72,7 +72,8 @@ def _cost(run: Figures) -> str:
     return (
         f"{rounds}{because}, {seconds_text(run.value('seconds_per_round'))} each; "
         f"{count_text(run.value('client_updates_per_second'))} client updates a second; per client and round "
-        f"{bytes_text(run.value('bytes_up_per_client'))} up, {bytes_text(run.value('bytes_down_per_client'))} down{memory}."
+        f"{bytes_text(run.value('bytes_up_per_client'))} up, "
+        f"{bytes_text(run.value('bytes_down_per_client'))} down{memory}."
     )
 
 

@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 
 from hansa.cli.console import facts, new_table, print_json, screen, sentence
-from hansa.cli.operator_client import in_path, operator, when
+from hansa.cli.operator_client import in_path, operator, when, whole
 from hansa.cli.options import AsJson, CaFile, ServerUrl, TokenFile
 
 app = typer.Typer(no_args_is_help=False)
@@ -35,10 +35,10 @@ def command(  # noqa: PLR0913 - a command's options
         found = calls.get("/runs", state=state, limit=limit)
     console = screen()
     if found["runs"]:
-        table = new_table(("run", "name", "population", "state", "round", "of", "started"), texts=4)
+        table = whole(new_table(("run", "state", "name", "population", "round"), texts=4), 0, 1, 4)
         for run in found["runs"]:
-            cells = (run["id"], run["name"], run["population"], run["state"], str(run["round"]), str(run["rounds"]))
-            table.add_row(*cells, when(run["started_at"]))
+            done = f"{run['round']} of {run['rounds']}"
+            table.add_row(run["id"], run["state"], run["name"], run["population"], done)
         console.print(table)
     else:
         sentence(console, "no runs; submit a plan with: hansa submit PLAN.toml --population NAME")

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from hansa.cli.console import command_line, new_table, print_json, screen
-from hansa.cli.operator_client import in_path, operator, when
+from hansa.cli.operator_client import in_path, operator, when, whole
 from hansa.cli.options import AsJson, CaFile, ServerUrl, TokenFile
 
 app = typer.Typer()
@@ -72,7 +72,8 @@ def revoke(
 
 
 def _show(tokens: list[dict[str, Any]]) -> None:
-    table = new_table(("id", "name", "role", "expires", "revoked"), texts=5)
+    table = whole(new_table(("id", "role", "name", "until"), texts=4), 0, 1)
     for each in tokens:
-        table.add_row(each["id"], each["name"], each["role"], when(each["expires_at"]), when(each["revoked_at"]))
+        revoked = f"revoked {when(each['revoked_at'])}" if each["revoked_at"] is not None else ""
+        table.add_row(each["id"], each["role"], each["name"], revoked or when(each["expires_at"]) or "it is revoked")
     screen().print(table)

@@ -8,7 +8,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any, Final
 from hansa.client.machine import Machine, obstacles
 from hansa.client.policy import Asked, Policy, objections, refused
 from hansa.client.site_data import Own, SiteData
-from hansa.client.state import DECLINED, OWN_METRICS, Id, Identity, Outcome, Pending, StateFolder
+from hansa.client.state import DECLINED, OWN_METRICS, Id, Identity, Outcome, Pending, Report, StateFolder
 from hansa.client.transport import Reach, Transport, passes_by_itself, wanted_pause
 from hansa.client.trust import believed, id_of, on_the_wire, with_new_keys
 from hansa.client.work import Workshop
@@ -112,6 +112,7 @@ class Agent:
             )
         )
         answer = self._transport.enrol(request)
+        reached("client.enrolled")
         identity = Identity(
             server=self._transport.reach.server,
             client=answer.client,
@@ -137,11 +138,22 @@ class Agent:
                 if error.code in _ENDS:
                     raise
                 failures += 1
-                longest = min(_LONGEST_BACKOFF, 2.0 ** min(failures, 16))
-                pause = max(wanted_pause(error), longest * random.uniform(0.5, 1.0))  # noqa: S311 - spreads calls
-                what = "waiting" if passes_by_itself(error) else "refused"
-                log.warning("%s code=%s seconds=%.1f found=%r", what, error.code, pause, error.found)
+                pause = _backoff(error, failures)
             stop.wait(pause)
+
+    def insist(self, call: Callable[[], Any], stop: threading.Event) -> None:
+        """Make a call until the server answers it: an agent may be started before its server, or while that is away."""
+        failures = 0
+        while not stop.is_set():
+            try:
+                call()
+            except RefusedError as error:
+                if not passes_by_itself(error):
+                    raise
+                failures += 1
+                stop.wait(_backoff(error, failures))
+            else:
+                return
 
     def step(self) -> float:
         """Do what is next: send what is on disk, else check in and answer; return in how many seconds to come back."""
@@ -156,7 +168,9 @@ class Agent:
             answer = self._check_in(self.wait)
             if not answer.HasField("assignment"):
                 return max(0.0, float(answer.come_back_seconds))
-            return self._take(believed(answer.assignment, self._enrolled()))
+            assigned = believed(answer.assignment, self._enrolled())
+            self._settle(assigned)
+            return self._take(assigned)
         finally:
             self._usage_write()
 
@@ -195,9 +209,15 @@ class Agent:
         self._new_day()
         return int(self._usage["up"] + self._usage["down"])
 
-    def _check_in(self, wait: float) -> wire.CheckInResponse:
-        """Check in, learn the outcome of the oldest open report, and believe the server's new keys."""
-        identity, report = self._enrolled(), self.state.open_report()
+    def _settle(self, assigned: wire.Assignment) -> None:
+        """Learn what became of the run's own reports before its next answer builds on the rows that they left."""
+        for report in self.state.reports():
+            if report.outcome == "open" and report.id.run == assigned.id.run and report.id != id_of(assigned):
+                self._check_in(0.0, report)
+
+    def _check_in(self, wait: float, about: Report | None = None) -> wire.CheckInResponse:
+        """Check in, learn the outcome of an open report (the oldest), and believe the server's new keys."""
+        identity, report = self._enrolled(), about or self.state.open_report()
         request = wire.CheckInRequest(
             client_version=_version(), attributes=self._attributes(), consent=self.consent, wait_seconds=wait
         )
@@ -330,6 +350,15 @@ class Agent:
         self._new_day()
         self._usage["up"] += up
         self._usage["down"] += down
+
+
+def _backoff(error: RefusedError, failures: int) -> float:
+    """Return how many seconds to wait after so many failures one after another, and tell."""
+    longest = min(_LONGEST_BACKOFF, 2.0 ** min(failures, 16))
+    pause = max(wanted_pause(error), longest * random.uniform(0.5, 1.0))  # noqa: S311 - spreads calls
+    what = "waiting" if passes_by_itself(error) else "refused"
+    log.warning("%s code=%s seconds=%.1f found=%r", what, error.code, pause, error.found)
+    return pause
 
 
 def _version() -> str:

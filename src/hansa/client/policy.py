@@ -41,7 +41,7 @@ class Resources:
     cpu_share: Annotated[
         float, Gt(0), Le(1), Doc("share of the machine's processors that training takes; below 1 it also gives way")
     ] = 1.0
-    memory_mb: Annotated[int | None, Ge(64), Doc("most memory of training, in MB; absent: no limit")] = None
+    memory_mb: Annotated[int | None, Ge(128), Doc("most memory of training, in MB; absent: no limit")] = None
     disk_mb: Annotated[int | None, Ge(1), Doc("largest model that is kept on disk, in MB; absent: no limit")] = None
     bytes_a_day: Annotated[int | None, Ge(0), Doc("most bytes sent and received in a day; absent: no limit")] = None
     hours: Annotated[str, Doc('local hours in which training may run: "22-6" or "8-12 13-18"; empty: always')] = ""

@@ -32,6 +32,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from hansa.core.errors import RefusedError, RunError
+from hansa.core.killpoints import reached
 from hansa.core.layout import Array
 
 KEY: Final = "key.pem"
@@ -126,7 +127,9 @@ class StateFolder:
 
     def close(self) -> None:
         """Let another process use the folder."""
-        os.close(self._lock)
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
 
     def key(self) -> Ed25519PrivateKey:
         """Return the client's key, made at the first call."""
@@ -183,6 +186,7 @@ class StateFolder:
             import safetensors.numpy  # noqa: PLC0415 - few plans keep anything with their clients
 
             self._write(self._next_rows(assignment), [safetensors.numpy.save(dict(rows))])
+            reached("client.rows-written")
         head = json.dumps({"id": asdict(assignment), "sha256": sha256, "size": len(content)}).encode() + b"\n"
         self._write(self.path / PENDING, [head, content])
         return Pending(assignment, sha256, self.path / PENDING, len(head), len(content))
@@ -191,6 +195,7 @@ class StateFolder:
         """Note that a report has arrived (or was refused for good), and forget its bytes."""
         others = [report for report in self.reports() if report.id != pending.id]
         self._save_reports([*others, Report(pending.id, pending.sha256, outcome)])
+        reached("client.report-noted")
         if outcome != "open":
             self._next_rows(pending.id).unlink(missing_ok=True)
         pending.file.unlink(missing_ok=True)
@@ -217,6 +222,7 @@ class StateFolder:
                 _sync_folder(following.parent)
             else:
                 following.unlink(missing_ok=True)
+        reached("client.rows-current")
         self._save_reports(
             [replace(each, outcome=outcome) if each.id == assignment else each for each in self.reports()]
         )

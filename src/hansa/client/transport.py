@@ -17,20 +17,20 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
-import httpx
 import stamina
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from google.protobuf.message import DecodeError, Message
 
+from hansa.client.lean import httpx
 from hansa.core.clock import Clock, SystemClock
 from hansa.core.errors import CATALOGUE, RefusedError
 from hansa.core.killpoints import reached
+from hansa.core.settings import UPLOAD_PART, value_of
 from hansa.wire.generated import federation_pb2 as wire
 from hansa.wire.signatures import sign_request
 
 PART: Final = 8 * 2**20
 """Bytes of one part of an upload, at most."""
-_BLOCK: Final = 2**20
 _SERVICE: Final = "/hansa.v1.Federation/"
 _PROBLEM: Final = "hansa.v1.Problem"
 _UNREACHABLE: Final = "HANSA-SERVER-UNREACHABLE"
@@ -116,7 +116,7 @@ class Transport:
         for attempt in self._tries():
             with attempt, self._stream("GET", path) as response:
                 content = b""
-                for block in response.iter_raw(_BLOCK):
+                for block in response.iter_raw():
                     content += block
                     if len(content) > limit:
                         raise _other_digest("job")
@@ -150,7 +150,7 @@ class Transport:
                 raise _other_digest("model")
             total = have if goes_on else 0
             with partial.open("ab" if goes_on else "wb") as file:
-                for block in response.iter_raw(_BLOCK):
+                for block in response.iter_raw():
                     total += len(block)
                     if total > size:
                         raise _other_digest("model")
@@ -167,16 +167,16 @@ class Transport:
         Returns what became of the whole.
         """
         repr_digest = f"sha-256=:{base64.b64encode(bytes.fromhex(sha256)).decode()}:"
-        asks, answer = resumes, wire.ReportResponse()
+        asks, answer, longest = resumes, wire.ReportResponse(), part_bytes()
         for attempt in self._tries():
             with attempt:
-                offset = self._arrived(path, repr_digest) if asks and size > PART else 0
+                offset = self._arrived(path, repr_digest) if asks and size > longest else 0
                 asks = True  # from the second try on
                 while answer.verdict == wire.VERDICT_UNSPECIFIED:
                     offset = min(offset, max(0, size - 1))  # an update that is there whole is acknowledged by its end
                     with file.open("rb") as opened:
                         opened.seek(start + offset)
-                        part = opened.read(min(PART, size - offset))
+                        part = opened.read(min(longest, size - offset))
                     headers = {
                         "Content-Range": f"bytes {offset}-{offset + len(part) - 1}/{size}",
                         "Content-Type": "application/octet-stream",
@@ -253,6 +253,12 @@ class Transport:
         return stamina.retry_context(on=_passes, attempts=self.reach.tries, timeout=None, wait_max=10.0)
 
 
+def part_bytes() -> int:
+    """Return the most bytes of one part of an upload: smaller ones lose less where connections break often."""
+    wanted = value_of(UPLOAD_PART) or ""
+    return max(1, min(PART, int(wanted))) if wanted.isdecimal() else PART
+
+
 @contextmanager
 def _on_the_way() -> Iterator[None]:
     """Turn what goes wrong on the way into RefusedError."""
@@ -266,16 +272,17 @@ def _on_the_way() -> Iterator[None]:
 def refusal(status: int, content: bytes, headers: httpx.Headers | None = None) -> RefusedError:
     """Return the error that an answer holds: that of a Connect call, of plain HTTP, or of something in between."""
     told = _told(content)
-    if told is None or told.get("code") not in CATALOGUE:
+    if told is not None and told.get("code") in CATALOGUE:
+        error = RefusedError(told["code"], **{part: str(told.get(part, "")) for part in ("rule", "found", "action")})
+    else:
         passing = status in {408, 425, 429} or status >= 500
-        code = "HANSA-SERVER-BUSY" if passing else {404: "HANSA-NOT-FOUND"}.get(status, "")
-        return RefusedError(
-            code or "HANSA-REQUEST-INVALID",
+        code = "HANSA-SERVER-BUSY" if passing else {404: "HANSA-NOT-FOUND"}.get(status, "HANSA-REQUEST-INVALID")
+        error = RefusedError(
+            code,
             rule="A server of Hansa answers, or says why not.",
             found=f"Something answered with HTTP status {status} and no reason.",
             action="Correct the server's address, or look at proxies on the way.",
         )
-    error = RefusedError(told["code"], **{part: str(told.get(part, "")) for part in ("rule", "found", "action")})
     after = "" if headers is None else headers.get("retry-after", "")
     if after.isdecimal():
         error.add_note(_AFTER + after)

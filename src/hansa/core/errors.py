@@ -44,7 +44,7 @@ CATALOGUE: Final[dict[str, Entry]] = {
         7, "the server cannot be reached, or the connection is not trusted", 503, "unavailable"
     ),
     "HANSA-SERVER-BUSY": Entry(7, "the server takes no more at the moment; come back later", 503, "unavailable"),
-    "HANSA-SERVER-LIMIT": Entry(7, "a limit on sizes or rates was passed", 429, "resource_exhausted"),
+    "HANSA-SERVER-LIMIT": Entry(7, "a limit on rates was passed", 429, "resource_exhausted"),
     "HANSA-SERVER-STORAGE": Entry(
         7,
         "the server's disk or a tenant's quota is full; nothing that was acknowledged is lost",
@@ -74,6 +74,7 @@ CATALOGUE: Final[dict[str, Entry]] = {
     "HANSA-CLIENT-ATTRIBUTES": Entry(3, "attributes do not fit the population's schema", 400, "invalid_argument"),
     "HANSA-CLIENT-FOLDER": Entry(4, "the client's state folder cannot be used", 500, "internal"),
     "HANSA-REQUEST-INVALID": Entry(2, "a request is malformed", 400, "invalid_argument"),
+    "HANSA-REQUEST-TOO-LARGE": Entry(2, "a body is larger than this server takes", 413, "out_of_range"),
     "HANSA-NOT-FOUND": Entry(2, "there is no such thing, or not for this caller", 404, "not_found"),
     "HANSA-UPLOAD-OFFSET": Entry(
         1, "a part of an upload does not begin where the last one ended", 409, "failed_precondition"
@@ -86,6 +87,9 @@ CATALOGUE: Final[dict[str, Entry]] = {
     "HANSA-REPORT-INVALID": Entry(1, "an update has another form than the plan's", 400, "invalid_argument"),
     "HANSA-REPORT-NOT-FINITE": Entry(1, "an update holds numbers that are not finite", 400, "invalid_argument"),
     "HANSA-RUN-STATE": Entry(1, "the run is not in a state in which this can be done", 409, "failed_precondition"),
+    "HANSA-STATE": Entry(
+        1, "a client, model or token is not in a state in which this can be done", 409, "failed_precondition"
+    ),
     "HANSA-RUN-ATTEMPTS": Entry(4, "a round was given up too often; the run is paused", 500, "internal"),
     "HANSA-POLICY-REFUSED": Entry(3, "the site's policy does not allow what a plan asks", 403, "permission_denied"),
     "HANSA-POLICY-INVALID": Entry(2, "the site's policy file has problems", 400, "invalid_argument"),

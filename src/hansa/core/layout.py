@@ -29,7 +29,7 @@ class Parameter:
     name: str
     shape: tuple[int, ...]
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Return the number of entries."""
         return math.prod(self.shape)

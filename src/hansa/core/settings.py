@@ -28,7 +28,7 @@ CACHE: Final = Setting(
 
 KILL_AT: Final = Setting("HANSA_KILL_AT", "never", "for tests of recovery: the kill point at which the process dies")
 
-SERVER: Final = Setting("HANSA_SERVER", "none", "the URL of the server that operator commands call")
+SERVER: Final = Setting("HANSA_SERVER", "none", "the URL of the server that clients and operator commands call")
 CA: Final = Setting("HANSA_CA", "those of the system", "the file of the authority by which that server is trusted, PEM")
 TOKEN: Final = Setting(
     "HANSA_TOKEN",
@@ -37,7 +37,11 @@ TOKEN: Final = Setting(
     secret=True,
 )
 
-SETTINGS: Final = (CACHE, TRACEBACK, SERVER, CA, TOKEN, KILL_AT)
+UPLOAD_PART: Final = Setting(
+    "HANSA_UPLOAD_PART", "8388608", "bytes of one part of an upload of `hansa client`, at most 8 MiB"
+)
+
+SETTINGS: Final = (CACHE, TRACEBACK, SERVER, CA, TOKEN, UPLOAD_PART, KILL_AT)
 """Every setting, by name."""
 
 _OFF: Final = frozenset({"", "0", "false", "no", "off"})

@@ -22,7 +22,7 @@ from hansa.server.coordinator import Coordinator
 from hansa.server.following import Follower
 from hansa.server.recorder import Recorder
 from hansa.server.services import Services
-from hansa.server.transfers import Transfers
+from hansa.server.transfers import Transfers, internal
 from hansa.wire.generated.federation_connect import FederationASGIApplication
 
 _LOG: Final = structlog.get_logger("hansa.server")
@@ -75,23 +75,22 @@ def create(services: Services) -> ASGIApp:
         *health.routes(services),
         Mount("/", app=pages.build(services)),
     ]
-    application = Starlette(routes=routes, lifespan=lambda _: _background(services))
+    application = Starlette(routes=routes, lifespan=lambda _: background(services))
     application.add_exception_handler(HansaError, _handled)
     return application
 
 
 @contextlib.asynccontextmanager
-async def _background(services: Services) -> AsyncIterator[None]:
+async def background(services: Services) -> AsyncIterator[None]:
     """Look after runs, and follow what other replicas do, while the server runs."""
-    stop = asyncio.Event()
+    stop = services.stopping
     coordinator, follower = Coordinator(services), Follower(services)
     await follower.start()
     tasks = [asyncio.create_task(coordinator.run(stop)), asyncio.create_task(follower.run(stop))]
     try:
         yield
     finally:
-        stop.set()
-        services.board.changed.set()
+        services.stop()
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
@@ -136,16 +135,6 @@ def answer(error: HansaError) -> Response:
     return JSONResponse({"error": told}, status_code=status)
 
 
-def internal() -> RefusedError:
-    """Return what to say of a bug."""
-    return RefusedError(
-        "HANSA-INTERNAL",
-        rule="A call is answered.",
-        found="This one met a bug.",
-        action="Try again; tell the operator.",
-    )
-
-
 def header(scope: Scope, name: bytes) -> str | None:
     """Return a header of a request, or None."""
     return next((value.decode("latin-1") for key, value in scope["headers"] if key == name), None)
@@ -183,7 +172,7 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
 def too_large(limit: int) -> RefusedError:
     """Return what to say of a body that is too large."""
     return RefusedError(
-        "HANSA-SERVER-LIMIT",
+        "HANSA-REQUEST-TOO-LARGE",
         rule=f"The body of this call has at most {limit} bytes.",
         found="This one has more.",
         action="Send an update in parts.",

@@ -7,14 +7,15 @@ the board is read anew from it when the replica starts, and follows it then.
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
+from hansa.server.callers import Callers
 from hansa.server.contexts import RunContext
+from hansa.server.forms import encoded_form
 from hansa.store.records import Assigned, Round, RoundKey
-
-_CALLERS = 2_000_000
+from hansa.wire.update_checks import Wanted
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,11 @@ class Posted:
         """Return whose clients it is for."""
         return self.context.job.population
 
+    @cached_property
+    def encoded(self) -> Mapping[str, Wanted]:
+        """Return the form of what the plan's transforms make of an update."""
+        return encoded_form(self.context)
+
 
 @dataclass
 class Standing:
@@ -41,6 +47,8 @@ class Standing:
     posted: Posted
     open: dict[str, Assigned]
     reported: int = 0
+    known: set[str] = field(default_factory=set)
+    """All that were ever put up: who answered is not asked again, whatever an older reading of the store says."""
 
 
 @dataclass
@@ -50,24 +58,31 @@ class Board:
     rounds: dict[RoundKey, Standing] = field(default_factory=dict)
     by_client: dict[str, list[RoundKey]] = field(default_factory=dict)
     waiting: dict[str, set[asyncio.Event]] = field(default_factory=dict)
-    callers: OrderedDict[tuple[str, int], float] = field(default_factory=OrderedDict)
+    callers: Callers = field(default_factory=Callers)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the coordinator has something to look at."""
+    closing: bool = False
+    """True once this replica stops: nobody waits here any more."""
 
     def post(self, posted: Posted, assigned: Iterable[Assigned], *, reported: int = 0) -> None:
-        """Put up an open round; wake those of its cohort who wait."""
+        """Put up an open round; wake those of its cohort who wait. Of one that is up, only who is new is added."""
         key = posted.round.id
-        standing = Standing(posted, {each.client: each for each in assigned if each.fate is None}, reported)
-        self.rounds[key] = standing
-        for client in standing.open:
-            held = self.by_client.setdefault(client, [])
-            if key not in held:
+        standing = self.rounds.setdefault(key, Standing(posted, {}, reported))
+        if standing.posted.round.version < posted.round.version:
+            standing.posted = posted
+        for each in assigned:
+            if each.client in standing.known:
+                continue
+            standing.known.add(each.client)
+            if each.fate is None:
+                standing.open[each.client] = each
+                held = self.by_client.setdefault(each.client, [])
                 held.append(key)
-            held.sort(key=lambda one: -self.rounds[one].posted.context.run.priority)
-            self.wake(client)
+                held.sort(key=lambda one: -self.rounds[one].posted.context.run.priority)
+                self.wake(each.client)
 
     def take_down(self, key: RoundKey) -> None:
-        """Take a round off the board; wake its cohort, who may learn what became of their reports."""
+        """Take a round off the board; wake those of its cohort who did not answer: they are not asked any more."""
         standing = self.rounds.pop(key, None)
         if standing is None:
             return
@@ -101,7 +116,9 @@ class Board:
         return None
 
     async def wait(self, client: str, seconds: float) -> None:
-        """Wait until something concerns a client, or the time is over."""
+        """Wait until something concerns a client, the time is over, or this replica stops."""
+        if self.closing:
+            return
         event = asyncio.Event()
         self.waiting.setdefault(client, set()).add(event)
         try:
@@ -120,27 +137,22 @@ class Board:
         for event in self.waiting.get(client, ()):
             event.set()
 
-    def called(self, population: str, number: int, now: float) -> None:
-        """Take note that a client called."""
-        key = (population, number)
-        self.callers[key] = now
-        self.callers.move_to_end(key)
-        if len(self.callers) > _CALLERS:
-            self.callers.popitem(last=False)
+    def close(self) -> None:
+        """Let all go on who wait, and let nobody wait any more."""
+        self.closing = True
+        for client in tuple(self.waiting):
+            self.wake(client)
+        self.changed.set()
 
-    def recent(self, population: str, since: float) -> list[int]:
-        """Return the numbers of the clients of a population that called since a moment, in order."""
-        numbers = []
-        for (of, number), at in reversed(self.callers.items()):
-            if at < since:
-                break
-            if of == population:
-                numbers.append(number)
-        return sorted(numbers)
+    def is_behind(self, round_: Round) -> bool:
+        """Return True unless the board shows a round with all who are assigned to it now."""
+        standing = self.rounds.get(round_.id)
+        return standing is None or len(standing.known) < round_.cohort_size
 
     def stale(self, open_rounds: Sequence[RoundKey]) -> list[RoundKey]:
         """Return the rounds on the board that are open no more."""
-        return [key for key in self.rounds if key not in set(open_rounds)]
+        still_open = set(open_rounds)
+        return [key for key in self.rounds if key not in still_open]
 
     def _forget(self, client: str, key: RoundKey) -> None:
         held = self.by_client.get(client)

@@ -151,3 +151,19 @@ def _enlarged(plan: Plan, eligible: Eligible) -> Plan:
 def everyone(eligible: Eligible, chosen: Array) -> Int64s:
     """Return the numbers of all eligible clients, in the order of the population."""
     return eligible.numbers(np.flatnonzero(chosen))
+
+
+async def pick(store: Store, eligible: Eligible, coins: Coins, *, wanted: int, taken: frozenset[int]) -> Int64s:
+    """Return the numbers of so many eligible clients that are not taken, each set equally likely, or of fewer."""
+    found = np.zeros(0, dtype=np.int64)
+    for _ in range(_DRAWS):
+        count = min(eligible.size, 4 * (wanted + len(taken)) + 64)
+        drawn = eligible.numbers(coins.distinct(eligible.size, count))
+        drawn = drawn[~np.isin(drawn, found) & ~np.isin(drawn, np.fromiter(taken, dtype=np.int64, count=len(taken)))]
+        if eligible.base is None and len(drawn):
+            async with store.reading() as rows:
+                drawn = drawn[await rows.clients.eligible(eligible.population, drawn, eligible.profiles)]
+        found = np.concatenate([found, drawn])
+        if len(found) >= wanted or count == eligible.size:
+            break
+    return found[:wanted]

@@ -17,9 +17,9 @@ import numpy as np
 import structlog
 
 from hansa.algorithms.stopping import stopping_reason
-from hansa.core.errors import DivergenceError, HansaError, StoreConflictError
+from hansa.core.errors import DivergenceError, HansaError, StoreConflictError, StoreError
 from hansa.core.killpoints import reached
-from hansa.server import closing, lifecycle
+from hansa.server import buffered_runs, closing, lifecycle
 from hansa.server.contexts import RunContext, load_context, store_state
 from hansa.server.opening import NotYet, Opening, open_next
 from hansa.server.rounds_at_rest import round_name, update_prefix
@@ -30,6 +30,13 @@ from hansa.store.store import Rows
 _LOG: Final = structlog.get_logger("hansa.coordinator")
 _FAILURES: Final = 5
 """Failures one after another that pause a run."""
+_AFTER_FAILURE: Final = 1.0
+_LONGEST_REST: Final = 10.0
+"""Seconds, at most, until a run that failed is looked after again."""
+_PASSING: Final = frozenset({"HANSA-SERVER-BUSY", "HANSA-SERVER-STORAGE"})
+"""What the run has no part in, and what passes: it is tried again and again."""
+_UNREADABLE: Final = frozenset({"HANSA-KEY-MISSING", "HANSA-NOT-FOUND", "HANSA-SEAL-BROKEN"})
+"""Sealed updates that nobody can read any more: the round is given up, the model stays as it is."""
 
 
 @dataclass
@@ -39,43 +46,61 @@ class Coordinator:
     services: Services
     contexts: dict[str, RunContext] = field(default_factory=dict)
     failures: dict[str, int] = field(default_factory=dict)
+    resting: dict[str, float] = field(default_factory=dict)
+    """Runs that failed -> when to try again, in the loop's time."""
 
     async def run(self, stop: asyncio.Event) -> None:
         """Look after runs until told to stop, then give the leases back."""
         settings = self.services.settings
+        keeping = asyncio.create_task(self._keep_leases(stop))
         while not stop.is_set():
             self.services.board.changed.clear()
+            pause = settings.tick_seconds
             try:
                 await self.tick()
-            except HansaError as error:
-                _LOG.error("tick failed", code=error.code, found=error.found)
             except Exception as error:  # noqa: BLE001 - the next tick reads everything anew
-                _LOG.error("tick failed", error=type(error).__name__)
+                _LOG.error("tick failed", error=error.code if isinstance(error, HansaError) else type(error).__name__)
+                pause = max(pause, _AFTER_FAILURE)
             with suppress(TimeoutError):
-                async with asyncio.timeout(settings.tick_seconds):
+                async with asyncio.timeout(pause):
                     await self.services.board.changed.wait()
+        await keeping
         async with self.services.store.transaction() as rows:
             await rows.runs.release(settings.replica_name)
 
+    async def _keep_leases(self, stop: asyncio.Event) -> None:
+        """Renew the leases also while a fold takes longer than they last."""
+        while not stop.is_set():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self.services.settings.lease_seconds / 3):
+                    await stop.wait()
+                    return
+            with suppress(HansaError):
+                await self._lease()
+
+    async def _lease(self) -> list[Run]:
+        settings, now = self.services.settings, self.services.clock.now()
+        async with self.services.store.transaction() as rows:
+            return await rows.runs.lease(settings.replica_name, now=now, seconds=settings.lease_seconds, limit=1000)
+
     async def tick(self) -> None:
         """Take up the runs that are free, and take each as far as it goes."""
-        services = self.services
-        async with services.store.transaction() as rows:
-            leased = await rows.runs.lease(
-                services.settings.replica_name,
-                now=services.clock.now(),
-                seconds=services.settings.lease_seconds,
-                limit=1000,
-            )
+        leased = await self._lease()
         if leased:
             reached("coordinator.leased")
-        await asyncio.gather(*(self._look_after(run) for run in leased))
+        results = await asyncio.gather(*(self._look_after(run) for run in leased), return_exceptions=True)
+        for error in results:
+            if isinstance(error, BaseException):
+                raise error
 
     async def _look_after(self, run: Run) -> None:
+        if asyncio.get_running_loop().time() < self.resting.get(run.id, 0.0):
+            return
         try:
-            while await self.step(run.id):
+            while not self.services.stopping.is_set() and await self.step(run.id):
                 pass
             self.failures.pop(run.id, None)
+            self.resting.pop(run.id, None)
         except StoreConflictError:
             self.contexts.pop(run.id, None)  # another replica, or the operator, was first: look again at the next tick
         except DivergenceError as error:
@@ -95,9 +120,44 @@ class Coordinator:
         if run is None or (run.state != "running" and not open_rounds):
             return False
         context = await self._context(run)
+        if run.state in ("cancelled", "finished", "failed"):
+            await self._abandon(open_rounds[0], f"the run is {run.state}")
+            return True
+        schedule: Any = context.plan.schedule
+        if not schedule.synchronous:
+            return await self._buffered(context, open_rounds)
         if not open_rounds:
             return await self._open(context)
         return await self._move(context, open_rounds[0])
+
+    async def _buffered(self, context: RunContext, open_rounds: list[Round]) -> bool:
+        """Make the next move of a run whose clients train all the time; statistics and evaluations are beside it."""
+        beside = [each for each in open_rounds if each.id.kind != "training"]
+        training = [each for each in open_rounds if each.id.kind == "training"]
+        if beside and await self._move(context, beside[0]):
+            return True
+        upcoming = lifecycle.upcoming(context.plan, context.run)
+        if not beside and (upcoming is None or upcoming.kind != "training"):
+            await self._open(context)
+        if context.run.state != "running" or upcoming is None or upcoming.kind == "statistics":
+            return False
+        if context.run.round >= context.plan.rounds or context.run.notes.get("stopping") is not None:
+            return False
+        try:
+            turn = await buffered_runs.look(self.services, context, training)
+        except closing.BrokenUpdateError as error:
+            report = error.report
+            async with self.services.store.transaction() as rows:
+                await rows.rounds.set_fates(report.round, {report.client: "refused"})
+            await self._suspend(next(each for each in training if each.id == report.round), report.client)
+            return True
+        for round_ in turn.drained:
+            async with self.services.store.reading() as rows:
+                reports = await rows.reports.of(round_.id)
+            await self._sweep(round_, reports)
+        if turn.context is not None:
+            self.contexts[context.run.id] = turn.context
+        return turn.context is not None
 
     async def _context(self, run: Run) -> RunContext:
         known = self.contexts.get(run.id)
@@ -147,6 +207,7 @@ class Coordinator:
             async with services.store.transaction() as rows:
                 await rows.rounds.change(lifecycle.advance(round_, "collecting"))
                 await self._tell(rows, round_, "round.collecting")
+            reached("coordinator.round.collecting")
             return False
         if todo == "freeze":
             await self._freeze(round_)
@@ -155,7 +216,12 @@ class Coordinator:
             why = f"{len(reports)} of {round_.cohort_size} picked clients reported in time"
             await self._abandon(round_, why)
             return True
-        await self._close(context, round_, reports)
+        try:
+            await self._close(context, round_, reports)
+        except StoreError as error:
+            if error.code not in _UNREADABLE:
+                raise
+            await self._abandon(round_, f"its updates cannot be read: {error.code}")
         return True
 
     async def _freeze(self, round_: Round) -> None:
@@ -176,8 +242,13 @@ class Coordinator:
 
     async def _close(self, context: RunContext, round_: Round, reports: list[Report]) -> None:
         services, now = self.services, self.services.clock.now()
-        key = services.keys.unwrap(round_name(round_.id), round_.key)
-        closed = await closing.close(context, round_, reports, blobs=services.blobs, key=key, now=now)
+        key = await asyncio.to_thread(services.keys.unwrap, round_name(round_.id), round_.key)
+        try:
+            closed = await closing.close(context, round_, reports, blobs=services.blobs, key=key, now=now)
+        except closing.BrokenUpdateError as error:
+            await self._suspend(round_, error.report.client)
+            await self._abandon(round_, f"an update was not what was acknowledged [{error.code}]")
+            return
         reached("coordinator.round.folded")
         model, slots, size = await store_state(services.blobs, closed.state)
         reached("coordinator.round.model-written")
@@ -200,6 +271,13 @@ class Coordinator:
         reached("coordinator.round.closed")
         await self._sweep(round_, reports)
 
+    async def _suspend(self, round_: Round, client: str) -> None:
+        """Take out a client whose update could not be counted, and name it to the operator."""
+        now = self.services.clock.now()
+        async with self.services.store.transaction() as rows:
+            await rows.clients.set_state(client, "suspended", at=now, why=f"its update broke {round_name(round_.id)}")
+        self.services.clients.drop(client)
+
     async def _sweep(self, round_: Round, reports: list[Report]) -> None:
         """Remove what a round needs no more: the sealed updates, then the key. What is missed here, retention finds."""
         blobs = self.services.blobs
@@ -207,7 +285,7 @@ class Coordinator:
             for name in await blobs.names(update_prefix(round_.id, report.client)):
                 await blobs.delete(name)
         reached("coordinator.round.swept")
-        self.services.keys.destroy(round_name(round_.id))
+        await asyncio.to_thread(self.services.keys.destroy, round_name(round_.id))
 
     async def _abandon(self, round_: Round, why: str) -> None:
         """Give up an attempt: the model stays as it is, and the round is opened again with a fresh cohort."""
@@ -237,6 +315,7 @@ class Coordinator:
                 self.services.board.take_down(round_.id)
             await rows.runs.change(replace(run, state=state, why=why, ended_at=now))  # type: ignore[arg-type]
             await rows.events.add(f"run.{state}", tenant=run.tenant, at=now, run=run_id, detail={"why": why})
+        reached("coordinator.run.ended")
         self.contexts.pop(run_id, None)
         _LOG.info("run ended", run=run_id, state=state)
 
@@ -250,12 +329,18 @@ class Coordinator:
         _LOG.warning("run paused", run=run_id, why=why)
 
     async def _failed(self, run_id: str, code: str, what: str) -> None:
-        """Take note of a failure; a run that fails again and again is paused for the operator."""
+        """Take note of a failure; a run that fails again and again is paused for the operator.
+
+        It is not for what passes by itself: a database that is away, a full disk.
+        """
         self.contexts.pop(run_id, None)
         self.failures[run_id] = self.failures.get(run_id, 0) + 1
-        _LOG.error("run not served", run=run_id, code=code, what=what)
-        if self.failures[run_id] >= _FAILURES:
+        rest = min(_LONGEST_REST, 0.1 * 2.0 ** min(self.failures[run_id], 16))
+        self.resting[run_id] = asyncio.get_running_loop().time() + rest
+        _LOG.error("run not served", run=run_id, code=code, what=what, seconds=rest)
+        if self.failures[run_id] >= _FAILURES and code not in _PASSING:
             self.failures.pop(run_id)
+            self.resting.pop(run_id)
             await self._pause(run_id, f"[{code}] {what}")
 
     async def _tell(self, rows: Rows, round_: Round, kind: str, **detail: Any) -> None:

@@ -11,9 +11,10 @@ import structlog
 
 from hansa.core.errors import HansaError
 from hansa.server.contexts import load_context
+from hansa.server.lifecycle import TAKES_REPORTS
 from hansa.server.opening import posted
 from hansa.server.services import Services
-from hansa.store.records import Round
+from hansa.store.records import RoundKey
 from hansa.store.retention import sweep
 
 _LOG: Final = structlog.get_logger("hansa.server")
@@ -37,9 +38,7 @@ class Follower:
         while not stop.is_set():
             try:
                 await self.look()
-                if self.services.clock.now() - self.swept_at > _SWEEP_EVERY:
-                    self.swept_at = self.services.clock.now()
-                    await sweep(self.services.store, self.services.blobs, self.services.keys, now=self.swept_at)
+                await self._sweep()
             except HansaError as error:
                 _LOG.error("could not follow", code=error.code)
             except Exception as error:  # noqa: BLE001 - the next look reads everything anew
@@ -48,27 +47,48 @@ class Follower:
                 async with asyncio.timeout(_SECONDS):
                     await stop.wait()
 
+    async def _sweep(self) -> None:
+        """Once an hour, remove what nothing refers to any more."""
+        services, now = self.services, self.services.clock.now()
+        if now - self.swept_at < _SWEEP_EVERY:
+            return
+        self.swept_at = now
+        swept = await sweep(services.store, services.blobs, services.keys, now=now)
+        _LOG.info("swept", updates=swept.updates, orphans=swept.orphans, bytes=swept.bytes, keys=swept.keys)
+
     async def look(self) -> None:
         """Bring clients, keys and the board up to date."""
-        services = self.services
-        await services.clients.follow()
-        await services.signer.refresh()
-        async with services.store.reading() as rows:
-            open_rounds = await rows.rounds.all_open()
-        for key in services.board.stale([round_.id for round_ in open_rounds]):
-            services.board.take_down(key)
-        for round_ in open_rounds:
-            if round_.id not in services.board.rounds and round_.state in ("opening", "collecting"):
-                await self._post(round_)
+        await self.services.clients.follow()
+        await self.services.signer.refresh()
+        await follow_rounds(self.services)
 
-    async def _post(self, round_: Round) -> None:
-        services = self.services
-        async with services.store.reading() as rows:
-            run = await rows.runs.get(round_.id.run)
-            job = None if run is None else await rows.jobs.get(run.job)
-            assigned = await rows.rounds.assigned(round_.id)
-        if run is None or job is None:
-            return
+
+async def follow_rounds(services: Services) -> None:
+    """Bring the board up to date: another replica may have opened or closed a round."""
+    shown = tuple(services.board.rounds)  # one that is put up from now on may be younger than what is read
+    async with services.store.reading() as rows:
+        open_rounds = await rows.rounds.all_open()
+    for key in set(shown).intersection(services.board.stale([round_.id for round_ in open_rounds])):
+        services.board.take_down(key)
+    for round_ in open_rounds:
+        if round_.state in TAKES_REPORTS and services.board.is_behind(round_):
+            await _post(services, round_.id)
+
+
+async def _post(services: Services, key: RoundKey) -> None:
+    async with services.store.reading() as rows:
+        run = await rows.runs.get(key.run)
+        job = None if run is None else await rows.jobs.get(run.job)
+    if run is None or job is None:
+        return
+    shown = services.board.rounds.get(key)
+    if shown is None:
         context = await load_context(services.blobs, run, job, services.allowances)
+    else:
+        context = shown.posted.context
+    async with services.store.reading() as rows:
+        round_ = await rows.rounds.get(key)
+        assigned = await rows.rounds.assigned(key)
+    if round_ is not None and round_.state in TAKES_REPORTS:
         reported = sum(each.fate == "reported" for each in assigned)
         services.board.post(posted(context, round_), assigned, reported=reported)

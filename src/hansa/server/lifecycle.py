@@ -79,6 +79,8 @@ def waiting(plan: Plan, round_: Round, assigned: Sequence[Assigned], reports: Se
             machine.lose(each.position, round_.opened_at)
     for report in sorted(reports, key=lambda report: (report.received_at, report.position)):
         machine.report(report.position, report.received_at)
+    if not round_.cohort_size:
+        machine.closed_at = round_.opened_at  # there is nobody to wait for
     return machine
 
 
@@ -108,10 +110,10 @@ def move(plan: Plan, round_: Round, assigned: Sequence[Assigned], reports: Seque
     machine.pass_time(now)
     if machine.closed_at is None:
         return "collect" if reports and round_.state == "opening" else "wait"
-    return "freeze" if len(reports) >= machine.needed or (not assigned and _may_be_empty(plan)) else "abandon"
+    return "freeze" if len(reports) >= machine.needed or _may_be_empty(plan, round_) else "abandon"
 
 
-def _may_be_empty(plan: Plan) -> bool:
-    """Return True where a round in which nobody is picked is a round (Poisson)."""
+def _may_be_empty(plan: Plan, round_: Round) -> bool:
+    """Return True where a round in which nobody was picked is a round (Poisson)."""
     of: Any = plan.schedule
-    return getattr(of, "report_goal", None) is None
+    return not round_.cohort_size and round_.id.kind == "training" and getattr(of, "report_goal", None) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from dataclasses import dataclass
 from typing import Any, Final
@@ -18,8 +19,7 @@ from hansa.server.eligibility import Eligibility
 from hansa.server.lifecycle import Upcoming, at_goal, goal_of
 from hansa.server.rounds_at_rest import round_name
 from hansa.server.services import Services
-from hansa.store.records import Assigned, Client, Population, Round, RoundKey
-from hansa.store.store import Rows
+from hansa.store.records import Assigned, Client, Round, RoundKey
 
 _WINDOW: Final = 3.0
 """Check-in intervals within which a client must have called to be picked where admission is "checked-in"."""
@@ -47,18 +47,18 @@ class Opening:
 
 def posted(context: RunContext, round_: Round) -> Posted:
     """Return an open round as the board shows it."""
+    schedule: Any = context.plan.schedule
     goal = goal_of(context.plan, round_)[0] if at_goal(context.plan, round_) else 0
+    if round_.id.kind == "training" and not schedule.synchronous:
+        goal = 1
     return Posted(round_, context, goal)
 
 
 async def open_next(services: Services, context: RunContext, upcoming: Upcoming) -> Opening | NotYet:
     """Open a run's next round: draw, make its key, and commit. Raises StoreConflictError where another was first."""
     run = context.run
+    eligible = await eligible_of(services, context)
     async with services.store.reading() as rows:
-        population = await rows.populations.get(run.population)
-        if population is None:
-            raise LookupError("a run has a population")
-        eligible = await _eligible(rows, services, context, population)
         last = await rows.rounds.last_attempt(run.id, upcoming.kind, upcoming.round)
     attempt = 1 if last is None else last.id.attempt + 1
     failed = 0 if last is None or last.state != "abandoned" else int(last.notes.get("failed", 0)) + 1
@@ -68,29 +68,41 @@ async def open_next(services: Services, context: RunContext, upcoming: Upcoming)
     if eligible.count < _needed(context, upcoming):
         return NotYet("too few clients are eligible")
     numbers = await _numbers(services, context, upcoming, eligible)
-    if len(numbers) < _needed(context, upcoming):
+    if len(numbers) < _needed(context, upcoming) and not _by_coins(context, upcoming, eligible.count):
         return NotYet("too few clients could be picked")
     key = RoundKey(run.id, upcoming.kind, upcoming.round, attempt)
     return await _commit(services, context, upcoming, key=key, eligible=eligible, numbers=numbers, failed=failed)
 
 
-async def _eligible(rows: Rows, services: Services, context: RunContext, population: Population) -> Eligible:
+async def eligible_of(services: Services, context: RunContext) -> Eligible:
+    """Return who may be picked for a run now: all active clients, or those of them that called lately."""
     callers: Int64s | None = None
-    if population.admission == "checked-in":
-        size = await rows.clients.size(population.id)
-        since = services.clock.now() - _WINDOW * max(services.pace.seconds(size), services.settings.long_poll_seconds)
-        callers = np.array(services.board.recent(population.id, since), dtype=np.int64)
-    eligibility = Eligibility(context.job.eligibility, population.minimum_version)
-    return await eligible_clients(rows, population.id, eligibility, callers=callers)
+    async with services.store.reading() as rows:
+        population = await rows.populations.get(context.run.population)
+        if population is None:
+            raise LookupError("a run has a population")
+        if population.admission == "checked-in":
+            size = await rows.clients.size(population.id)
+            window = _WINDOW * max(services.pace.seconds(size), services.settings.long_poll_seconds)
+            callers = services.board.callers.recent(population.id, services.clock.now() - window)
+        eligibility = Eligibility(context.job.eligibility, population.minimum_version)
+        return await eligible_clients(rows, population.id, eligibility, callers=callers)
 
 
 def _needed(context: RunContext, upcoming: Upcoming) -> int:
     """Return how many clients must be eligible before a round is opened."""
-    waited_for = int(context.run.notes.get("wait_for", 1))
+    waited_for = int(context.run.notes.get("wait_for", 1)) if context.run.slots is None else 1
     if upcoming.kind != "training":
         return waited_for
     schedule: Any = context.plan.schedule
     return max(waited_for, getattr(schedule, "report_goal", None) or 1)
+
+
+def _by_coins(context: RunContext, upcoming: Upcoming, eligible: int) -> bool:
+    """Return True where each client is picked by its own coin: to draw again until some are would bias the coins."""
+    schedule: Any = context.plan.schedule
+    goal = getattr(schedule, "report_goal", None)
+    return upcoming.kind == "training" and goal is None and context.plan.cohort.expected_size(eligible) < eligible
 
 
 async def _numbers(services: Services, context: RunContext, upcoming: Upcoming, eligible: Eligible) -> Int64s:
@@ -126,8 +138,7 @@ async def _commit(  # noqa: PLR0913 - what a round is made of
     failed: int,
 ) -> Opening:
     now, run = services.clock.now(), context.run
-    _, wrapped = services.keys.create(round_name(key))
-    reached("storage.key-created")
+    _, wrapped = await asyncio.to_thread(services.keys.create, round_name(key))
     model = run.model
     if run.slots is None:
         model, _, _ = await store_state(services.blobs, context.state)
@@ -145,7 +156,7 @@ async def _commit(  # noqa: PLR0913 - what a round is made of
             cohort_size=len(clients),
             population=eligible.count,
             opened_at=now,
-            deadline=_deadline(services, context, now),
+            deadline=deadline_of(services, context, now),
             key=wrapped,
             notes={
                 "tenant": run.tenant,
@@ -173,7 +184,8 @@ def _size(context: RunContext) -> int:
     return size if isinstance(size, int) else 2**53
 
 
-def _deadline(services: Services, context: RunContext, now: float) -> float | None:
+def deadline_of(services: Services, context: RunContext, now: float) -> float | None:
+    """Return when a round, or a client's part in a buffer, is waited for no more."""
     schedule: Any = context.plan.schedule
     seconds = getattr(schedule, "round_deadline", None) or services.settings.round_deadline or math.inf
     return None if math.isinf(seconds) else now + seconds

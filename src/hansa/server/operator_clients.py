@@ -110,13 +110,13 @@ async def change_population(
 async def invite(
     request: Request, token: ChangingClients, population: bodies.Word, wanted: bodies.InvitationRequest
 ) -> bodies.InvitationMade:
-    """Invite a client by name, or several without. The invitation's secret is told this once."""
-    if wanted.name is not None and wanted.uses != 1:
+    """Invite a client by name, or several without, or a known one whose device was lost. The secret is told this once."""
+    if (wanted.name is not None) + (wanted.client is not None) + (wanted.uses != 1) > 1:
         raise RefusedError(
             "HANSA-REQUEST-INVALID",
-            rule="A name is one client's.",
-            found=f"It is given with uses = {wanted.uses}.",
-            action="Leave the name out, or invite each client by its own name.",
+            rule="An invitation is for a new client by name, for a known one by id, or for several.",
+            found=f"It is given with uses = {wanted.uses}, and a name or client.",
+            action="Leave two of them out.",
         )
     services = services_of(request)
     now = services.clock.now()
@@ -124,7 +124,11 @@ async def invite(
     async with services.store.transaction() as rows:
         found = await named(rows, token, population)
         ends = now + wanted.days * _DAY
-        made = Invitation(uuid.uuid4().hex, found.id, digest_of(secret), wanted.uses, expires_at=ends)
+        if wanted.client is not None and (await _owned(rows, token, wanted.client)).population != found.id:
+            raise not_found(f"client {wanted.client!r} in this population")
+        made = Invitation(
+            uuid.uuid4().hex, found.id, digest_of(secret), wanted.uses, client=wanted.client, expires_at=ends
+        )
         client = await rows.clients.invite(made, name=wanted.name, at=now)
         detail = {"population": found.name, "uses": wanted.uses, "invitation": made.id, "by": token.name}
         about = None if client is None else client.id
@@ -204,16 +208,14 @@ async def _set_state(
         enrolled = found.public_key is not None
         if found.state not in _BEFORE[state] or (state == "active" and not enrolled):
             raise RefusedError(
-                "HANSA-CLIENT-STATE",
+                "HANSA-STATE",
                 rule="Clients go from invited, enrolled and active to suspended and back, and to retired for ever.",
                 found=f"Client {client} is {found.state}{'' if enrolled else ' and never enrolled'}.",
                 action="Invite it anew, if it is to take part.",
             )
         if found.state != state:
-            why = "" if reason is None else reason.why
-            await rows.clients.set_state(client, state, now, why)
-            detail = {"state": state, "why": why, "by": token.name}
-            await rows.events.add("client.state", tenant=token.tenant, at=now, client=client, detail=detail)
+            why = "" if reason is None or not reason.why else f": {reason.why}"
+            await rows.clients.set_state(client, state, now, f"by {token.name}{why}")
     services.clients.drop(client)
     return _client(replace(found, state=state))
 

@@ -135,7 +135,7 @@ async def stage_model(
             return _release(found)
         if wanted.stage not in _NEXT[found.stage]:
             raise RefusedError(
-                "HANSA-RUN-STATE",
+                "HANSA-STATE",
                 rule=f"From {found.stage} a model goes on to {', '.join(sorted(_NEXT[found.stage]))}.",
                 found=f"{wanted.stage} was asked for.",
                 action="Take it there step by step.",

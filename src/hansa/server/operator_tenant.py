@@ -68,7 +68,7 @@ async def revoke_token(request: Request, token: Managing, token_id: bodies.Id) -
     now = services.clock.now()
     if token_id == token.id:
         raise RefusedError(
-            "HANSA-RUN-STATE",
+            "HANSA-STATE",
             rule="A tenant keeps an owner: no token revokes itself.",
             found="This is the token of the call.",
             action="Make another owner's token, and revoke this one with it.",

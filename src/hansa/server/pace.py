@@ -21,7 +21,7 @@ class Pace:
     calls_per_second: float
 
     def seconds(self, population: int, *, needed: int = 0, within: float | None = None) -> float:
-        """Return when a client is to come back, with jitter of a quarter.
+        """Return when a client is to come back, with jitter of a quarter within the bounds.
 
         Where a round needs so many of the callers ``within`` some seconds, all that may be asked call in that time.
         """
@@ -29,4 +29,5 @@ class Pace:
         if needed and within is not None:
             seconds = min(seconds, max(within / 2, population / (4 * self.calls_per_second)))
         seconds = min(max(seconds, self.shortest), self.longest)
-        return seconds * random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311 - spreads load, protects nobody
+        low, high = max(self.shortest, seconds * (1 - _JITTER)), min(self.longest, seconds * (1 + _JITTER))
+        return random.uniform(low, high)  # noqa: S311 - spreads load, protects nobody

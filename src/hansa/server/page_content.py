@@ -176,7 +176,7 @@ def _results(rounds: list[Round]) -> list[tuple[str, str]]:
 
 
 def _funnel(body: RoundBody, now: float) -> Funnel:
-    return Funnel(body, _when(body.opened_at), seconds_text((body.closed_at or now) - body.opened_at))
+    return Funnel(body, _when(body.opened_at), seconds_text(max(0.0, (body.closed_at or now) - body.opened_at)))
 
 
 def _detail(event: Event) -> str:

@@ -9,6 +9,7 @@ from hansa.core.errors import HansaError, RefusedError, StoreConflictError
 from hansa.core.killpoints import reached
 from hansa.server.lifecycle import TAKES_REPORTS
 from hansa.server.services import Services
+from hansa.store.failures import busy
 from hansa.store.records import Report
 from hansa.store.store import Rows
 from hansa.wire.verdicts import ACCEPTED, LATE, Verdict
@@ -22,27 +23,24 @@ class Recorder:
 
     services: Services
     waiting: list[tuple[Report, asyncio.Future[Verdict]]] = field(default_factory=list)
-    busy: bool = False
+    writing: asyncio.Task[None] | None = None
 
     async def record(self, report: Report) -> Verdict:
         """Record a report; return its verdict. Raises RefusedError for one that contradicts what was recorded."""
         answer: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
         self.waiting.append((report, answer))
-        if not self.busy:
-            self.busy = True
-            try:
-                while self.waiting:
-                    batch, self.waiting = self.waiting[:_AT_ONCE], self.waiting[_AT_ONCE:]
-                    await asyncio.shield(self._write(batch))
-            finally:
-                self.busy = False
+        if self.writing is None or self.writing.done():
+            self.writing = asyncio.create_task(self._write_all())  # its own: callers come and go
         return await answer
 
+    async def _write_all(self) -> None:
+        while self.waiting:
+            batch, self.waiting = self.waiting[:_AT_ONCE], self.waiting[_AT_ONCE:]
+            await self._write(batch)
+
     async def _write(self, batch: list[tuple[Report, asyncio.Future[Verdict]]]) -> None:
-        verdicts: list[Verdict | HansaError] = []
         try:
-            async with self.services.store.transaction() as rows:
-                verdicts.extend([await self._row(rows, report) for report, _ in batch])
+            verdicts = await self._commit([report for report, _ in batch])
         except Exception as error:  # noqa: BLE001 - whoever waits learns it
             for _, answer in batch:
                 if not answer.done():
@@ -59,20 +57,34 @@ class Recorder:
             else:
                 answer.set_result(verdict)
 
+    async def _commit(self, reports: list[Report]) -> list[Verdict | HansaError]:
+        """Write reports in one transaction; once more where another replica's stood in the way (a deadlock)."""
+        for last_try in (False, True):
+            try:
+                async with self.services.store.transaction() as rows:
+                    return [await self._row(rows, report) for report in reports]
+            except StoreConflictError:
+                if last_try:
+                    raise
+        raise AssertionError
+
     async def _row(self, rows: Rows, report: Report) -> Verdict | HansaError:
         """Write one report. The round's row is locked: it cannot be frozen in between."""
         round_ = await rows.rounds.get(report.round, for_report=True)
-        assigned = await rows.rounds.assignment(report.round, report.client)
+        assigned = await rows.rounds.assignment(report.round, report.client, for_change=True)
         if round_ is None or assigned is None:
             return unexpected()
         if assigned.fate in ("reported", "included"):
             known = await rows.reports.get(report.round, report.client)
             return ACCEPTED if known is not None and known.sha256 == report.sha256 else answered()
-        late = round_.deadline is not None and report.received_at > round_.deadline
+        deadline = assigned.notes.get("deadline") or round_.deadline
+        late = deadline is not None and report.received_at > deadline
         if late or round_.state not in TAKES_REPORTS or assigned.fate is not None:
             if assigned.fate == "lost":
                 await rows.rounds.set_fates(report.round, {report.client: "late"})
             return LATE
+        if not report.blob:
+            return busy()  # the round is open, but this replica did not know that yet: nothing of it was kept
         try:
             await rows.reports.add(replace(report, position=assigned.position))
         except StoreConflictError:

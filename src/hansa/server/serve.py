@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
+import socket
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +18,15 @@ from granian.server.embed import Server
 
 from hansa.core.allowed import record
 from hansa.core.clock import Clock, SystemClock
+from hansa.core.errors import HansaError
 from hansa.server.app import create
 from hansa.server.certificates import tls_files
+from hansa.server.replica import own_name
 from hansa.server.services import Services
 from hansa.server.settings import ServerSettings
 from hansa.server.signing import Signer
 from hansa.server.tokens import first_token
-from hansa.store.keys import LocalKeys
+from hansa.store.keys import KeyProvider, LocalKeys
 from hansa.store.object_blobs import open_blobs
 from hansa.store.store import Store
 
@@ -30,9 +35,16 @@ from hansa.store.store import Store
 async def open_services(settings: ServerSettings, clock: Clock | None = None) -> AsyncIterator[Services]:
     """Open everything that a server works with; close it at the end."""
     settings.make_folder()
+    with own_name(settings) as replica:
+        async with _opened(replace(settings, replica=replica), clock) as services:
+            yield services
+
+
+@contextlib.asynccontextmanager
+async def _opened(settings: ServerSettings, clock: Clock | None) -> AsyncIterator[Services]:
     store = await Store.open(settings.database_url, migrate=True)
     try:
-        keys = LocalKeys(Path(settings.keys_url))
+        keys = open_keys(settings.keys_url)
         clock = clock or SystemClock()
         signer = await Signer.open(store, keys, clock)
         allowances = tuple(record(pattern) for pattern in settings.code_allow)
@@ -41,8 +53,39 @@ async def open_services(settings: ServerSettings, clock: Clock | None = None) ->
         await store.close()
 
 
+def _stop(services: Services, server: Any) -> None:
+    services.stop()
+    server.stop()
+
+
+def _refuse_taken(settings: ServerSettings) -> None:
+    """Raise HansaError where the port is taken: two servers would share it, and each would see half of the calls."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((settings.host, settings.port))
+    except OSError as error:
+        raise HansaError(
+            "HANSA-SERVER-SETTINGS",
+            rule="A server listens on an address and port of its own.",
+            found=f"{settings.host}:{settings.port} cannot be had: {error.strerror or error}.",
+            action="Stop what listens there, or set port (HANSA_SERVER_PORT).",
+        ) from None
+
+
+def open_keys(place: str) -> KeyProvider:
+    """Return the key provider at a place: a folder, or ``vault:URL`` with the token in VAULT_TOKEN."""
+    if not place.startswith("vault:"):
+        return LocalKeys(Path(place))
+    from hansa.store.keys_vault import VaultKeys  # noqa: PLC0415 - an extra of its own
+
+    return VaultKeys(place.removeprefix("vault:"), os.environ.get("VAULT_TOKEN", ""))
+
+
 async def serve(settings: ServerSettings, ready: Callable[[Services], Any] | None = None) -> None:
     """Serve until SIGTERM or SIGINT; what is being answered is answered first."""
+    _refuse_taken(settings)
     async with open_services(settings) as services:
         tls = tls_files(settings, services.clock)
         await first_token(services.store, settings, services.clock.now())
@@ -65,7 +108,7 @@ async def serve(settings: ServerSettings, ready: Callable[[Services], Any] | Non
         loop = asyncio.get_running_loop()
         serving = asyncio.create_task(server.serve())
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, server.stop)
+            loop.add_signal_handler(number, _stop, services, server)
         if ready is not None:
             ready(services)
         await serving

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 
 from hansa.core.allowed import Allowance
@@ -9,6 +10,7 @@ from hansa.core.clock import Clock
 from hansa.server.authentication import Authenticator, ClientCache
 from hansa.server.board import Board
 from hansa.server.pace import Pace
+from hansa.server.rates import Rates
 from hansa.server.settings import ServerSettings
 from hansa.server.signing import Signer
 from hansa.store.blobs import Blobs
@@ -29,13 +31,22 @@ class Services:
     allowances: tuple[Allowance, ...] = ()
     """The code outside Hansa that plans may name here."""
     board: Board = field(default_factory=Board)
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set once this replica is told to stop."""
     clients: ClientCache = field(init=False)
     authenticate: Authenticator = field(init=False)
     pace: Pace = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "clients", ClientCache(self.store))
-        object.__setattr__(self, "authenticate", Authenticator(self.clients, self.clock))
+        object.__setattr__(
+            self, "authenticate", Authenticator(self.clients, self.clock, Rates(self.settings.calls_per_second))
+        )
         shortest = self.settings.minimum_poll_seconds
         pace = Pace(shortest, max(shortest, 3600.0), self.settings.checkins_per_second)
         object.__setattr__(self, "pace", pace)
+
+    def stop(self) -> None:
+        """Answer who waits, give leases back, and look after nothing any more; what comes is still answered."""
+        self.stopping.set()
+        self.board.close()

@@ -68,7 +68,9 @@ class ServerSettings:
     client_ca: Annotated[str, Doc("the CAs of client certificates for connections, PEM")] = ""
     enrolment_ca: Annotated[str, Doc("the CAs whose certificates let clients enrol without an invitation, PEM")] = ""
     public_url: Annotated[str, Doc("what clients call the server; empty: from tls, host and port")] = ""
-    replica: Annotated[str, Doc("this replica's name in leases and logs; empty: host name and process id")] = ""
+    replica: Annotated[
+        str, Doc("this replica's name in leases and logs; empty: one of its own, kept in the folder")
+    ] = ""
     tick_seconds: Annotated[float, Gt(0), Le(60), Doc("how often runs are looked after")] = 0.1
     lease_seconds: Annotated[
         float, Ge(1), Le(3600), Doc("how long a replica keeps a run without renewing: others wait so long if it dies")
@@ -82,6 +84,9 @@ class ServerSettings:
         float, Ge(0), Le(300), Doc("how long a check-in may wait for an assignment; 0: it is answered at once")
     ] = 25.0
     checkins_per_second: Annotated[float, Gt(0), Doc("check-ins that pace steering aims at, at most")] = 500.0
+    calls_per_second: Annotated[
+        float, Ge(0), Doc("calls that one client may make in a second, and twice as many at once; 0: no limit")
+    ] = 200.0
     upload_part_bytes: Annotated[int, Ge(64 * 1024), Le(64 * MIB), Doc("the largest part of an upload")] = 8 * MIB
     largest_update_bytes: Annotated[int, Ge(1), Doc("the largest update that a client may send")] = 2048 * MIB
     largest_model_bytes: Annotated[int, Ge(1), Doc("the largest initial model that may be submitted")] = 2048 * MIB

@@ -7,11 +7,10 @@ import hmac
 import os
 import re
 import secrets
-import uuid
 from pathlib import Path
 from typing import Final, Literal, get_args
 
-from hansa.core.errors import RefusedError
+from hansa.core.errors import RefusedError, StoreConflictError
 from hansa.server.settings import ServerSettings
 from hansa.store.records import Role, Tenant, Token
 from hansa.store.store import Store
@@ -67,7 +66,7 @@ def digest_of(secret: str) -> str:
 def new_token(tenant: str, role: Role, name: str, expires_at: float | None) -> tuple[Token, str]:
     """Return a token's record, and the token itself, which is told once."""
     secret = new_secret("token")
-    return Token(uuid.uuid4().hex, tenant, role, name, digest_of(secret), expires_at), secret
+    return Token(f"token-{secrets.token_hex(8)}", tenant, role, name, digest_of(secret), expires_at), secret
 
 
 async def known(store: Store, header: str | None, now: float) -> Token:
@@ -129,13 +128,16 @@ async def first_token(store: Store, settings: ServerSettings, now: float) -> Pat
 
     The file is written before the rows are committed: a server that dies in between makes another token.
     """
-    async with store.transaction() as rows:
-        if await rows.tenants.all():
-            return None
-        tenant = await rows.tenants.add(DEFAULT_TENANT)
-        path = settings.make_folder() / OWNER_TOKEN
-        await rows.tokens.add(_told(tenant, path, None))
-        await rows.events.add("token.created", tenant=tenant.id, at=now, detail={"role": "owner", "name": "first"})
+    path = settings.make_folder() / OWNER_TOKEN
+    try:
+        async with store.transaction() as rows:
+            if await rows.tenants.all():
+                return None
+            tenant = await rows.tenants.add(DEFAULT_TENANT)  # where two replicas start at once, one of them waits here
+            await rows.tokens.add(_told(tenant, path, None))
+            await rows.events.add("token.created", tenant=tenant.id, at=now, detail={"role": "owner", "name": "first"})
+    except StoreConflictError:
+        return None
     return path
 
 

@@ -11,16 +11,18 @@ import base64
 import binascii
 import re
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
+from weakref import WeakValueDictionary
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from hansa.core.errors import HansaError, RefusedError
+from hansa.core.errors import HansaError, RefusedError, StoreError
 from hansa.core.killpoints import reached
 from hansa.server.board import Posted
 from hansa.server.checking import checker, refuse
+from hansa.server.following import follow_rounds
 from hansa.server.recorder import Recorder, unexpected
 from hansa.server.rounds_at_rest import binding, descriptor_name, model_name, part_name, round_name, update_prefix
 from hansa.server.services import Services
@@ -40,11 +42,12 @@ class Transfers:
 
     services: Services
     recorder: Recorder
+    uploading: WeakValueDictionary[tuple[RoundKey, str], asyncio.Lock] = field(default_factory=WeakValueDictionary)
 
     async def job(self, request: Request, client: Client) -> Response:
         """Answer with a job's descriptor."""
         digest = _digest(request.path_params["sha256"])
-        if self.services.board.fetchable(client.population, digest) is None:
+        if not await self._is_needed(client, digest):
             raise not_found()
         return await self._blob(request, descriptor_name(digest), digest, "application/json")
 
@@ -53,9 +56,17 @@ class Transfers:
         digest = _digest(request.path_params["sha256"])
         if self.services.board.fetchable(client.population, digest) is None:
             async with self.services.store.reading() as rows:
-                if await rows.releases.get(client.tenant, digest) is None:
-                    raise not_found()
+                released = await rows.releases.get(client.tenant, digest) is not None
+            if not released and not await self._is_needed(client, digest):
+                raise not_found()
         return await self._blob(request, model_name(digest), digest, "application/octet-stream")
+
+    async def _is_needed(self, client: Client, digest: str) -> bool:
+        """Return True where an open round of the caller's population names a digest, one of another replica's too."""
+        board = self.services.board
+        if board.fetchable(client.population, digest) is None:
+            await follow_rounds(self.services)
+        return board.fetchable(client.population, digest) is not None
 
     async def _blob(self, request: Request, name: str, digest: str, media_type: str) -> Response:
         etag = f'"{digest}"'
@@ -84,25 +95,42 @@ class Transfers:
         return Response(status_code=204, headers={"Upload-Offset": str(arrived), "Cache-Control": "no-store"})
 
     async def part(self, request: Request, client: Client, body: bytes) -> Response:
-        """Take a part of an update; with the last part, record the report."""
+        """Take a part of an update; with the last part, record the report. One call of a client at a time."""
         key, sha256 = _key(request), _announced(request)
-        start, stop, total = _content_range(request, body)
+        place = _content_range(request, body)
         limit = self.services.settings.largest_update_bytes
-        if total > limit:
-            raise _too_large(total, limit)
-        posted = await self._asked(key, client)
-        if posted is None:
-            return await self._answer_without_round(key, client, sha256)
-        sealing_key = self.services.keys.unwrap(round_name(key), posted.round.key)
+        if place[2] > limit:
+            raise _too_large(place[2], limit)
+        lock = self.uploading.setdefault((key, client.id), asyncio.Lock())
+        async with lock:
+            posted = await self._asked(key, client)
+            if posted is None:
+                return await self._answer_without_round(key, client, sha256)
+            return await self._take(posted, client, sha256, place, body)
+
+    async def _take(
+        self, posted: Posted, client: Client, sha256: str, place: tuple[int, int, int], body: bytes
+    ) -> Response:
+        key, (start, stop, total) = posted.round.id, place
+        try:
+            sealing_key = await asyncio.to_thread(self.services.keys.unwrap, round_name(key), posted.round.key)
+        except StoreError as error:
+            if error.code != "HANSA-KEY-MISSING":
+                raise
+            return await self._answer_without_round(key, client, sha256)  # another replica has closed the round
         whole = stop - start == total
         number, arrived = (0, 0) if whole else await self._parts(key, client.id, sha256)
-        if start != arrived:
+        complete = arrived == stop == total  # all was here, and the server was killed before it recorded the report
+        if start != arrived and not complete:
             raise _wrong_offset(arrived)
         if whole:
             await self._check(posted, client, sha256, body)
-        name = part_name(key, client.id, sha256, number)
-        sealed = await asyncio.to_thread(_sealed, sealing_key, binding(key, client.id, sha256, number), body)
-        await self.services.blobs.put(name, _once(sealed))
+        if start == 0:
+            await self._remove(update_prefix(key, client.id))  # what it began and did not end
+        if not complete:
+            name = part_name(key, client.id, sha256, number)
+            sealed = await asyncio.to_thread(_sealed, sealing_key, binding(key, client.id, sha256, number), body)
+            await self.services.blobs.put(name, _once(sealed))
         if stop < total:
             reached("server.upload.part-written")
             return JSONResponse({"offset": str(stop), "sha256": sha256}, status_code=202)
@@ -160,6 +188,9 @@ class Transfers:
     async def _asked(self, key: RoundKey, client: Client) -> Posted | None:
         """Return the open round in which a client is asked and has not answered."""
         standing = self.services.board.rounds.get(key)
+        if standing is None or client.id not in standing.known:
+            await follow_rounds(self.services)  # another replica may have asked
+            standing = self.services.board.rounds.get(key)
         if standing is None or client.id not in standing.open:
             return None
         return standing.posted
@@ -170,7 +201,7 @@ class Transfers:
 
     async def _answer_without_round(self, key: RoundKey, client: Client, sha256: str) -> Response:
         """Answer a report that is not waited for: the same again is acknowledged again, another is late or refused."""
-        report = Report(key, client.id, 0, sha256, 0, "", float("inf"))
+        report = Report(key, client.id, 0, sha256, 0, "", self.services.clock.now())
         return _verdict(await self.recorder.record(report), sha256)
 
 
@@ -242,6 +273,16 @@ def not_found() -> RefusedError:
     )
 
 
+def internal() -> RefusedError:
+    """Return what to say of a bug."""
+    return RefusedError(
+        "HANSA-INTERNAL",
+        rule="A call is answered.",
+        found="This one met a bug.",
+        action="Try again; tell the operator.",
+    )
+
+
 def malformed(found: str) -> RefusedError:
     """Return what to say of a request that is not as the specification says."""
     return RefusedError(
@@ -263,7 +304,7 @@ def _wrong_offset(arrived: int) -> HansaError:
 
 def _too_large(size: int, limit: int) -> HansaError:
     return RefusedError(
-        "HANSA-SERVER-LIMIT",
+        "HANSA-REQUEST-TOO-LARGE",
         rule=f"An update has at most {limit} bytes here.",
         found=f"This one has {size}.",
         action="Ask the operator to raise largest_update_bytes, or train a smaller model.",

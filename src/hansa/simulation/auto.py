@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -28,6 +27,7 @@ from hansa.reporting.run_folder import describe_environment, replace_file
 from hansa.simulation.choice import Choice, processors
 from hansa.simulation.executors import Batched, StatesOf, Work, compute
 from hansa.simulation.identity import code_digests
+from hansa.simulation.memory import free_memory
 from hansa.simulation.preparation import Prepared
 from hansa.simulation.spans import Span
 from hansa.training.kernels import Kernels, chosen, measure, use
@@ -190,7 +190,7 @@ def _batched(trial: _Trial, cohort: int, reason: str) -> Choice:
 
 def _together(trial: _Trial, cohort: int) -> Iterator[tuple[float, int]]:
     """Yield the seconds that a client takes, and the size of the chunk, for sizes that fit a cohort and the memory."""
-    room = min(_CACHED, _SHARE_OF_MEMORY * _free_memory() / processors())
+    room = min(_CACHED, _SHARE_OF_MEMORY * free_memory() / processors())
     each, best = 4 * _COPIES * trial.assignment.layout.size, float("inf")
     for size in sorted({_even(cohort, -(-cohort // chunk)) for chunk in _CHUNKS}):
         if size > 1 and (size * each <= room or size <= BLOCK):
@@ -221,11 +221,3 @@ def _kernels(prepared: Prepared, batch: Any) -> Kernels:
 
 def _rate(seconds: float) -> str:
     return f"{1 / max(seconds, 1e-9):,.0f} updates a second"
-
-
-def _free_memory() -> float:
-    """Return the bytes of memory that programs can have."""
-    with suppress(OSError, StopIteration):
-        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
-        return 1024 * float(next(line.split()[1] for line in lines if line.startswith("MemAvailable")))
-    return 2.0**32

@@ -91,16 +91,25 @@ def boot() -> str:
 def read_checkpoint(folder: Path, first: ServerState) -> Checkpoint | None:
     """Return the last checkpoint in a folder, on the layout of the run's first state; None if there is none.
 
+    Raises RunError for one that is damaged, if no newer one is whole.
+
     The latest is removed where the machine was started anew since: what it counts on may not have come to disk.
     """
     path, durable = latest(folder), folder / CHECKPOINT_FILE
-    found = _read(durable, first) if durable.exists() else None
+    found, damage = None, None
+    try:
+        found = _read(durable, first) if durable.exists() else None
+    except RunError as error:  # a newer one may be whole
+        damage = error
     if path is not None:
         with suppress(RunError):  # a power cut may leave half of it
             later = _read(path, first)
             newer = found is None or later.state.round > found.state.round
             if newer and boot() and later.notes["boot"] == boot():
                 return later
+    if damage is not None:
+        raise damage
+    if path is not None:
         _drop(folder)
     return found
 

@@ -22,13 +22,15 @@ class Choice:
     """How a run is computed. The last bits of its model depend on all of it but ``workers``.
 
     ``chunk`` clients train at once; ``workers`` chunks are computed at the same time; ``kernels`` are those of
-    :class:`hansa.training.kernels.Kernels`.
+    :class:`hansa.training.kernels.Kernels`. ``kind`` is how several clients of a chunk train, as the trainer's
+    ``batching`` says: "fused", "vmap", or "none" (one by one).
     """
 
     executor: str
     chunk: int = 1
     workers: int = 1
     kernels: Mapping[str, Any] = field(default_factory=dict)
+    kind: str = ""
     why: str = ""
 
     @property
@@ -49,7 +51,9 @@ class Choice:
         """Return the choice that replay.json holds. Raises TypeError or LookupError for anything else."""
         choice = cls(**content)
         Kernels(**choice.kernels)
-        if any(type(number) is not int for number in (choice.chunk, choice.workers)) or type(choice.why) is not str:
+        if any(type(number) is not int for number in (choice.chunk, choice.workers)) or any(
+            type(text) is not str for text in (choice.kind, choice.why)
+        ):
             raise TypeError(content)
         if choice.executor not in EXECUTORS or min(choice.chunk, choice.workers) < 1:
             raise LookupError(choice.executor)

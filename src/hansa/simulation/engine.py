@@ -78,6 +78,7 @@ def simulate_round(
             bytes_up += partial.bytes_up
             collected.merge(partial.collected)
             journal.write(before + partial.position, partial.states)
+            del partial  # its room is needed while the next one is awaited
         collections = [one_after_another([*collections, collected])]
         before += len(cohort)
     aggregate = collections[0].finish(plan.aggregator, store.size)

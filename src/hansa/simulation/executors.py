@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, Protocol
 
 import numpy as np
 
 from hansa.algorithms.fold import BLOCK, Fold, Rows, partial_collector
-from hansa.algorithms.rounds import client_update, receive
+from hansa.algorithms.rounds import client_update, receive, weighed
 from hansa.core.layout import Array, Floats, Int64s
-from hansa.core.nouns import Assignment, Batch, ClientBatch
+from hansa.core.nouns import Assignment, ClientBatch
 from hansa.simulation.preparation import Prepared
 from hansa.simulation.spans import AHEAD, Span, gathered, in_order_of_work, spans
 from hansa.training.kernels import PLAIN, Kernels, use
@@ -87,8 +87,9 @@ def compute(prepared: Prepared, assignment: Assignment, work: Work) -> Partial:
         batch, after = client_update(plan, assignment, clients, states, prepared.streams)
         bytes_up += batch.bytes_each * len(batch)
         batch = receive(plan, assignment, batch, prepared.streams)
-        collected.add(batch if work.factors is None else _scaled(batch, work.factors[here]), start)
+        collected.add(batch if work.factors is None else weighed(batch, work.factors[here]), start)
         following.append(after)
+        del batch  # the next chunk needs its room
     rows = {name: np.concatenate([after[name] for after in following]) for name in following[0]}
     return Partial(span.start, collected, rows, bytes_up)
 
@@ -102,16 +103,6 @@ def _parts(prepared: Prepared, assignment: Assignment, work: Work) -> Iterator[t
         for part in clients.parts(rows=rows, clients=work.chunk):
             yield start, part
             start += len(part)
-
-
-def _scaled(batch: Batch, factors: Floats) -> Batch:
-    """Return updates and their weights times one factor a client."""
-    weights = {
-        lane.name: batch.lane(lane.name) * factors
-        for lane in batch.layout.lanes
-        if lane.weighted or lane.purpose == "weight"
-    }
-    return replace(batch, values=batch.values * factors[:, None]).with_lanes(weights)
 
 
 class Serial:

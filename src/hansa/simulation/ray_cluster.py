@@ -42,7 +42,7 @@ class Ray:
     def partials(
         self, prepared: Prepared, assignment: Assignment, states_of: StatesOf, factors: Floats | None = None
     ) -> Iterator[Partial]:
-        """Yield what every span gave, as the tasks finish. Raises RunError if a task's workers keep dying."""
+        """Yield what every span gave, as the tasks finish. Raises RunError if a task is lost again and again."""
         self._connect()
         data, model = self._shared_data(prepared), self._ray.put(assignment)
         sizes = prepared.data.train.sizes(assignment.cohort)
@@ -55,16 +55,11 @@ class Ray:
 
         try:
             yield from gathered(ordered, submit, AHEAD * self.workers)
-        except self._ray.exceptions.WorkerCrashedError as error:
-            raise RunError(
-                "HANSA-RUN-WORKERS",
-                rule="A Ray task whose worker died runs again.",
-                found=f"The worker of one died {_RETRIES + 1} times.",
-                action="Often memory has run out: use a smaller --chunk. The last closed round is kept.",
-            ) from error
-        except self._ray.exceptions.RayTaskError as error:
+        except self._ray.exceptions.RayTaskError as error:  # what the task itself raised
             cause = error.cause
             raise cause if isinstance(cause, HansaError) else error from error
+        except self._ray.exceptions.RayError as error:
+            raise _lost(error) from error
 
     def close(self) -> None:
         """Leave the cluster; one that was started here ends."""
@@ -86,6 +81,18 @@ class Ray:
             own = of_the_script(prepared.plan)
             self._prepared = prepared, self._ray.put((prepared.for_workers(), own))
         return self._prepared[1]
+
+
+def _lost(error: BaseException) -> RunError:
+    """Return the error of a task that Ray did not finish: its worker, its machine or what it reads was lost."""
+    first = next(iter(str(error).strip().splitlines()), "").rstrip(".")
+    return RunError(
+        "HANSA-RUN-WORKERS",
+        rule=f"A Ray task whose worker or machine is lost runs again, {_RETRIES} times at most.",
+        found=f"One did not end ({type(error).__name__}{f': {first}' if first else ''}).",
+        action="Often memory has run out: use a smaller --chunk, fewer --workers or larger machines. "
+        "The last closed round is kept.",
+    )
 
 
 def _compute_there(

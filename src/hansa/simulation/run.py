@@ -31,7 +31,7 @@ from hansa.simulation.baselines import run_baselines
 from hansa.simulation.choice import AUTO, Choice, asked_for
 from hansa.simulation.engine import Callback, Engine
 from hansa.simulation.identity import differences, environment_changes, identity_of, prepare_again, where_it_began
-from hansa.simulation.preparation import prepare
+from hansa.simulation.preparation import Prepared, prepare
 from hansa.simulation.summary import summarise
 from hansa.training.kernels import Kernels, use
 from hansa.wire.models import model_bytes, sha256
@@ -78,7 +78,7 @@ def run(  # noqa: PLR0913 - where, how and watched by whom
         )
     asked = asked_for(executor, workers=workers, chunk=chunk, device=device)
     prepared = prepare(plan)
-    choice = asked or auto.choose(prepared, device or "")
+    choice = _with_kind(asked or auto.choose(prepared, device or ""), prepared)
     run_id = new_run_id()
     folder = RunFolder.create(Path(out) if out is not None else Path("runs") / run_id)
     folder.write(PLAN, write_plan(prepared.plan))
@@ -86,6 +86,21 @@ def run(  # noqa: PLR0913 - where, how and watched by whom
         folder.write(ENVIRONMENT, _json(describe_environment(choice.text)))
         folder.write(REPLAY, _json(identity_of(prepared, choice.as_json(), run_id)))
         return _execute(Engine(prepared, folder, choice, tuple(callbacks)))
+
+
+def _with_kind(choice: Choice, prepared: Prepared) -> Choice:
+    """Return a choice with how the clients of a chunk train, found on the model's first values."""
+    plan = prepared.plan
+    with threadpool_limits(limits=1), use(Kernels(device=Kernels(**choice.kernels).device)):
+        return replace(choice, kind=plan.trainer.batching(plan.model, prepared.data.signature)[0])
+
+
+def _other_kind(choice: Choice, prepared: Prepared) -> tuple[str, ...]:
+    """Return, in words, that clients train together in another way than they did, if they do."""
+    now = _with_kind(choice, prepared).kind
+    if choice.kind in ("", now):
+        return ()
+    return (f"clients of a chunk trained as {choice.kind!r} and train as {now!r}",)
 
 
 def resume(path: Path | str, *, callbacks: Sequence[Callback] = ()) -> RunResult:
@@ -98,10 +113,11 @@ def resume(path: Path | str, *, callbacks: Sequence[Callback] = ()) -> RunResult
     if identity["files"]:
         return RunResult(folder.path, folder.summary())
     with folder.alone(), where_it_began(identity):
-        prepared = prepare_again(folder, identity)
-        changed = tuple(f"resumed in another environment: {change}" for change in environment_changes(folder))
-        prepared = replace(prepared, notes=(*prepared.notes, *changed))
-        return _execute(Engine(prepared, folder, _choice(folder, identity), tuple(callbacks)))
+        prepared, choice = prepare_again(folder, identity), _choice(folder, identity)
+        changes = (*environment_changes(folder), *_other_kind(choice, prepared))
+        notes = (f"resumed in another environment: {change}" for change in changes)
+        prepared = replace(prepared, notes=(*prepared.notes, *notes))
+        return _execute(Engine(prepared, folder, choice, tuple(callbacks)))
 
 
 @dataclass(frozen=True)
@@ -123,13 +139,15 @@ def replay(path: Path | str, *, callbacks: Sequence[Callback] = ()) -> Replayed:
     if changed:
         return Replayed(changed, (), None)
     with where_it_began(identity), tempfile.TemporaryDirectory(prefix="hansa-replay-") as temporary:
-        prepared = prepare_again(folder, identity)
+        prepared, choice = prepare_again(folder, identity), _choice(folder, identity)
         again = RunFolder.create(Path(temporary) / "run")
         for name in (PLAN, ENVIRONMENT):
             again.write(name, folder.read(name))
         again.write(REPLAY, _json({**identity, "files": {}}))
-        result = _execute(Engine(prepared, again, _choice(folder, identity), tuple(callbacks)))
-        return Replayed((), differences(folder, again), result.summary["model_sha256"])
+        result = _execute(Engine(prepared, again, choice, tuple(callbacks)))
+        found = differences(folder, again)
+        found = (*_other_kind(choice, prepared), *found) if found else ()
+        return Replayed((), found, result.summary["model_sha256"])
 
 
 def _execute(engine: Engine) -> RunResult:

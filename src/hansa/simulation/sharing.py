@@ -7,7 +7,6 @@ only named. The files are this run's own, in a folder that nobody else may enter
 from __future__ import annotations
 
 import errno
-import fcntl
 import io
 import mmap
 import os
@@ -16,10 +15,7 @@ import shutil
 import struct
 import sys
 import tempfile
-import time
-import weakref
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -29,17 +25,15 @@ import numpy as np
 from hansa.algorithms.plan import Plan
 from hansa.core.errors import RunError
 from hansa.core.layout import Array
+from hansa.core.own_folder import LOCK, OwnFolder
 from hansa.core.schema import to_mapping
+from hansa.simulation.memory import free_memory
 
 _ALIGN: Final = 64
 _HEADER: Final = struct.Struct("<QQ")
 """Bytes of the pickle, number of buffers; then the pickle, each buffer's length, and the buffers, aligned."""
 _MEMORY: Final = Path("/dev/shm")  # noqa: S108 - a folder of our own is made in it, for this user alone
 _PREFIX: Final = "hansa-shared-"
-_LOCK: Final = "lock"
-"""A file that a run holds locked for as long as it lives."""
-_NEW_SECONDS: Final = 60.0
-"""A folder that is younger may not be locked yet."""
 
 
 class Folder:
@@ -47,42 +41,29 @@ class Folder:
 
     def __init__(self, room: int) -> None:
         """Make a folder in memory, if that has more than twice the room (in bytes), or where temporary files go."""
-        place = _MEMORY if _has_room(room) else Path(tempfile.gettempdir())
-        _remove_left(place)
-        self.path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=place))
-        lock = os.open(self.path / _LOCK, os.O_CREAT | os.O_RDWR, 0o600)
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        self._remove = weakref.finalize(self, _remove, self.path, lock)
+        self._folder = OwnFolder(_PREFIX, _MEMORY if _has_room(room) else None)
+
+    @property
+    def path(self) -> Path:
+        """Return where it is."""
+        return self._folder.path
 
     def keep_only(self, *paths: Path) -> None:
         """Remove what is in the folder beside some files: what workers left that died."""
         for path in self.path.iterdir():
-            if path not in paths and path.name != _LOCK:
+            if path not in paths and path.name != LOCK:
                 path.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Remove the folder."""
-        self._remove()
-
-
-def _remove(folder: Path, lock: int) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    os.close(lock)
-
-
-def _remove_left(place: Path) -> None:
-    """Remove folders that runs left which were killed with all their workers: nobody holds their lock."""
-    for folder in place.glob(f"{_PREFIX}*"):
-        with suppress(OSError):  # another user's, or removed meanwhile
-            if time.time() - folder.stat().st_mtime < _NEW_SECONDS:
-                continue
-            with (folder / _LOCK).open("r+b") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(folder, ignore_errors=True)
+        self._folder.close()
 
 
 def _has_room(room: int) -> bool:
-    return _MEMORY.is_dir() and os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free > 2 * room
+    if not (_MEMORY.is_dir() and os.access(_MEMORY, os.W_OK)):
+        return False
+    # Its size is only a limit: what is written there takes memory that programs need.
+    return min(shutil.disk_usage(_MEMORY).free, free_memory()) > 2 * room
 
 
 @dataclass(frozen=True)

@@ -61,9 +61,10 @@ def gathered(
             while begun < len(ordered) and begun - min(under_way.values(), default=begun) < ahead:
                 under_way[submit(ordered[begun])] = begun
                 begun += 1
-            for future in wait(under_way, return_when=FIRST_COMPLETED).done:
-                del under_way[future]
-                yield future.result()
+            done = list(wait(under_way, return_when=FIRST_COMPLETED).done)
+            while done:  # no name is left for a result that was handed on: it may be large
+                del under_way[done[-1]]
+                yield done.pop().result()
     finally:
         for future in under_way if cancels else ():
             future.cancel()

@@ -23,7 +23,7 @@ from hansa.core.streams import Coins
 from hansa.reporting.run_folder import replace_file, storing
 from hansa.simulation.client_store import ClientStore
 from hansa.simulation.devices import HOUR
-from hansa.simulation.work import DRAWS, WAIT, Opened, Part, Work, stalled
+from hansa.simulation.work import DRAWS, WAIT, Cost, Opened, Part, stalled
 
 _CANDIDATES: Final = 8
 """Clients that are drawn at once for one that is wanted."""
@@ -75,20 +75,20 @@ class ModelVersions:
 class TimedBuffers:
     """Buffers of clients with devices. When one reports or is lost, another starts from the newest version."""
 
-    work: Work
+    cost: Cost
     buffer: Buffer
     clock: float = 0.0
     participants: int = 0
     ends: list[End] = field(default_factory=list)
 
     @classmethod
-    def resumed(cls, work: Work, version: int, notes: Mapping[str, Any]) -> TimedBuffers:
+    def resumed(cls, cost: Cost, version: int, notes: Mapping[str, Any]) -> TimedBuffers:
         """Return buffers that go on from the notes of a version, or begin where there are none."""
-        schedule: Any = work.prepared.plan.schedule
+        schedule: Any = cost.prepared.plan.schedule
         ends = [End(*each[:4]) for each in notes.get("ends", [])]
         training = {each[2]: (each[4], each[1]) for each in notes.get("ends", [])}
         buffer = Buffer(schedule, version, notes.get("started", 0), training)
-        return cls(work, buffer, notes.get("clock", 0.0), notes.get("participants", 0), ends)
+        return cls(cost, buffer, notes.get("clock", 0.0), notes.get("participants", 0), ends)
 
     def notes(self) -> dict[str, Any]:
         """Return the clock, the counts that go on, and who trains from which version until when."""
@@ -107,7 +107,7 @@ class TimedBuffers:
         versions = ModelVersions(store.folder)
         versions.drop_before(self.buffer.oldest, state.round, store)
         versions.keep(state.round, state.model)
-        coins = self.work.prepared.streams.of("cohort", state.round + 1).coins()
+        coins = self.cost.prepared.streams.of("cohort", state.round + 1).coins()
         begun = self.buffer.started
         told = self._fill(coins)
         step = self.buffer.step()
@@ -120,7 +120,7 @@ class TimedBuffers:
     def _fill(self, coins: Coins) -> dict[str, int]:
         """Play until the buffer is full; return what became of those who worked. Raises RunError if it never is."""
         told = {"reported": 0, "too_stale": 0, "dropped_out": 0}
-        waits, period = 0, self.work.fleet.devices.period_hours
+        waits, period = 0, self.cost.fleet.devices.period_hours
         while not self.buffer.full:
             self._start(coins)
             verdict = self._advance()
@@ -142,24 +142,24 @@ class TimedBuffers:
 
     def _start(self, coins: Coins) -> None:
         """Start clients that can be reached until as many train as may, or too few are found."""
-        population = self.work.prepared.population
+        population = self.cost.prepared.population
         for _ in range(DRAWS):
             wanted = self._wanted
             if not wanted:
                 return
             drawn = np.array(list(dict.fromkeys(coins.integers(population, _CANDIDATES * wanted).tolist())))
-            able = self.work.fleet.reachable_for(drawn, self.clock) > 0
+            able = self.cost.fleet.reachable_for(drawn, self.clock) > 0
             found = [client for client in drawn[able].tolist() if self.buffer.may_start(client)]
             clients = np.array(found[:wanted], dtype=np.int64)
             starts = np.array([self.buffer.start(client) for client in clients.tolist()], dtype=np.int64)
-            ends, lost = self.work.ends(clients, self.clock, starts)
+            ends, lost = self.cost.ends(clients, self.clock, starts)
             for end in zip(ends.tolist(), starts.tolist(), clients.tolist(), lost.tolist(), strict=True):
                 heapq.heappush(self.ends, End(*end))
 
     @property
     def _wanted(self) -> int:
         """How many clients should be started now, of those that neither train nor wait in the buffer."""
-        idle = self.work.prepared.population - len(self.buffer.training) - len(self.buffer.held)
+        idle = self.cost.prepared.population - len(self.buffer.training) - len(self.buffer.held)
         return min(self.buffer.free, idle)
 
     def _advance(self) -> str | None:
@@ -194,8 +194,8 @@ class TimedBuffers:
             "participants": self.participants,
             "selected": started,
             **told,
-            "bytes_down_total": started * self.work.bytes_down,
-            "bytes_up_total": (told["reported"] + told["too_stale"]) * self.work.bytes_up,
+            "bytes_down_total": started * self.cost.bytes_down,
+            "bytes_up_total": (told["reported"] + told["too_stale"]) * self.cost.bytes_up,
             "staleness_mean": fmean(staleness),
             "staleness_max": max(staleness),
             "versions": len(set(staleness)),

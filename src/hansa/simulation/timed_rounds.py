@@ -16,7 +16,7 @@ from hansa.core.nouns import Assignment, ServerState
 from hansa.core.streams import Coins
 from hansa.simulation.client_store import ClientStore
 from hansa.simulation.devices import HOUR
-from hansa.simulation.work import DRAWS, WAIT, Opened, Part, Work, stalled
+from hansa.simulation.work import DRAWS, WAIT, Cost, Opened, Part, stalled
 
 _ATTEMPTS: Final = 100
 """Rounds in a row without enough reports, before the run ends."""
@@ -26,14 +26,14 @@ _ATTEMPTS: Final = 100
 class TimedRounds:
     """Rounds of clients with devices: who can be reached is picked, who is late or lost is not waited for."""
 
-    work: Work
+    cost: Cost
     clock: float = 0.0
     started: int = 0
     participants: int = 0
 
     def open(self, state: ServerState, store: ClientStore) -> Opened:
         """Return the round of those who report in time. Raises RunError where no round has enough of them."""
-        coins = self.work.prepared.streams.of("cohort", state.round + 1).coins()
+        coins = self.cost.prepared.streams.of("cohort", state.round + 1).coins()
         told: Counter[str] = Counter()  # floats are counted too
         for attempt in range(1, _ATTEMPTS + 1):
             assignment, size = self._pick(state, store, coins)
@@ -63,7 +63,7 @@ class TimedRounds:
 
         The server waits while nobody can be reached whom the sampler would pick.
         """
-        plan, fleet = self.work.prepared.plan, self.work.fleet
+        plan, fleet = self.cost.prepared.plan, self.cost.fleet
         until = self.clock + 2 * HOUR * fleet.devices.period_hours
         while self.clock <= until:
             assignment = open_round(plan, state, store, coins)
@@ -84,7 +84,7 @@ class TimedRounds:
 
         Each further draw is shuffled, so that those who are taken of the last one are any of it.
         """
-        plan, fleet, size = self.work.prepared.plan, self.work.fleet, len(first.cohort)
+        plan, fleet, size = self.cost.prepared.plan, self.cost.fleet, len(first.cohort)
         found = first.cohort[fleet.reachable_for(first.cohort, self.clock) > 0]
         for _ in range(DRAWS if has_fixed_size(plan.cohort) else 0):
             if len(found) >= size:
@@ -97,10 +97,10 @@ class TimedRounds:
 
     def _play(self, cohort: Int64s, size: int) -> Round:
         """Return the round of a cohort as it went, and move the clock to its end."""
-        schedule: Any = self.work.prepared.plan.schedule
-        at_goal = self.work.prepared.plan.secure_aggregation is None
+        schedule: Any = self.cost.prepared.plan.schedule
+        at_goal = self.cost.prepared.plan.secure_aggregation is None
         played = Round.opened(schedule, cohort.tolist(), at=self.clock, size=size, at_goal=at_goal)
-        ends, lost = self.work.ends(cohort, self.clock, self.started + np.arange(1, len(cohort) + 1))
+        ends, lost = self.cost.ends(cohort, self.clock, self.started + np.arange(1, len(cohort) + 1))
         self.started += len(cohort)
         for position in np.argsort(ends, kind="stable").tolist():
             client, at = int(cohort[position]), float(ends[position])
@@ -120,6 +120,6 @@ class TimedRounds:
             "reported": reported,
             "late": late,
             "dropped_out": played.count("lost"),
-            "bytes_down_total": len(played.cohort) * self.work.bytes_down,
-            "bytes_up_total": (late + reported) * self.work.bytes_up,
+            "bytes_down_total": len(played.cohort) * self.cost.bytes_down,
+            "bytes_up_total": (late + reported) * self.cost.bytes_up,
         }

@@ -11,7 +11,7 @@ from hansa.simulation.client_store import ClientStore
 from hansa.simulation.preparation import Prepared
 from hansa.simulation.timed_buffers import TimedBuffers
 from hansa.simulation.timed_rounds import TimedRounds
-from hansa.simulation.work import Opened, Part, Timeline, Work
+from hansa.simulation.work import Cost, Opened, Part, Timeline
 
 
 class NoClock:
@@ -53,7 +53,7 @@ def timeline_of(prepared: Prepared, version: int = 0, notes: Mapping[str, Any] |
     notes = notes or {}
     if prepared.fleet is None:
         return NoClock(prepared)
-    work = Work.of(prepared, prepared.fleet)
+    cost = Cost.of(prepared, prepared.fleet)
     if prepared.plan.schedule.synchronous:
-        return TimedRounds(work, **notes)
-    return TimedBuffers.resumed(work, version, notes)
+        return TimedRounds(cost, **notes)
+    return TimedBuffers.resumed(cost, version, notes)

@@ -57,7 +57,7 @@ class Timeline(Protocol):
 
 
 @dataclass(frozen=True)
-class Work:
+class Cost:
     """What an assignment costs a client of a fleet."""
 
     prepared: Prepared
@@ -66,7 +66,7 @@ class Work:
     bytes_up: float
 
     @classmethod
-    def of(cls, prepared: Prepared, fleet: Fleet) -> Work:
+    def of(cls, prepared: Prepared, fleet: Fleet) -> Cost:
         """Return the work of a plan; the size of an update is that of one of zeros, encoded."""
         return cls(prepared, fleet, float(prepared.first.model.nbytes), encoded_bytes(prepared))
 

@@ -85,10 +85,15 @@ class LocalBlobs:
 
     async def put(self, name: str, chunks: AsyncIterable[bytes]) -> None:
         """Keep bytes under a name; on disk when this returns, with the name."""
+        iterator = aiter(chunks)
+        beginning = [chunk async for chunk in _some(iterator, 2)]
+        if len(beginning) < 2:
+            await self.put_bytes(name, b"".join(beginning))
+            return
         target = self._file(checked(name))
         temporary = self._incoming.folder / secrets.token_hex(12)
         try:
-            await self._write(temporary, chunks)
+            await self._write(temporary, beginning, iterator)
             await asyncio.to_thread(self._rename, temporary, target)
         except OSError as error:
             await asyncio.to_thread(temporary.unlink, missing_ok=True)
@@ -164,8 +169,10 @@ class LocalBlobs:
         """Let go of the folder of what is coming in."""
         self._incoming.close()
 
-    async def _write(self, temporary: Path, chunks: AsyncIterable[bytes]) -> None:
+    async def _write(self, temporary: Path, beginning: list[bytes], chunks: AsyncIterator[bytes]) -> None:
         with temporary.open("wb", buffering=0) as file:
+            for chunk in beginning:
+                await asyncio.to_thread(write_all, file.fileno(), chunk)
             async for chunk in chunks:
                 await asyncio.to_thread(write_all, file.fileno(), chunk)
             await asyncio.to_thread(sync, file.fileno())
@@ -206,6 +213,15 @@ class LocalBlobs:
             name = os.path.relpath(entry.path, self.folder).replace(os.sep, "/").replace(_JOINT, "/")
             if name.startswith(prefix):
                 yield name, entry
+
+
+async def _some(chunks: AsyncIterator[bytes], count: int) -> AsyncIterator[bytes]:
+    """Give so many chunks, or fewer where there are no more."""
+    for _ in range(count):
+        try:
+            yield await anext(chunks)
+        except StopAsyncIteration:
+            return
 
 
 def _files(folder: Path | str) -> Iterator[os.DirEntry[str]]:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import secrets
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
@@ -25,6 +27,8 @@ _ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 _KEY: Final = 32
 _NONCE: Final = 12
 _SUFFIX: Final = ".kek"
+_TEMPORARY: Final = ".new"
+_LEFT: Final = 3600.0
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,10 @@ class KeyProvider(Protocol):
     """Makes keys, unwraps them, and destroys them. Its calls may wait for a disk or a network: run them in a thread."""
 
     def create(self, key_id: str) -> tuple[bytes, bytes]:
-        """Make a key of 32 bytes; return it, and the form in which it may be kept elsewhere."""
+        """Make a key of 32 bytes; return it, and the form in which it may be kept elsewhere.
+
+        An id may be used again after a failure: the last key that was made is as good as the others.
+        """
 
     def unwrap(self, key_id: str, wrapped: bytes) -> bytes:
         """Return a key from its wrapped form. Raises StoreError HANSA-KEY-MISSING for one that was destroyed."""
@@ -68,19 +75,14 @@ class LocalKeys:
         self.folder = folder.absolute()
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.folder.chmod(0o700)
+        for left in self.folder.glob("*" + _TEMPORARY):  # by a process that was killed
+            with contextlib.suppress(FileNotFoundError):
+                if left.stat().st_mtime < time.time() - _LEFT:
+                    left.unlink()
 
     def create(self, key_id: str) -> tuple[bytes, bytes]:
-        """Make a key. Its wrapping key is on disk when this returns. Raises ValueError for an id that is in use."""
-        kek, key, nonce = os.urandom(_KEY), os.urandom(_KEY), os.urandom(_NONCE)
-        path = self._file(key_id)
-        try:
-            write_new(path, kek)
-            sync_folder(self.folder)
-        except FileExistsError:
-            raise ValueError(f"there is a key {key_id} already") from None
-        except OSError as error:
-            path.unlink(missing_ok=True)
-            raise of_disk(error) or error from error
+        """Make a key, on disk when this returns; where there is a wrapping key of that id, it wraps the new one."""
+        kek, key, nonce = self._wrapping_key(key_id), os.urandom(_KEY), os.urandom(_NONCE)
         reached("storage.key-created")
         return key, nonce + AESGCM(kek).encrypt(nonce, key, key_id.encode())
 
@@ -113,6 +115,21 @@ class LocalKeys:
             with contextlib.suppress(FileNotFoundError):
                 found.append(HeldKey(path.name.removesuffix(_SUFFIX), path.stat().st_mtime))
         return found
+
+    def _wrapping_key(self, key_id: str) -> bytes:
+        """Return the wrapping key of an id, made where there is none. It has its name when it is whole."""
+        path, kek = self._file(key_id), os.urandom(_KEY)
+        temporary = self.folder / f"{secrets.token_hex(8)}{_TEMPORARY}"
+        try:
+            write_new(temporary, kek)
+            with contextlib.suppress(FileExistsError):
+                os.link(temporary, path)
+            sync_folder(self.folder)
+            return path.read_bytes()
+        except OSError as error:
+            raise of_disk(error) or error from error
+        finally:
+            temporary.unlink(missing_ok=True)
 
     def _file(self, key_id: str) -> Path:
         return self.folder / (checked(key_id) + _SUFFIX)

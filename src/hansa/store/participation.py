@@ -10,15 +10,15 @@ from sqlalchemy import and_, bindparam, select, text
 from hansa.core.layout import Int64s
 from hansa.store import tables
 from hansa.store.connections import Connection
-from hansa.store.dialects import PerDialect, among_numbers, listed
-from hansa.store.numbers import numbers_of, wanted_of
+from hansa.store.dialects import PerDialect, among_numbers, joined, listed
+from hansa.store.numbers import numbers_of, parsed, wanted_of
 
 _P: Final = tables.participation.c
 _MANY: Final = 20_000
-_SOME: Final = select(_P.number, _P.last_round, _P.times).where(
+_SOME: Final = select(joined(_P.number, _P.last_round, _P.times)).where(
     and_(_P.run == bindparam("run"), among_numbers(_P.number, "numbers"))
 )
-_BETWEEN: Final = select(_P.number, _P.last_round, _P.times).where(
+_BETWEEN: Final = select(joined(_P.number, _P.last_round, _P.times)).where(
     _P.run == bindparam("run"), _P.number.between(bindparam("low"), bindparam("high"))
 )
 _UPSERT: Final = """
@@ -50,8 +50,8 @@ class Participation:
             rows = await self._on.rows(_BETWEEN, bounds, long=True)
         else:
             rows = await self._on.rows(_SOME, {"run": run, "numbers": wanted_of(numbers)}, long=len(numbers) > 500)
-        if rows:
-            found = np.array([tuple(row) for row in rows], dtype=np.int64)
+        found = parsed(rows[0][0]).reshape(-1, 3)
+        if len(found):
             order, known = numbers_of(found[:, 0], numbers)
             last[known] = found[order, 1]
             times[known] = found[order, 2]

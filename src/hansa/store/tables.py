@@ -39,17 +39,19 @@ METADATA: Final = MetaData(
     }
 )
 
+_TEXT: Final = Text().with_variant(Text(collation="C"), "postgresql")
+"""Compared byte by byte in both databases: the same order everywhere, and fast."""
 _COUNTER: Final = BigInteger().with_variant(Integer(), "sqlite")
 """SQLite counts by itself only in a column of this very type."""
 _ROUND: Final = ("run", "kind", "round", "attempt")
 
 
 def _text(name: str) -> Column[str]:
-    return Column(name, Text, nullable=False)
+    return Column(name, _TEXT, nullable=False)
 
 
 def _perhaps_text(name: str) -> Column[str]:
-    return Column(name, Text)
+    return Column(name, _TEXT)
 
 
 def _integer(name: str, *, default: str | None = None) -> Column[int]:
@@ -77,12 +79,12 @@ schema = Table(
 )
 """One row: the schema's number, and that of the oldest code that may still serve it."""
 
-tenants = Table("tenants", METADATA, Column("id", Text, primary_key=True), _text("name"), UniqueConstraint("name"))
+tenants = Table("tenants", METADATA, Column("id", _TEXT, primary_key=True), _text("name"), UniqueConstraint("name"))
 
 tokens = Table(
     "tokens",
     METADATA,
-    Column("id", Text, primary_key=True),
+    Column("id", _TEXT, primary_key=True),
     _text("tenant"),
     _text("role"),
     _text("name"),
@@ -97,7 +99,7 @@ tokens = Table(
 populations = Table(
     "populations",
     METADATA,
-    Column("id", Text, primary_key=True),
+    Column("id", _TEXT, primary_key=True),
     _text("tenant"),
     _text("name"),
     _text("admission"),
@@ -125,7 +127,7 @@ profiles = Table(
 clients = Table(
     "clients",
     METADATA,
-    Column("id", Text, primary_key=True),
+    Column("id", _TEXT, primary_key=True),
     _text("tenant"),
     _text("population"),
     _integer("number"),
@@ -149,7 +151,7 @@ clients = Table(
 invitations = Table(
     "invitations",
     METADATA,
-    Column("id", Text, primary_key=True),
+    Column("id", _TEXT, primary_key=True),
     _text("population"),
     _text("digest"),
     _integer("uses"),
@@ -172,7 +174,7 @@ client_changes = Table(
 jobs = Table(
     "jobs",
     METADATA,
-    Column("id", Text, primary_key=True),
+    Column("id", _TEXT, primary_key=True),
     _text("tenant"),
     _text("population"),
     _text("name"),
@@ -192,7 +194,7 @@ jobs = Table(
 runs = Table(
     "runs",
     METADATA,
-    Column("id", Text, primary_key=True),
+    Column("id", _TEXT, primary_key=True),
     _text("tenant"),
     _text("job"),
     _text("population"),
@@ -315,7 +317,7 @@ events = Table(
 signing_keys = Table(
     "signing_keys",
     METADATA,
-    Column("id", Text, primary_key=True),
+    Column("id", _TEXT, primary_key=True),
     Column("public_key", LargeBinary, nullable=False),
     Column("wrapped", LargeBinary, nullable=False),
     _perhaps_text("endorsed_by"),

@@ -1,4 +1,4 @@
-"""Real fakes for tests of plans and pieces: small, exact, in memory.
+"""Real fakes for tests of plans, pieces and federations: small and exact.
 
 A plan names the pieces here as it names a user's own, ``kind = "hansa.testing:QuadraticTrainer"``.
 """
@@ -6,6 +6,7 @@ A plan names the pieces here as it names a user's own, ``kind = "hansa.testing:Q
 from __future__ import annotations
 
 from hansa.testing.clients import MemoryClients, MemoryView, quadratic_clients, quadratic_signature
+from hansa.testing.proxy import Proxy
 from hansa.testing.rehearsal import Rehearsal
 from hansa.testing.trainers import QuadraticTrainer, StumpTrainer
 from hansa.testing.transforms import FixedPoint, RingNoise, TopK, ValueNoise
@@ -14,6 +15,7 @@ __all__ = [
     "FixedPoint",
     "MemoryClients",
     "MemoryView",
+    "Proxy",
     "QuadraticTrainer",
     "Rehearsal",
     "RingNoise",

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from hansa.core.layout import views_of
 from hansa.core.nouns import Signature
-from hansa.training.fused_layers import Draws
+from hansa.training.fused_layers import MaskSource
 from hansa.training.randomness import draws_of, named, randomness_of, trial, trial_examples
 from hansa.training.torch_chain import NoStackError, program_of
-from hansa.training.torch_loop import LOSSES
+from hansa.training.torch_losses import EACH, LOSSES
 from hansa.training.torch_model import Identity, Network
-from hansa.training.vmapped import EACH, Step, stacked
+from hansa.training.vmapped import Step, stacked
 
 Batching = tuple[str, str]
 """("fused", "vmap" or "none", why)."""
@@ -187,7 +187,7 @@ def _no_stack(network: Network, loss: str, pair: _Pair) -> str:
         pair.y.numpy(),
         pair.shares.numpy(),
         scale=1.0,
-        draws=Draws(np.full(2, _SEED), 1),
+        draws=MaskSource(np.full(2, _SEED), 1),
     )
     agrees = _near_alone(network, pair, torch.from_numpy(gradients))
     return "" if agrees else "as a stack of layers its gradients differ from those of the loop"

@@ -7,25 +7,22 @@ the time of torch's batched products at the sizes of federated models on a CPU.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 
-from hansa.core.layout import Array, Branch, Floats, Int64s, Parameter, views_of
+from hansa.core.layout import Array, Branch, Floats, Int64s, views_of
 from hansa.core.nouns import ClientBatch, ClientContext, ClientStates
-from hansa.training.fused_layers import Draws, Layer, Linear
-from hansa.training.local import LocalBatches, LocalWork, Outcome, bend, hook_states, local_batches
+from hansa.training.fused_layers import Dropout, Layer, MaskSource
+from hansa.training.fused_losses import residual
+from hansa.training.fused_turns import Turned, turned_for
+from hansa.training.local import LocalBatches, LocalWork, Outcome, bend, dropout_seeds, hook_states, local_batches
 
 GATHER_BYTES: Final = 2**24
 """Examples of consecutive steps are gathered together up to about so many bytes."""
-
-
-_TURN_OUTPUTS: Final = 64
-"""The fewest outputs of a first layer whose weights are turned."""
-_TURN_STEPS: Final = 4
-"""The fewest steps for which they are."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +47,7 @@ class Program:
         share: Floats,
         *,
         scale: float,
-        draws: Draws | None,
+        draws: MaskSource | None,
     ) -> Array:
         """Write ``scale`` times the gradients of each client's mean loss ``into`` arrays; return that loss [n].
 
@@ -60,14 +57,12 @@ class Program:
         for layer in self.layers:
             x, kept = layer.forward(parameters, x, draws)
             saved.append(kept)
-        back, losses = residual(self.loss, x.reshape(*y.shape, -1), y)
-        losses *= share
-        back *= (share * np.float32(scale))[..., None]
-        padding = share == 0
-        if padding.any():  # what it gave may not be finite
-            losses[padding] = 0
-            back[padding] = 0
-        loss: Array = np.einsum("nb->n", losses)
+        back, losses = residual(self.loss, x.reshape(*y.shape, -1), y, share * np.float32(scale))
+        loss: Array = np.einsum("nb,nb->n", losses, share)
+        if not math.isfinite(loss @ loss):  # it may be padding that is not finite: it counts nothing
+            padding = share == 0
+            back[padding] = losses[padding] = 0
+            loss = np.einsum("nb,nb->n", losses, share)
         back = back.reshape(x.shape)
         first = next((place for place, layer in enumerate(self.layers) if layer.names), 0)
         for place in range(len(self.layers) - 1, first - 1, -1):
@@ -81,10 +76,12 @@ def train_clients(
     """Train every client of the context at once; clients with fewer steps stop earlier."""
     clients, number = context.clients, context.assignment.round
     batches = local_batches(work, clients.ordinals, clients.sizes, context.streams.of("order", number))
-    seeds = context.streams.of("dropout", number).bits(clients.ordinals, 1)[:, 0] >> np.uint64(1)
+    seeds = None
+    if any(isinstance(layer, Dropout) for layer in program.layers):
+        seeds = dropout_seeds(context)
     params = context.assignment.model[..., context.layout.slices[branch.name]]
     start = np.broadcast_to(params, (len(clients), branch.size))
-    program, turned = turned_for(program, branch, batches.positions.shape[1])
+    layers, turned = turned_for(program.layers, branch, batches.positions.shape[1])
     order = _Order.of(batches.steps)
     chunk = _Chunk(
         clients=clients if order.sorted else clients.of(order.places),
@@ -93,65 +90,12 @@ def train_clients(
         vectors={
             name: turned.turn(order.take(vector)) for name, vector in hook_states(work.hooks, context, states).items()
         },
-        seeds=order.take(seeds),
+        seeds=None if seeds is None else order.take(seeds),
     )
     with np.errstate(over="ignore", invalid="ignore"):  # the round counts updates that are not finite
-        end, loss = _descend(work, program, turned.branch, chunk)
-    delta = order.back(turned.turn_back(end))
-    delta -= start
-    return Outcome(delta, batches.steps, order.back(loss))
-
-
-@dataclass(frozen=True)
-class Turned:
-    """A branch of which some weights [outputs, inputs] are held as [inputs, outputs] while training."""
-
-    original: Branch
-    branch: Branch
-    names: tuple[str, ...]
-
-    def turn(self, vectors: Floats) -> Floats:
-        """Return vectors [n, size] with those weights turned."""
-        return self._turned(vectors, self.original, self.branch)
-
-    def turn_back(self, vectors: Floats) -> Floats:
-        """Undo ``turn``."""
-        return self._turned(vectors, self.branch, self.original)
-
-    def _turned(self, vectors: Floats, before: Branch, after: Branch) -> Floats:
-        if not self.names:
-            return vectors
-        if vectors.strides[0] == 0 and len(vectors) > 1:  # one row, spread
-            return np.broadcast_to(self._turned(vectors[:1], before, after), vectors.shape)
-        result = np.empty(vectors.shape, dtype=np.float32)
-        into = views_of(after, result)
-        for name, values in views_of(before, vectors).items():
-            into[name][...] = values.swapaxes(1, 2) if name in self.names else values
-        return result
-
-
-def turned_for(program: Program, branch: Branch, steps: int) -> tuple[Program, Turned]:
-    """Return a program whose first weights are turned where that saves more than the turning costs.
-
-    With few examples a step, OpenBLAS takes x W^T up to four times as long as x W. The layers after the first one
-    gain nothing: what their forward products save, the products that lead back lose.
-    """
-    place = next((place for place, layer in enumerate(program.layers) if layer.names), None)
-    first = None if place is None else program.layers[place]
-    shapes = {parameter.name: parameter.shape for parameter in branch.parameters}
-    if (
-        not isinstance(first, Linear)
-        or first.transposed
-        or steps < _TURN_STEPS
-        or shapes[first.weight][0] < _TURN_OUTPUTS
-    ):
-        return program, Turned(branch, branch, ())
-    parameters = tuple(
-        Parameter(parameter.name, parameter.shape[::-1]) if parameter.name == first.weight else parameter
-        for parameter in branch.parameters
-    )
-    layers = (*program.layers[:place], replace(first, transposed=True), *program.layers[int(place or 0) + 1 :])
-    return replace(program, layers=layers), Turned(branch, Branch(branch.name, parameters), (first.weight,))
+        end, loss = _descend(work, replace(program, layers=layers), turned, chunk)
+        end -= chunk.start
+    return Outcome(turned.turn_back(end, order.rows), batches.steps, order.back(loss))
 
 
 @dataclass(frozen=True)
@@ -170,9 +114,16 @@ class _Order:
         """Return rows in this order; a row that is spread over all clients stays so."""
         return rows if self.sorted or (rows.strides[0] == 0 and len(rows) > 1) else rows[self.places]
 
+    @property
+    def rows(self) -> slice | Int64s:
+        """Where each row lay before."""
+        return slice(None) if self.sorted else self.places
+
     def back(self, rows: Array) -> Array:
         """Return rows as they lay before."""
-        return rows if self.sorted else rows[np.argsort(self.places, kind="stable")]
+        before = np.empty_like(rows)
+        before[self.rows] = rows
+        return before
 
 
 @dataclass(frozen=True)
@@ -183,30 +134,26 @@ class _Chunk:
     batches: LocalBatches
     start: Floats
     vectors: Mapping[str, Floats]
-    seeds: Array
+    seeds: Array | None
 
 
-def _descend(work: LocalWork, program: Program, branch: Branch, chunk: _Chunk) -> tuple[Floats, Array]:
+def _descend(work: LocalWork, program: Program, turned: Turned, chunk: _Chunk) -> tuple[Floats, Array]:
     """Return the parameters after all steps [n, size] and the mean loss of each client [n]."""
     optimizer, steps = work.optimizer, chunk.batches.steps
     end = np.array(chunk.start, order="C")  # one row that is spread would be copied column by column
     gradient = np.empty_like(end)
     memory = optimizer.start(end)
-    parameters, into = views_of(branch, end), views_of(branch, gradient)
     rate = None if work.hooks else optimizer.gradient_rate
     total = np.zeros(len(end))
-    for number, (x, y, share) in enumerate(_steps_of(chunk), start=1):
-        active = len(x)
-        total[:active] += program.gradients(
-            _first(parameters, active),
-            _first(into, active),
-            x,
-            y,
-            share,
-            scale=1.0 if rate is None else rate,
-            draws=Draws(chunk.seeds[:active], number),
-        )
-        here, moved = end[:active], gradient[:active]
+    scale = 1.0 if rate is None else rate
+    active = -1
+    for number, (x, y, share) in enumerate(_steps_of(chunk, turned), start=1):
+        if len(x) != active:
+            active = len(x)
+            here, moved = end[:active], gradient[:active]
+            parameters, into = views_of(turned.training, here), views_of(turned.training, moved)
+        draws = None if chunk.seeds is None else MaskSource(chunk.seeds[:active], number)
+        total[:active] += program.gradients(parameters, into, x, y, share, scale=scale, draws=draws)
         if rate is not None:
             here -= moved
             continue
@@ -219,7 +166,7 @@ def _first(arrays: Mapping[str, Array], count: int) -> dict[str, Array]:
     return {name: array[:count] for name, array in arrays.items()}
 
 
-def _steps_of(chunk: _Chunk) -> Iterator[tuple[Array, Array, Floats]]:
+def _steps_of(chunk: _Chunk, turned: Turned) -> Iterator[tuple[Array, Array, Floats]]:
     """Yield the examples of each step for the clients that take it: x [a, b, ...], y [a, b], shares [a, b].
 
     Steps are gathered many at a time: one gather for a chunk, where its examples are few.
@@ -228,56 +175,15 @@ def _steps_of(chunk: _Chunk) -> Iterator[tuple[Array, Array, Floats]]:
     count, most, batch = positions.shape
     width = 8 * max(1, int(np.prod(chunk.clients.signature.shape)))
     window = max(1, GATHER_BYTES // max(1, count * batch * width))
+    active = np.searchsorted(-steps, -np.arange(most), side="left").tolist()
     for first in range(0, most, window):
-        busy = int(np.searchsorted(-steps, -first, side="left"))
+        busy = active[first]
         some = positions[:busy, first : first + window]
         x, y = chunk.clients.of(slice(0, busy)).gather(some.reshape(busy, -1))
-        x, y = x.reshape(*some.shape, *x.shape[2:]), y.reshape(some.shape)
         real = some >= 0
+        x, y = turned.enter(x, real.reshape(busy, -1)), np.ascontiguousarray(y.reshape(some.shape).swapaxes(0, 1))
+        x = x.reshape(*some.shape, *x.shape[2:])
         share = real.astype(np.float32) / np.maximum(real.sum(axis=2, keepdims=True), 1).astype(np.float32)
-        for step in range(some.shape[1]):
-            active = int(np.searchsorted(-steps, -(first + step), side="left"))
-            yield x[:active, step], y[:active, step], share[:active, step]
-
-
-def residual(loss: str, outputs: Array, y: Array) -> tuple[Array, Array]:
-    """Return d loss / d outputs [n, b, outputs] and the loss of each example [n, b]."""
-    return _RESIDUALS[loss](outputs, y)
-
-
-def _squared_error(outputs: Array, y: Array) -> tuple[Array, Array]:
-    difference = outputs[..., 0] - y.astype(np.float32, copy=False)
-    return 2 * difference[..., None], difference**2
-
-
-def _binary_cross_entropy(outputs: Array, y: Array) -> tuple[Array, Array]:
-    score = outputs[..., 0]
-    probability = 1 / (1 + np.exp(-np.clip(score, -80, 80)))
-    y = y.astype(np.float32, copy=False)
-    return (probability - y)[..., None], np.logaddexp(0, score) - y * score
-
-
-def _cross_entropy(outputs: Array, y: Array) -> tuple[Array, Array]:
-    """Return softmax minus one-hot, and -log softmax of the label.
-
-    A reduction over a short last axis is slow in numpy: the largest output is found over a transposed copy, and sums
-    are products with ones.
-    """
-    classes = outputs.shape[-1]
-    rows = outputs.reshape(-1, classes)
-    labels = np.arange(0, rows.size, classes) + y.reshape(-1)
-    shifted = rows - np.ascontiguousarray(rows.T).max(axis=0)[:, None]
-    flat = shifted.reshape(-1)
-    of_label = flat.take(labels)
-    np.exp(shifted, out=shifted)
-    sums = shifted @ np.ones(classes, dtype=np.float32)
-    shifted /= sums[:, None]
-    flat[labels] -= 1
-    return shifted.reshape(outputs.shape), (np.log(sums) - of_label).reshape(y.shape)
-
-
-_RESIDUALS: Final[Mapping[str, Callable[[Array, Array], tuple[Array, Array]]]] = {
-    "squared-error": _squared_error,
-    "binary-cross-entropy": _binary_cross_entropy,
-    "cross-entropy": _cross_entropy,
-}
+        share = np.ascontiguousarray(share.swapaxes(0, 1))
+        for step, count in enumerate(active[first : first + window]):
+            yield x[:count, step], y[step, :count], share[step, :count]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import lru_cache
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -21,7 +21,7 @@ Arrays = Mapping[str, Array]
 
 
 @dataclass
-class Draws:
+class MaskSource:
     """Where a step's dropout masks come from: the clients' seeds [n], the step, and how many masks it has drawn."""
 
     seeds: Array
@@ -36,16 +36,21 @@ class Layer(Protocol):
     def names(self) -> tuple[str, ...]:
         """The parameters that it has."""
 
-    def forward(self, parameters: Arrays, x: Array, draws: Draws | None) -> tuple[Array, Any]:
+    def forward(self, parameters: Arrays, x: Array, draws: MaskSource | None) -> tuple[Array, Any]:
         """Return the output for x [n, b, ...], and what ``backward`` needs."""
 
     def backward(self, parameters: Arrays, into: Arrays, saved: Any, back: Array, *, onward: bool) -> Array:
         """Return the derivative by the input (anything, unless ``onward``), and write those by the parameters."""
 
 
-@cache
+@lru_cache(64)
 def _ones(count: int) -> Array:
     return np.ones((1, count), dtype=np.float32)
+
+
+@lru_cache(64)
+def _zeros(count: int) -> Array:
+    return np.zeros(count, dtype=np.float32)
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,7 @@ class Linear:
         """Return weight and bias."""
         return (self.weight,) if self.bias is None else (self.weight, self.bias)
 
-    def forward(self, parameters: Arrays, x: Array, draws: Draws | None) -> tuple[Array, Any]:  # noqa: ARG002
+    def forward(self, parameters: Arrays, x: Array, draws: MaskSource | None) -> tuple[Array, Any]:  # noqa: ARG002
         """Return the outputs [n, b, ..., outputs]."""
         weight = parameters[self.weight]
         rows = x.reshape(len(x), -1, x.shape[-1])
@@ -98,7 +103,7 @@ class Embedding:
         """Return the table."""
         return (self.weight,)
 
-    def forward(self, parameters: Arrays, x: Array, draws: Draws | None) -> tuple[Array, Any]:  # noqa: ARG002
+    def forward(self, parameters: Arrays, x: Array, draws: MaskSource | None) -> tuple[Array, Any]:  # noqa: ARG002
         """Return rows [n, b, ..., width] for tokens [n, b, ...]."""
         table = parameters[self.weight]
         clients = np.arange(len(x)).reshape(-1, *([1] * (x.ndim - 1)))
@@ -134,7 +139,7 @@ class LayerNorm:
         """Return weight and bias, where there are any."""
         return tuple(name for name in (self.weight, self.bias) if name is not None)
 
-    def forward(self, parameters: Arrays, x: Array, draws: Draws | None) -> tuple[Array, Any]:  # noqa: ARG002
+    def forward(self, parameters: Arrays, x: Array, draws: MaskSource | None) -> tuple[Array, Any]:  # noqa: ARG002
         """Return the normalised x, scaled and shifted."""
         over = tuple(range(-self.axes, 0))
         centred = x - x.mean(axis=over, keepdims=True)
@@ -172,7 +177,7 @@ class Shape:
     shape: tuple[int, ...] = (-1,)
     names: tuple[str, ...] = field(default=(), repr=False)
 
-    def forward(self, parameters: Arrays, x: Array, draws: Draws | None) -> tuple[Array, Any]:  # noqa: ARG002
+    def forward(self, parameters: Arrays, x: Array, draws: MaskSource | None) -> tuple[Array, Any]:  # noqa: ARG002
         """Return x [n, b, *shape]."""
         return x.reshape(*x.shape[:2], *self.shape), x.shape
 
@@ -188,7 +193,7 @@ class Dropout:
     p: float
     names: tuple[str, ...] = field(default=(), repr=False)
 
-    def forward(self, parameters: Arrays, x: Array, draws: Draws | None) -> tuple[Array, Any]:  # noqa: ARG002
+    def forward(self, parameters: Arrays, x: Array, draws: MaskSource | None) -> tuple[Array, Any]:  # noqa: ARG002
         """Return x times a mask, or x where there are no draws."""
         if draws is None:
             return x, None
@@ -210,7 +215,7 @@ class Activation:
     argument: float = 0.0
     names: tuple[str, ...] = field(default=(), repr=False)
 
-    def forward(self, parameters: Arrays, x: Array, draws: Draws | None) -> tuple[Array, Any]:  # noqa: ARG002
+    def forward(self, parameters: Arrays, x: Array, draws: MaskSource | None) -> tuple[Array, Any]:  # noqa: ARG002
         """Return f(x)."""
         y = ACTIVATIONS[self.kind][0](x, np.float32(self.argument))
         return y, (x, y)
@@ -220,6 +225,12 @@ class Activation:
         x, y = saved
         back *= ACTIVATIONS[self.kind][1](x, y, np.float32(self.argument))
         return back
+
+
+def _relu(x: Array) -> Array:
+    """Return max(x, 0); numpy takes more than twice as long where 0 is a number and no row."""
+    rows = x.reshape(len(x), -1)
+    return np.maximum(rows, _zeros(rows.shape[1])).reshape(x.shape)
 
 
 def _sigmoid(x: Array) -> Array:
@@ -232,7 +243,7 @@ def _swish_slope(x: Array) -> Array:
 
 
 ACTIVATIONS: Final[Mapping[str, tuple[Callable[[Array, Any], Array], Callable[[Array, Array, Any], Array]]]] = {
-    "relu": (lambda x, _: np.maximum(x, 0), lambda x, _y, _: x > 0),
+    "relu": (lambda x, _: _relu(x), lambda x, _y, _: x > 0),
     "leaky-relu": (
         lambda x, slope: np.where(x > 0, x, x * slope),
         lambda x, _y, slope: np.where(x > 0, np.float32(1), slope),

@@ -23,7 +23,7 @@ class Kernels:
     ``device`` is where a torch module trains, as torch names it; empty: where its factory puts it.
     ``channels_last``: 2-d convolutions and pools hold the channels of a pixel together.
     ``fourier``: 2-d convolutions with a large kernel go through the discrete Fourier transform.
-    ``dense``: ``onednn`` multiplies dense layers by oneDNN, and applies their step without forming a gradient.
+    ``dense``: ``onednn`` multiplies dense layers by oneDNN, and applies their steps without forming a gradient.
     """
 
     device: str = ""

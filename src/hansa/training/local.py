@@ -78,6 +78,12 @@ def _batches(shuffles: Int64s, batch: int) -> Int64s:
     return padded.reshape(count, -1, batch)
 
 
+def dropout_seeds(context: ClientContext) -> Int64s:
+    """Return what each client's dropout masks of this round are made from: int64 [n], not negative."""
+    words = context.streams.of("dropout", context.assignment.round).bits(context.clients.ordinals, 1)[:, 0]
+    return (words >> np.uint64(1)).astype(np.int64)
+
+
 def hook_states(hooks: tuple[Hook, ...], context: ClientContext, states: ClientStates) -> dict[str, Floats]:
     """Return the vectors that hooks read: their branches as the server sent them, and the clients' own.
 

@@ -214,19 +214,28 @@ def refuse_changed(module: nn.Module, name: str, first: Mapping[str, tuple[nn.Pa
             )
 
 
-def check_outputs(outputs: Any, wanted: tuple[int, int], name: str) -> None:
-    """Raise ModelError unless outputs are [b, outputs], where axes of 1 may be squeezed out."""
+def outputs_as(outputs: Any, wanted: tuple[int, int], name: str) -> Tensor:
+    """Return a module's outputs in the shape [b, outputs], in float32 or better.
+
+    Raises ModelError for any other shape, where axes of 1 may be squeezed out.
+    """
     count, width = wanted
     fitting = {wanted, *([(count,)] if width == 1 else []), *([(width,)] if count == 1 else [])}
     fitting |= {()} if wanted == (1, 1) else set()
     if isinstance(outputs, Tensor) and tuple(outputs.shape) in fitting:
-        return
+        shaped = outputs.reshape(wanted)
+        return shaped.float() if is_half(shaped) else shaped
     what = f"a tensor {list(outputs.shape)}" if isinstance(outputs, Tensor) else f"a {type(outputs).__name__}"
     raise unsuitable(
         "A model must return one row of outputs for each example: [b, outputs], always as many as at first.",
         f"{name!r} returned {what} where {list(wanted)} was expected.",
         "Keep the axis of the examples first, and return the same in training and in evaluation.",
     )
+
+
+def is_half(tensor: Tensor) -> bool:
+    """Return whether a tensor's numbers are shorter than float32."""
+    return tensor.element_size() < torch.float32.itemsize
 
 
 def input_kind(module: nn.Module) -> tuple[torch.dtype, torch.device]:

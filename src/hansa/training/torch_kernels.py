@@ -17,11 +17,13 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from hansa.core.nouns import Signature
-from hansa.training import torch_fourier
+from hansa.training import torch_dense, torch_fourier, torch_pool
 from hansa.training.kernels import PLAIN, Kernels
 from hansa.training.randomness import trial_examples
+from hansa.training.torch_dense import Products
 from hansa.training.torch_factory import isolated_torch
 from hansa.training.torch_model import Network
+from hansa.training.torch_pool import channels_last
 
 _DENSE_ENTRIES: Final = 2**14
 """A dense layer with fewer weights is quicker in torch's own product, which is one call."""
@@ -31,6 +33,9 @@ _TOLERANCE: Final = 1e-4
 
 _BATCHES: Final = 3
 """How many batches a step may be compared on."""
+
+_STEPS: Final = 2
+"""How many steps are taken to compare or to time."""
 
 _REPEATS: Final = 2
 """How often each of two choices is timed; the fastest counts."""
@@ -46,60 +51,13 @@ _TRIM_THRESHOLD: Final = -1
 def keep_memory() -> None:
     """Let this process keep freed memory for the next step, where the C library is glibc.
 
-    Otherwise it returns the larger temporaries to the system and gets every page anew, zeroed, at each step.
+    Otherwise it returns the larger temporaries to the system and gets every page anew, zeroed, at each step. But the
+    largest arrays, sums of a large model in double precision for one, are few a client and would only leave gaps.
     """
     setting = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if setting is not None:
-        setting(_MMAP_THRESHOLD, 2**25)
+        setting(_MMAP_THRESHOLD, 2**23)
         setting(_TRIM_THRESHOLD, 2**30)
-
-
-@dataclass(frozen=True)
-class Products:
-    """Gradients of weights [o, i] that are still products: of gradients [b, o], transposed, with inputs [b, i]."""
-
-    factors: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list)
-
-    def descend(self, rate: float) -> None:
-        """Apply w <- w - rate g^T x to each weight."""
-        with torch.no_grad():
-            for weight, gradient, x in self.factors:
-                weight.addmm_(gradient.t(), x, alpha=-rate)
-        self.factors.clear()
-
-
-class _Dense(torch.autograd.Function):
-    """x [b, i] times weight [o, i] plus bias by oneDNN. With ``products``, the weight's gradient is left there."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, products: Products | None) -> Tensor:
-        """Return [b, o]."""
-        ctx.save_for_backward(x, weight)
-        ctx.products = products
-        return _product(x, weight, bias)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        """Return the gradients of x, weight and bias, where they are wanted."""
-        x, weight = ctx.saved_tensors
-        gradient = gradient.contiguous()
-        into_x = into_weight = into_bias = None
-        if ctx.needs_input_grad[0]:
-            into_x = _product(gradient, weight.t(), None)
-        if ctx.needs_input_grad[1] and ctx.products is not None:
-            ctx.products.factors.append((weight.detach(), gradient, x))
-        elif ctx.needs_input_grad[1]:
-            into_weight = _product(gradient.t(), x.t(), None)
-        if ctx.needs_input_grad[2]:
-            into_bias = gradient.sum(dim=0)
-        return into_x, into_weight, into_bias, None
-
-
-def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Return x [b, i] times weight [o, i], transposed, plus bias [o], by oneDNN: [b, o]."""
-    result: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")  # noqa: SLF001 - torch has no public name for it
-    return result
 
 
 class Layers(TorchFunctionMode):
@@ -117,8 +75,8 @@ class Layers(TorchFunctionMode):
         if kernels.channels_last or kernels.fourier:
             swaps[torch.conv2d] = self._convolution
         if kernels.channels_last:
-            swaps[torch.max_pool2d] = self._pool
-            swaps[functional._max_pool2d] = self._pool  # type: ignore[attr-defined]  # noqa: SLF001 - what functional.max_pool2d calls
+            swaps |= dict.fromkeys((torch.max_pool2d, functional.max_pool2d), self._pool)
+            swaps |= dict.fromkeys((torch.relu, Tensor.relu, functional.relu), self._relu)
         if kernels.dense == "onednn":
             swaps[functional.linear] = self._dense
         self._swaps = swaps
@@ -130,6 +88,8 @@ class Layers(TorchFunctionMode):
             result = swap(func, *args, **(kwargs or {}))
             if result is not None:
                 return result
+        if self.products is not None and self.products.debts:
+            self.products.reveal((*args, *(kwargs or {}).values()))
         return func(*args, **(kwargs or {}))
 
     def _convolution(  # noqa: PLR0913, PLR0917 - the parameters of torch.conv2d
@@ -154,25 +114,51 @@ class Layers(TorchFunctionMode):
         if not self.kernels.channels_last:
             return None
         self.swapped.add("channels_last")
-        return plain(_channels_last(x), weight, bias, stride, padding, dilation, groups)
+        return plain(channels_last(x), weight, bias, stride, padding, dilation, groups)
 
-    def _pool(self, plain: Callable[..., Tensor], x: Tensor, *args: Any, **kwargs: Any) -> Tensor | None:
-        if x.dim() != 4:
+    def _pool(  # noqa: PLR0913, PLR0917 - the parameters of functional.max_pool2d
+        self,
+        _: Callable[..., Tensor],
+        x: Tensor,
+        kernel_size: Any,
+        stride: Any = None,
+        padding: Any = 0,
+        dilation: Any = 1,
+        ceil_mode: bool = False,  # noqa: FBT001, FBT002
+        return_indices: bool = False,  # noqa: FBT001, FBT002
+    ) -> Tensor | None:
+        if x.dim() != 4 or return_indices:
             return None
         self.swapped.add("channels_last")
-        result = plain(_channels_last(x), *args, **kwargs)
-        if result.requires_grad:  # torch's backward goes by the gradient's strides, and copies twice where they differ
-            result.register_hook(_channels_last)  # type: ignore[no-untyped-call]  # torch has no types there
+        return torch_pool.pool(x, (kernel_size, stride or [], padding, dilation, ceil_mode))
+
+    def _relu(self, plain: Callable[..., Tensor], x: Tensor, inplace: bool = False) -> Tensor | None:  # noqa: FBT001, FBT002
+        if x.dim() != 4 or inplace or not x.requires_grad:
+            return None
+        result = plain(x)
+        torch_pool.remember_source(result, x)
         return result
 
     def _dense(self, _: Callable[..., Tensor], x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor | None:
         if weight.dim() != 2 or weight.numel() < _DENSE_ENTRIES or x.numel() == 0:
             return None
         self.swapped.add("dense")
-        hooked = weight._backward_hooks or weight._post_accumulate_grad_hooks or not weight.is_leaf  # noqa: SLF001 - torch has no public name for them
         rows = x.reshape(-1, x.shape[-1])
-        result: Tensor = _Dense.apply(rows, weight, bias, None if hooked else self.products)  # type: ignore[no-untyped-call]
+        result: Tensor = torch_dense.Dense.apply(rows, weight, bias, self._debt(x, weight))  # type: ignore[no-untyped-call]
         return result.view(*x.shape[:-1], len(weight))
+
+    def _debt(self, x: Tensor, weight: Tensor) -> torch_dense.Debt | None:
+        """Return where the gradient of a weight that is multiplied by x goes, if it need not be formed."""
+        if self.products is None:
+            return None
+        hooked = _hooked(weight)
+        self.products.reveal([x, weight] if hooked else [x])
+        return None if hooked else self.products.of(weight)
+
+
+def _hooked(weight: Tensor) -> bool:
+    """Return whether somebody waits for a weight's gradient, or it was computed of something else."""
+    return bool(weight._backward_hooks or weight._post_accumulate_grad_hooks or not weight.is_leaf)  # noqa: SLF001 - torch has no public name for them
 
 
 def _ordinary(x: Any) -> bool:
@@ -196,13 +182,6 @@ def _shape(x: Tensor, weight: Tensor, padding: Any) -> torch_fourier.Shape | Non
         padding = (tall // 2, wide // 2)
     high, across = _pair(padding)
     return torch_fourier.Shape((x.shape[2], x.shape[3]), (tall, wide), (high, across))
-
-
-def _channels_last(x: Tensor) -> Tensor:
-    """Return x [b, c, h, w] with the channels of a pixel side by side in memory, and strides that say so."""
-    if x.shape[1] == 1:  # any such tensor counts as both; oneDNN goes by the strides
-        return x.contiguous().as_strided(x.shape, (x.shape[2] * x.shape[3], 1, x.shape[3], 1))
-    return x.contiguous(memory_format=torch.channels_last)
 
 
 def layers(kernels: Kernels, products: Products | None = None) -> AbstractContextManager[Any]:
@@ -283,13 +262,13 @@ class _Trial:
         return self.references[batch]
 
     def _time(self, kernels: Kernels) -> float:
-        """Return the seconds of processor time of one step: other processes may be busy."""
+        """Return the seconds of processor time of some steps: other processes may be busy."""
         begun = time.thread_time()
         self._descend(kernels, self.batches[0])
         return time.thread_time() - begun
 
     def _change(self, kernels: Kernels, batch: int) -> tuple[Tensor, set[str]]:
-        """Return the change of the parameters [size] by one step, and the fields that made a difference."""
+        """Return the change of the parameters [size] by some steps, and the fields that made a difference."""
         self.network.load(self.start)
         torch.default_generator.manual_seed(0)
         swapped = self._descend(kernels, self.batches[batch])
@@ -298,13 +277,16 @@ class _Trial:
         return values - self.start, swapped
 
     def _descend(self, kernels: Kernels, x: Tensor) -> set[str]:
+        """Take some steps, as what one puts off shows in the next; return the fields that made a difference."""
         products = Products()
         context = layers(kernels, products)
         self.network.release_gradients()
-        with context:
-            outputs = self.network(x)
-        weights = torch.linspace(-1, 1, outputs.numel()).view_as(outputs)
-        (outputs * weights).mean().backward()  # type: ignore[no-untyped-call]  # torch has no types there
-        self.network.descend(1.0)
-        products.descend(1.0)
+        for _ in range(_STEPS):
+            with context:
+                outputs = self.network(x)
+            weights = torch.linspace(-1, 1, outputs.numel()).view_as(outputs)
+            (outputs * weights).mean().backward()  # type: ignore[no-untyped-call]  # torch has no types there
+            self.network.descend(1.0)
+            products.descend(1.0)
+        products.settle()
         return context.swapped if isinstance(context, Layers) else set()

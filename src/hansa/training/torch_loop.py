@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from hansa.core.layout import Array, Floats, Int64s
 from hansa.core.nouns import ClientBatch, ClientContext, ClientStates, Signature
 from hansa.training.dropout import Draws
 from hansa.training.kernels import chosen
-from hansa.training.local import LocalBatches, LocalWork, Outcome, bend, hook_states, local_batches
+from hansa.training.local import LocalBatches, LocalWork, Outcome, bend, dropout_seeds, hook_states, local_batches
 from hansa.training.randomness import draws_of, randomness_of
+from hansa.training.torch_dense import Products
 from hansa.training.torch_factory import isolated_torch, one_thread, reseed, unsuitable, user_code
-from hansa.training.torch_kernels import Products, keep_memory, layers
+from hansa.training.torch_kernels import keep_memory, layers
+from hansa.training.torch_losses import Loss
 from hansa.training.torch_model import Network
 
 GATHER_BYTES: Final = 2**26
@@ -30,25 +31,6 @@ PREDICT_ROWS: Final = 512
 
 PREDICT_ENTRIES: Final = 2**22
 """The most numbers in the inputs of one forward pass of a prediction, if that leaves one example."""
-
-Loss = Callable[[Tensor, Tensor], Tensor]
-
-
-def binary_cross_entropy(outputs: Tensor, y: Tensor) -> Tensor:
-    """Return the mean loss of log odds [b, 1] for classes 0 and 1 [b]."""
-    return functional.binary_cross_entropy_with_logits(outputs[:, 0], y.to(outputs.dtype))
-
-
-def squared_error(outputs: Tensor, y: Tensor) -> Tensor:
-    """Return the mean squared difference of outputs [b, 1] and labels [b]."""
-    return functional.mse_loss(outputs[:, 0], y.to(outputs.dtype))
-
-
-LOSSES: Final[Mapping[str, Loss]] = {
-    "cross-entropy": functional.cross_entropy,
-    "binary-cross-entropy": binary_cross_entropy,
-    "squared-error": squared_error,
-}
 
 
 def loss_name(choice: str, network: Network, signature: Signature) -> str:
@@ -95,18 +77,17 @@ def train_clients(
     clients, number = context.clients, context.assignment.round
     count = len(clients)
     batches = local_batches(work, clients.ordinals, clients.sizes, context.streams.of("order", number))
-    seeds = context.streams.of("dropout", number).bits(clients.ordinals, 1)[:, 0] >> np.uint64(1)
+    seeds = dropout_seeds(context)
     start = _rows(network.held(context.assignment.model[..., context.layout.slices["params"]]), count)
     buffers = _rows(buffers_before(network, context, states), count)
     vectors = hook_states(work.hooks, context, states)
-    first = _tensor(start[0]) if count and start.strides[0] == 0 else None  # the same for all: made once
     delta, after = torch.empty(start.shape), torch.empty(buffers.shape)
     losses = np.zeros(count)
     draws, drawing = draws_of(network, clients.signature), bool(randomness_of(network, clients.signature).other)
     rate = None if work.hooks else work.optimizer.gradient_rate
     with _training(network, clients.signature):
         for i, (x, y) in enumerate(examples(clients, network)):
-            begin = _tensor(start[i]) if first is None else first
+            begin = _seen(start[i])
             network.load(begin, _tensor(buffers[i]))
             if drawing:
                 reseed(int(seeds[i]))
@@ -153,6 +134,7 @@ def _descend_client(rate: float, network: Network, loss: Loss, local: Local, dra
             total += _backward(network, loss, local.x[positions], local.y[positions], draws, products)
             network.descend(rate)
             products.descend(rate)
+    products.settle()
     return total / max(len(local.steps), 1)
 
 
@@ -249,6 +231,23 @@ def _rows(values: Floats, count: int) -> Floats:
 def _tensor(array: Array) -> Tensor:
     """Return an array as a tensor, without a copy where it may be written to."""
     return torch.from_numpy(array if array.flags.writeable else array.copy())
+
+
+@dataclass(frozen=True)
+class _Writable:
+    """An array under numpy's own protocol, which says that it may be written to."""
+
+    array: Array
+
+    @property
+    def __array_interface__(self) -> dict[str, Any]:
+        found = self.array.__array_interface__
+        return {**found, "data": (found["data"][0], False)}
+
+
+def _seen(array: Array) -> Tensor:
+    """Return an array as a tensor without a copy; torch has no tensors that may only be read, so be careful."""
+    return torch.from_numpy(np.asarray(_Writable(array)))
 
 
 def predict(network: Network, signature: Signature, x: Array, *, values: Floats, buffers: Floats | None) -> Floats:

@@ -28,10 +28,11 @@ from hansa.training.kernels import chosen
 from hansa.training.torch_factory import (
     addresses,
     build_module,
-    check_outputs,
     extent,
     input_kind,
+    is_half,
     materialise,
+    outputs_as,
     outputs_of,
     refuse_changed,
     refuse_meta,
@@ -42,7 +43,6 @@ from hansa.training.torch_factory import (
 _FIXED_SEED: Final = 0
 """What a factory is seeded with for all that does not travel: the same on every client and in every run."""
 
-_FLOAT32_BYTES: Final = 4
 _NETWORKS: Final = 4
 """The most networks that a thread keeps: one for each model and device. They end with the thread."""
 _OF_THREAD: Final = threading.local()
@@ -50,28 +50,13 @@ _OF_THREAD: Final = threading.local()
 _TAKEN: Final[WeakSet[nn.Module]] = WeakSet()
 """The modules that a network of this process works on."""
 
-_BATCH_NORM: Final = {
-    "keep-local": (
-        "Its running statistics stay with each client, who normalises with its own (as in FedBN); a client that never "
-        "trained, and central evaluation, use the first ones (mean 0, variance 1), so that their figures say little."
-    ),
-    "average": (
-        "Its running statistics are averaged with the parameters: the server sees statistics of each client's "
-        "activations, and their mean fits no client well where clients differ. A plan that claims privacy refuses it."
-    ),
-}
-_BATCH_NORM_BOTH: Final = (
-    "In a step of one example it uses its running statistics. GroupNorm avoids all of this and is what federated "
-    "learning works best with."
-)
-
 
 @dataclass(frozen=True, eq=False)
 class Group:
     """The trainable parameters of one dtype: where they lie in the branch, and the storage of both vectors.
 
     The module's parameters are views of ``values`` [size]; ``members`` are those that take a gradient, each with
-    its view of ``gradients`` [size].
+    its view of ``gradients`` [size], which means nothing until :meth:`Network.collect_gradients`.
     """
 
     place: slice
@@ -180,7 +165,7 @@ class Network:
         """Return parameters [..., size] as the model's own dtypes hold them: half precisions round them."""
         rounded = values
         for group in self.groups:
-            if group.values.element_size() < _FLOAT32_BYTES:
+            if is_half(group.values):
                 rounded = rounded.copy() if rounded is values else rounded
                 part = torch.tensor(rounded[..., group.place])
                 rounded[..., group.place] = part.to(group.values.dtype).to(torch.float32).numpy()
@@ -232,10 +217,7 @@ class Network:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return the outputs for examples x [b, ...]: [b, outputs], in float32 or better."""
-        outputs: Tensor = self.module(x)
-        check_outputs(outputs, (len(x), self.outputs), self.name)
-        outputs = outputs.reshape(len(x), self.outputs)
-        return outputs.float() if outputs.element_size() < _FLOAT32_BYTES else outputs
+        return outputs_as(self.module(x), (len(x), self.outputs), self.name)
 
 
 class Identity:
@@ -344,7 +326,7 @@ def _flatten(tied: list[tuple[str, list[nn.Parameter]]]) -> tuple[tuple[Paramete
     for (dtype, device), items in kinds.items():
         size = sum(shared[0].numel() for _, shared in items)
         values = torch.zeros(size, dtype=dtype, device=device)
-        gradients = torch.zeros(size, dtype=dtype, device=device)
+        gradients = torch.empty(size, dtype=dtype, device=device)  # zeros when they are collected
         members: list[tuple[nn.Parameter, Tensor]] = []
         offset = 0
         for key, shared in items:
@@ -381,26 +363,3 @@ def _buffers(module: nn.Module) -> tuple[Buffer, ...]:
         Buffer(name, tuple(owners), value.detach().clone(), value.is_floating_point() and id(value) in persistent)
         for name, value, owners in found.values()
     )
-
-
-def notes(network: Network, mode: str, signature: Signature) -> tuple[str, ...]:
-    """Return what a user should know of a model before a run."""
-    found: list[str] = []
-    if network.batch_norms:
-        found.append(f"{network.name!r} has BatchNorm. {_BATCH_NORM[mode]} {_BATCH_NORM_BOTH}")
-    elif network.kept_buffers and mode == "keep-local":
-        names = ", ".join(buffer.name for buffer in network.kept_buffers[:3])
-        found.append(
-            f"{network.name!r} has buffers ({names}): each client keeps its own from round to round, and the server's "
-            'model has their first values. Set model.buffers = "average" to average them.'
-        )
-    if signature.classes and network.outputs > 1 and _are_probabilities(network.result):
-        found.append(
-            f"The outputs of {network.name!r} look like probabilities (they sum to 1); the loss expects logits. "
-            "Leave out the softmax at the end: with it the model trains slowly."
-        )
-    return tuple(found)
-
-
-def _are_probabilities(result: Tensor) -> bool:
-    return bool((result >= 0).all() and torch.allclose(result.sum(dim=-1).float(), torch.ones(len(result)), atol=1e-3))

@@ -90,7 +90,7 @@ class TorchTrainer(LocalWork):
     ) -> tuple[Outcome, Floats]:
         """Return what the clients' training came to, by the fastest sound path, and their buffers [n, size of them]."""
         _, torch_loop = _torch_modules()
-        from hansa.training import fused, torch_chain, vmapped  # noqa: PLC0415 - torch is an extra
+        from hansa.training import fused, torch_chain, torch_losses, vmapped  # noqa: PLC0415 - torch is an extra
 
         clients = context.clients
         loss = torch_loop.loss_name(self.loss, network, clients.signature)
@@ -103,7 +103,9 @@ class TorchTrainer(LocalWork):
             # What vmap cannot take may show on real data only. The loop is the reference: it takes it, or says why not.
             with suppress(ModelError):
                 return vmapped.train_clients(self, network, loss, context, states)
-        done: tuple[Outcome, Floats] = torch_loop.train_clients(self, network, torch_loop.LOSSES[loss], context, states)
+        done: tuple[Outcome, Floats] = torch_loop.train_clients(
+            self, network, torch_losses.LOSSES[loss], context, states
+        )
         return done
 
     def predict(self, model: Model, signature: Signature, values: Floats, x: Array, states: ClientStates) -> Array:
@@ -123,9 +125,10 @@ class TorchTrainer(LocalWork):
 
     def notes(self, model: Model, signature: Signature) -> tuple[str, ...]:
         """Return what a user should know of this model before a run: sentences, none if all is plain."""
-        torch_model, _ = _torch_modules()
         network = self._network(model, signature)
-        found: tuple[str, ...] = torch_model.notes(network, model.buffers, signature)
+        from hansa.training import torch_notes  # noqa: PLC0415 - as above: torch is an extra
+
+        found: tuple[str, ...] = torch_notes.notes(network, model.buffers, signature)
         return found
 
     def _network(self, model: Model, signature: Signature) -> Network:

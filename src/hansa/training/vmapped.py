@@ -7,8 +7,7 @@ holds each client's own. (vmap of grad gives the same numbers and took 1.5 times
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
@@ -17,41 +16,16 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from hansa.core.layout import Array, Floats, Int64s
 from hansa.core.nouns import ClientContext, ClientStates, Signature
 from hansa.training.dropout import Draws
-from hansa.training.local import LocalBatches, LocalWork, Outcome, bend, hook_states, local_batches
+from hansa.training.local import LocalBatches, LocalWork, Outcome, bend, dropout_seeds, hook_states, local_batches
 from hansa.training.randomness import draws_of
-from hansa.training.torch_factory import check_outputs, isolated_torch, user_code
+from hansa.training.torch_factory import isolated_torch, outputs_as, user_code
 from hansa.training.torch_loop import buffers_before
+from hansa.training.torch_losses import EACH, Loss
 from hansa.training.torch_model import Network
-
-Each = Callable[[Tensor, Tensor], Tensor]
-
-
-def _cross_entropy(outputs: Tensor, y: Tensor) -> Tensor:
-    return functional.cross_entropy(outputs, y, reduction="none")
-
-
-def _binary_cross_entropy(outputs: Tensor, y: Tensor) -> Tensor:
-    return functional.binary_cross_entropy_with_logits(outputs[:, 0], y.to(outputs.dtype), reduction="none")
-
-
-def _squared_error(outputs: Tensor, y: Tensor) -> Tensor:
-    return functional.mse_loss(outputs[:, 0], y.to(outputs.dtype), reduction="none")
-
-
-EACH: Final[Mapping[str, Each]] = {
-    "cross-entropy": _cross_entropy,
-    "binary-cross-entropy": _binary_cross_entropy,
-    "squared-error": _squared_error,
-}
-"""The losses of ``torch_loop.LOSSES`` for each of m examples: outputs [m, k], labels [m] -> [m]."""
-
-
-_FLOAT32_BYTES: Final = 4
 
 _LISTS: Final = ("_flat_weights", "_flat_weight_refs")
 """Where recurrent layers note their parameters once more; they renew the lists when they find others."""
@@ -126,7 +100,7 @@ class Stacked:
         return views
 
     def step(
-        self, leaves: Sequence[Tensor], buffers: Sequence[Tensor], each: Each, step: Step
+        self, leaves: Sequence[Tensor], buffers: Sequence[Tensor], each: Loss, step: Step
     ) -> tuple[Sequence[Tensor], Tensor]:
         """Return the gradients of every client's mean loss, like the leaves, and that loss [n]."""
         if self.draws is not None:
@@ -151,25 +125,30 @@ class Stacked:
                 self.draws.seed = seed
             with self.draws:
                 outputs = self.module(x)
-        check_outputs(outputs, (len(x), self.outputs), self.name)
-        outputs = outputs.reshape(len(x), self.outputs)
-        return outputs.float() if outputs.element_size() < _FLOAT32_BYTES else outputs
+        return outputs_as(outputs, (len(x), self.outputs), self.name)
 
     @contextmanager
     def borrowed(self) -> Iterator[None]:
-        """Give the module its own tensors back on leaving; vmap's slow paths are no warning to a user."""
+        """Give the module its own tensors back on leaving; vmap's slow paths are no warning to a user.
+
+        torch itself is told not to warn: Python's filters belong to all threads at once.
+        """
         buffers = [place.container[place.key] for place in self.buffer_places]
+        _warn_of_slow_paths(wanted=False)
         try:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message="There is a performance drop")
-                yield
+            yield
         finally:
+            _warn_of_slow_paths(wanted=True)
             for place in self.places:
                 place.container[place.key] = place.held
             for place, value in zip(self.buffer_places, buffers, strict=True):
                 place.container[place.key] = value
             for attributes, key, held in self.lists:
                 attributes[key] = held
+
+
+def _warn_of_slow_paths(*, wanted: bool) -> None:
+    torch._C._functorch._set_vmap_fallback_warning_enabled(wanted)  # type: ignore[attr-defined]  # noqa: SLF001 - it has no other
 
 
 def _parameters(network: Network) -> tuple[list[tuple[slice, tuple[int, ...]]], list[_Place]]:
@@ -268,7 +247,6 @@ class _Pack:
 
     def __init__(self, network: Network, context: ClientContext, batches: LocalBatches, order: Int64s) -> None:
         clients = context.clients
-        seeds = context.streams.of("dropout", context.assignment.round).bits(clients.ordinals[order], 1)[:, 0]
         x, y = clients.everything()
         dtype, device = network.input_kind
         signature = clients.signature
@@ -284,7 +262,7 @@ class _Pack:
         self.empty = torch.from_numpy(counts == 0).to(device)
         self.some_empty = (counts == 0).any(axis=1).tolist()
         self.active = (batches.steps[order][None, :] > np.arange(len(positions))[:, None]).sum(axis=1).tolist()
-        self.seeds = torch.from_numpy((seeds >> np.uint64(1)).astype(np.int64))
+        self.seeds = torch.from_numpy(dropout_seeds(context)[order])
 
     def __iter__(self) -> Iterator[Step]:
         """Yield every step, for the clients that still take it."""
@@ -310,7 +288,7 @@ class _Active:
     memory: dict[str, Tensor]
 
 
-def _descend(work: LocalWork, runner: Stacked, each: Each, pack: _Pack, all_clients: _Active) -> Array:
+def _descend(work: LocalWork, runner: Stacked, each: Loss, pack: _Pack, all_clients: _Active) -> Array:
     """Take every step, in place; return each client's loss, summed over its steps: float64 [n]."""
     total = torch.zeros(len(all_clients.values), dtype=torch.float64, device=all_clients.values.device)
     now = all_clients

@@ -40,10 +40,13 @@ class Credentials:
 
 
 def sign_request(  # noqa: PLR0913 - what is signed
-    key: Ed25519PrivateKey, *, client: str, method: str, target: str, body: bytes, now: float
+    key: Ed25519PrivateKey, *, client: str, method: str, target: str, body: bytes, now: float, nonce: str | None = None
 ) -> str:
-    """Return the Authorization header of one request; ``target`` is the path with its query."""
-    time, nonce = int(now * 1000), secrets.token_urlsafe(12)
+    """Return the Authorization header of one request; ``target`` is the path with its query.
+
+    The nonce is drawn unless it is given, which only a test vector does.
+    """
+    time, nonce = int(now * 1000), nonce or secrets.token_urlsafe(12)
     signature = key.sign(_request(method, target, str(time), nonce, body))
     encoded = base64.urlsafe_b64encode(signature).rstrip(b"=").decode()
     return f"{SCHEME} client={client}, time={time}, nonce={nonce}, signature={encoded}"

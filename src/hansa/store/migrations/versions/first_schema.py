@@ -14,13 +14,15 @@ depends_on = None
 OLDEST: Final = 1
 """The schema of the oldest code that may serve this one."""
 
+_TEXT: Final = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
+
 
 def upgrade() -> None:
     """Make the tables."""
     op.create_table(
         "client_changes",
         sa.Column("number", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
-        sa.Column("client", sa.Text(), nullable=False),
+        sa.Column("client", _TEXT, nullable=False),
         sa.PrimaryKeyConstraint("number", name=op.f("pk_client_changes")),
         sqlite_autoincrement=True,
     )
@@ -32,10 +34,10 @@ def upgrade() -> None:
     )
     op.create_table(
         "signing_keys",
-        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("id", _TEXT, nullable=False),
         sa.Column("public_key", sa.LargeBinary(), nullable=False),
         sa.Column("wrapped", sa.LargeBinary(), nullable=False),
-        sa.Column("endorsed_by", sa.Text(), nullable=True),
+        sa.Column("endorsed_by", _TEXT, nullable=True),
         sa.Column("endorsement", sa.LargeBinary(), nullable=False),
         sa.Column("created_at", sa.Float(precision=53), nullable=False),
         sa.Column("retired_at", sa.Float(precision=53), nullable=True),
@@ -43,19 +45,19 @@ def upgrade() -> None:
     )
     op.create_table(
         "tenants",
-        sa.Column("id", sa.Text(), nullable=False),
-        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("id", _TEXT, nullable=False),
+        sa.Column("name", _TEXT, nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_tenants")),
         sa.UniqueConstraint("name", name=op.f("uq_tenants_name")),
     )
     op.create_table(
         "events",
         sa.Column("number", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
-        sa.Column("tenant", sa.Text(), nullable=False),
+        sa.Column("tenant", _TEXT, nullable=False),
         sa.Column("at", sa.Float(precision=53), nullable=False),
-        sa.Column("kind", sa.Text(), nullable=False),
-        sa.Column("run", sa.Text(), nullable=True),
-        sa.Column("client", sa.Text(), nullable=True),
+        sa.Column("kind", _TEXT, nullable=False),
+        sa.Column("run", _TEXT, nullable=True),
+        sa.Column("client", _TEXT, nullable=True),
         sa.Column("detail", sa.JSON(none_as_null=True), nullable=False),
         sa.ForeignKeyConstraint(["tenant"], ["tenants.id"], name=op.f("fk_events_tenant_tenants")),
         sa.PrimaryKeyConstraint("number", name=op.f("pk_events")),
@@ -65,12 +67,12 @@ def upgrade() -> None:
     op.create_index(op.f("ix_events_tenant_number"), "events", ["tenant", "number"], unique=False)
     op.create_table(
         "populations",
-        sa.Column("id", sa.Text(), nullable=False),
-        sa.Column("tenant", sa.Text(), nullable=False),
-        sa.Column("name", sa.Text(), nullable=False),
-        sa.Column("admission", sa.Text(), nullable=False),
+        sa.Column("id", _TEXT, nullable=False),
+        sa.Column("tenant", _TEXT, nullable=False),
+        sa.Column("name", _TEXT, nullable=False),
+        sa.Column("admission", _TEXT, nullable=False),
         sa.Column("schema", sa.JSON(none_as_null=True), nullable=False),
-        sa.Column("minimum_version", sa.Text(), nullable=True),
+        sa.Column("minimum_version", _TEXT, nullable=True),
         sa.Column("numbers", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
         sa.ForeignKeyConstraint(["tenant"], ["tenants.id"], name=op.f("fk_populations_tenant_tenants")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_populations")),
@@ -79,11 +81,11 @@ def upgrade() -> None:
     )
     op.create_table(
         "tokens",
-        sa.Column("id", sa.Text(), nullable=False),
-        sa.Column("tenant", sa.Text(), nullable=False),
-        sa.Column("role", sa.Text(), nullable=False),
-        sa.Column("name", sa.Text(), nullable=False),
-        sa.Column("digest", sa.Text(), nullable=False),
+        sa.Column("id", _TEXT, nullable=False),
+        sa.Column("tenant", _TEXT, nullable=False),
+        sa.Column("role", _TEXT, nullable=False),
+        sa.Column("name", _TEXT, nullable=False),
+        sa.Column("digest", _TEXT, nullable=False),
         sa.Column("expires_at", sa.Float(precision=53), nullable=True),
         sa.Column("revoked_at", sa.Float(precision=53), nullable=True),
         sa.ForeignKeyConstraint(["tenant"], ["tenants.id"], name=op.f("fk_tokens_tenant_tenants")),
@@ -93,17 +95,17 @@ def upgrade() -> None:
     op.create_index(op.f("ix_tokens_tenant"), "tokens", ["tenant"], unique=False)
     op.create_table(
         "jobs",
-        sa.Column("id", sa.Text(), nullable=False),
-        sa.Column("tenant", sa.Text(), nullable=False),
-        sa.Column("population", sa.Text(), nullable=False),
-        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("id", _TEXT, nullable=False),
+        sa.Column("tenant", _TEXT, nullable=False),
+        sa.Column("population", _TEXT, nullable=False),
+        sa.Column("name", _TEXT, nullable=False),
         sa.Column("plan", sa.JSON(none_as_null=True), nullable=False),
-        sa.Column("plan_sha256", sa.Text(), nullable=False),
-        sa.Column("descriptor", sa.Text(), nullable=False),
-        sa.Column("model", sa.Text(), nullable=False),
-        sa.Column("eligibility", sa.Text(), nullable=False),
+        sa.Column("plan_sha256", _TEXT, nullable=False),
+        sa.Column("descriptor", _TEXT, nullable=False),
+        sa.Column("model", _TEXT, nullable=False),
+        sa.Column("eligibility", _TEXT, nullable=False),
         sa.Column("priority", sa.BigInteger(), nullable=False),
-        sa.Column("submitted_by", sa.Text(), nullable=False),
+        sa.Column("submitted_by", _TEXT, nullable=False),
         sa.Column("submitted_at", sa.Float(precision=53), nullable=False),
         sa.ForeignKeyConstraint(
             ["tenant", "population"], ["populations.tenant", "populations.id"], name=op.f("fk_jobs_tenant_populations")
@@ -115,10 +117,10 @@ def upgrade() -> None:
     op.create_table(
         "profiles",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
-        sa.Column("population", sa.Text(), nullable=False),
-        sa.Column("digest", sa.Text(), nullable=False),
+        sa.Column("population", _TEXT, nullable=False),
+        sa.Column("digest", _TEXT, nullable=False),
         sa.Column("attributes", sa.JSON(none_as_null=True), nullable=False),
-        sa.Column("version", sa.Text(), nullable=False),
+        sa.Column("version", _TEXT, nullable=False),
         sa.Column("consent", sa.Boolean(), nullable=False),
         sa.ForeignKeyConstraint(["population"], ["populations.id"], name=op.f("fk_profiles_population_populations")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_profiles")),
@@ -126,15 +128,15 @@ def upgrade() -> None:
     )
     op.create_table(
         "clients",
-        sa.Column("id", sa.Text(), nullable=False),
-        sa.Column("tenant", sa.Text(), nullable=False),
-        sa.Column("population", sa.Text(), nullable=False),
+        sa.Column("id", _TEXT, nullable=False),
+        sa.Column("tenant", _TEXT, nullable=False),
+        sa.Column("population", _TEXT, nullable=False),
         sa.Column("number", sa.BigInteger(), nullable=False),
-        sa.Column("name", sa.Text(), nullable=False),
-        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("name", _TEXT, nullable=False),
+        sa.Column("state", _TEXT, nullable=False),
         sa.Column("public_key", sa.LargeBinary(), nullable=True),
         sa.Column("profile", sa.BigInteger(), nullable=False),
-        sa.Column("invitation", sa.Text(), nullable=True),
+        sa.Column("invitation", _TEXT, nullable=True),
         sa.Column("invited_at", sa.Float(precision=53), nullable=False),
         sa.Column("enrolled_at", sa.Float(precision=53), nullable=True),
         sa.ForeignKeyConstraint(["profile"], ["profiles.id"], name=op.f("fk_clients_profile_profiles")),
@@ -152,21 +154,21 @@ def upgrade() -> None:
     op.create_index("ix_clients_eligible", "clients", ["population", "number", "state", "profile"], unique=False)
     op.create_table(
         "runs",
-        sa.Column("id", sa.Text(), nullable=False),
-        sa.Column("tenant", sa.Text(), nullable=False),
-        sa.Column("job", sa.Text(), nullable=False),
-        sa.Column("population", sa.Text(), nullable=False),
-        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("id", _TEXT, nullable=False),
+        sa.Column("tenant", _TEXT, nullable=False),
+        sa.Column("job", _TEXT, nullable=False),
+        sa.Column("population", _TEXT, nullable=False),
+        sa.Column("state", _TEXT, nullable=False),
         sa.Column("version", sa.BigInteger(), nullable=False),
         sa.Column("round", sa.BigInteger(), nullable=False),
-        sa.Column("model", sa.Text(), nullable=False),
-        sa.Column("slots", sa.Text(), nullable=True),
+        sa.Column("model", _TEXT, nullable=False),
+        sa.Column("slots", _TEXT, nullable=True),
         sa.Column("notes", sa.JSON(none_as_null=True), nullable=False),
         sa.Column("priority", sa.BigInteger(), nullable=False),
         sa.Column("started_at", sa.Float(precision=53), nullable=False),
         sa.Column("ended_at", sa.Float(precision=53), nullable=True),
-        sa.Column("why", sa.Text(), nullable=True),
-        sa.Column("lease_owner", sa.Text(), nullable=True),
+        sa.Column("why", _TEXT, nullable=True),
+        sa.Column("lease_owner", _TEXT, nullable=True),
         sa.Column("lease_until", sa.Float(precision=53), server_default=sa.text("0"), nullable=False),
         sa.ForeignKeyConstraint(["tenant", "job"], ["jobs.tenant", "jobs.id"], name=op.f("fk_runs_tenant_jobs")),
         sa.ForeignKeyConstraint(
@@ -179,12 +181,12 @@ def upgrade() -> None:
     op.create_index(op.f("ix_runs_tenant_started_at"), "runs", ["tenant", "started_at"], unique=False)
     op.create_table(
         "invitations",
-        sa.Column("id", sa.Text(), nullable=False),
-        sa.Column("population", sa.Text(), nullable=False),
-        sa.Column("digest", sa.Text(), nullable=False),
+        sa.Column("id", _TEXT, nullable=False),
+        sa.Column("population", _TEXT, nullable=False),
+        sa.Column("digest", _TEXT, nullable=False),
         sa.Column("uses", sa.BigInteger(), nullable=False),
         sa.Column("used", sa.BigInteger(), nullable=False),
-        sa.Column("client", sa.Text(), nullable=True),
+        sa.Column("client", _TEXT, nullable=True),
         sa.Column("expires_at", sa.Float(precision=53), nullable=True),
         sa.ForeignKeyConstraint(["client"], ["clients.id"], name=op.f("fk_invitations_client_clients")),
         sa.ForeignKeyConstraint(["population"], ["populations.id"], name=op.f("fk_invitations_population_populations")),
@@ -193,7 +195,7 @@ def upgrade() -> None:
     )
     op.create_table(
         "participation",
-        sa.Column("run", sa.Text(), nullable=False),
+        sa.Column("run", _TEXT, nullable=False),
         sa.Column("number", sa.BigInteger(), nullable=False),
         sa.Column("last_round", sa.BigInteger(), nullable=False),
         sa.Column("times", sa.BigInteger(), nullable=False),
@@ -202,11 +204,11 @@ def upgrade() -> None:
     )
     op.create_table(
         "releases",
-        sa.Column("tenant", sa.Text(), nullable=False),
-        sa.Column("run", sa.Text(), nullable=False),
+        sa.Column("tenant", _TEXT, nullable=False),
+        sa.Column("run", _TEXT, nullable=False),
         sa.Column("round", sa.BigInteger(), nullable=False),
-        sa.Column("sha256", sa.Text(), nullable=False),
-        sa.Column("stage", sa.Text(), nullable=False),
+        sa.Column("sha256", _TEXT, nullable=False),
+        sa.Column("stage", _TEXT, nullable=False),
         sa.Column("at", sa.Float(precision=53), nullable=False),
         sa.ForeignKeyConstraint(["tenant", "run"], ["runs.tenant", "runs.id"], name=op.f("fk_releases_tenant_runs")),
         sa.PrimaryKeyConstraint("run", "round", name=op.f("pk_releases")),
@@ -215,13 +217,13 @@ def upgrade() -> None:
     op.create_index(op.f("ix_releases_tenant_sha256"), "releases", ["tenant", "sha256"], unique=False)
     op.create_table(
         "rounds",
-        sa.Column("run", sa.Text(), nullable=False),
-        sa.Column("kind", sa.Text(), nullable=False),
+        sa.Column("run", _TEXT, nullable=False),
+        sa.Column("kind", _TEXT, nullable=False),
         sa.Column("round", sa.BigInteger(), nullable=False),
         sa.Column("attempt", sa.BigInteger(), nullable=False),
-        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("state", _TEXT, nullable=False),
         sa.Column("version", sa.BigInteger(), nullable=False),
-        sa.Column("model", sa.Text(), nullable=False),
+        sa.Column("model", _TEXT, nullable=False),
         sa.Column("cohort_size", sa.BigInteger(), nullable=False),
         sa.Column("population", sa.BigInteger(), nullable=False),
         sa.Column("opened_at", sa.Float(precision=53), nullable=False),
@@ -252,14 +254,14 @@ def upgrade() -> None:
     )
     op.create_table(
         "assigned",
-        sa.Column("run", sa.Text(), nullable=False),
-        sa.Column("kind", sa.Text(), nullable=False),
+        sa.Column("run", _TEXT, nullable=False),
+        sa.Column("kind", _TEXT, nullable=False),
         sa.Column("round", sa.BigInteger(), nullable=False),
         sa.Column("attempt", sa.BigInteger(), nullable=False),
-        sa.Column("client", sa.Text(), nullable=False),
+        sa.Column("client", _TEXT, nullable=False),
         sa.Column("number", sa.BigInteger(), nullable=False),
         sa.Column("position", sa.BigInteger(), nullable=False),
-        sa.Column("fate", sa.Text(), nullable=True),
+        sa.Column("fate", _TEXT, nullable=True),
         sa.Column("notes", sa.JSON(none_as_null=True), nullable=False),
         sa.ForeignKeyConstraint(["client"], ["clients.id"], name=op.f("fk_assigned_client_clients")),
         sa.ForeignKeyConstraint(
@@ -274,15 +276,15 @@ def upgrade() -> None:
     )
     op.create_table(
         "reports",
-        sa.Column("run", sa.Text(), nullable=False),
-        sa.Column("kind", sa.Text(), nullable=False),
+        sa.Column("run", _TEXT, nullable=False),
+        sa.Column("kind", _TEXT, nullable=False),
         sa.Column("round", sa.BigInteger(), nullable=False),
         sa.Column("attempt", sa.BigInteger(), nullable=False),
-        sa.Column("client", sa.Text(), nullable=False),
+        sa.Column("client", _TEXT, nullable=False),
         sa.Column("position", sa.BigInteger(), nullable=False),
-        sa.Column("sha256", sa.Text(), nullable=False),
+        sa.Column("sha256", _TEXT, nullable=False),
         sa.Column("size", sa.BigInteger(), nullable=False),
-        sa.Column("blob", sa.Text(), nullable=False),
+        sa.Column("blob", _TEXT, nullable=False),
         sa.Column("received_at", sa.Float(precision=53), nullable=False),
         sa.ForeignKeyConstraint(
             ["run", "kind", "round", "attempt", "client"],

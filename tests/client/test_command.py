@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from fake_server import TOKEN, job_of
+
+import hansa
+
+
+def client(*words, cwd, **environment):
+    home = {**os.environ, "PYTHONPATH": str(Path(hansa.__file__).parents[1]), **environment}
+    command = [sys.executable, "-P", "-c", "from hansa.cli.main import main; main()", "client", *map(str, words)]
+    return subprocess.run(command, env=home, cwd=cwd, capture_output=True, text=True, check=False, timeout=60)
+
+
+@pytest.mark.parametrize("words", [["--token", "sesame-open"], ["--token=sesame-open"], ["sesame-open"]])
+def test_a_secret_as_an_argument_is_refused_and_never_shown(tmp_path, words):
+    ended = client(*words, cwd=tmp_path)
+    assert ended.returncode == 2
+    assert "sesame" not in ended.stdout + ended.stderr
+
+
+@pytest.mark.parametrize("how", ["file", "environment"])
+def test_a_dry_run_says_what_would_leave(server, data, tmp_path, how):
+    (tmp_path / "token").write_text(TOKEN + "\n")
+    path = server.assign(job_of())
+    given = ["--token-file", tmp_path / "token"] if how == "file" else []
+    more = {"HANSA_TOKEN": TOKEN} if how == "environment" else {}
+    words = ["--server", server.url, "--data", data, "--state", tmp_path / "s", *given, "--dry-run", "--json"]
+    ended = client(*words, "--attribute", "region=EU", "--no-consent", cwd=tmp_path, **more)
+    assert ended.returncode == 0, ended.stderr
+    told = json.loads(ended.stdout.splitlines()[-1])
+    assert told["assignment"] == path
+    assert set(told["would_send_tensors"]) == {"values", "lanes"}
+    assert "would send bytes" in ended.stderr
+    assert server.reports == {}
+    assert TOKEN not in ended.stdout + ended.stderr
+    assert dict(server.enrolments[0].attributes) == {"region": '"EU"'}
+    assert server.enrolments[0].consent is False
+
+
+def test_without_a_token_it_says_how_to_give_one(server, data, tmp_path):
+    words = ["--server", server.url, "--data", data, "--state", tmp_path / "s"]
+    ended = client(*words, cwd=tmp_path)
+    assert ended.returncode == 2
+    assert "--token-file" in ended.stderr
+    assert client(*words, "--token-file", tmp_path / "none", cwd=tmp_path).returncode == 2
+
+
+def test_a_refused_token_ends_with_the_servers_code(server, data, tmp_path):
+    words = ["--server", server.url, "--data", data, "--state", tmp_path / "s", "--json"]
+    ended = client(*words, cwd=tmp_path, HANSA_TOKEN="wrong")  # noqa: S106 - it lets nobody in
+    assert ended.returncode == 3
+    assert json.loads(ended.stdout.splitlines()[-1])["error"]["code"] == "HANSA-ENROL-TOKEN"
+
+
+def test_data_of_a_function_need_the_policys_leave(server, tmp_path):
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "own_reader.py").write_text(
+        "import numpy as np\n\n"
+        "def read(features, signature):\n"
+        "    return {'X': np.ones((4, 2), dtype=np.float32), 'y': [0, 1, 0, 1]}\n"
+    )
+    path = os.pathsep.join([str(Path(hansa.__file__).parents[1]), str(site)])
+    server.assign(job_of())
+    words = ["--server", server.url, "--data", "own_reader:read", "--state", tmp_path / "s", "--dry-run", "--json"]
+    more = {"PYTHONPATH": path, "HANSA_TOKEN": TOKEN}
+    refused = client(*words, cwd=tmp_path, **more)
+    assert "HANSA-CODE-FORBIDDEN" in refused.stdout
+    allowed = client("allow", "own_reader:read", "--policy", tmp_path / "policy.toml", cwd=tmp_path, **more)
+    assert allowed.returncode == 0, allowed.stderr
+    ended = client(*words, "--policy", tmp_path / "policy.toml", cwd=tmp_path, **more)
+    assert json.loads(ended.stdout.splitlines()[-1])["would_send_bytes"] > 0, ended.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["--server", "http://127.0.0.1:9"],
+        ["--server", "http://127.0.0.1:9", "--data", "x", "--attribute", "region"],
+        ["--server", "http://127.0.0.1:9", "--data", "x", "--certificate", "x"],
+        ["allow"],
+        ["allow", "a.b:c"],
+    ],
+)
+def test_what_is_missing_is_said(tmp_path, words):
+    ended = client(*words, cwd=tmp_path)
+    assert ended.returncode == 2
+    assert "Traceback" not in ended.stderr

@@ -1,0 +1,214 @@
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+import safetensors.numpy
+from fake_server import digest, job_of
+
+from hansa.client import Agent, transport
+from hansa.client.transport import Reach, Transport, refusal, wanted_pause
+from hansa.core.errors import RefusedError
+
+
+def large(server):
+    """Assign a job whose model has 600,000 numbers; return its path and the model's digest."""
+    job = job_of()
+    model = safetensors.numpy.save({"model": np.zeros(600_000, dtype=np.float32)})
+    return server.assign(job, model), digest(model), len(model)
+
+
+def test_a_download_that_is_cut_goes_on_where_it_ended(server, agent):
+    path, name, size = large(server)
+    server.cut_downloads_after = [1_000_000, 500_000]
+    target = agent.state.model(name)
+    agent._transport.download(name, target, size)
+    assert digest(target.read_bytes()) == name
+    assert server.sent == size
+    assert path not in server.reports
+
+
+def test_a_download_is_resumed_by_the_next_process(server, agent, data, tmp_path):
+    _, name, size = large(server)
+    server.cut_downloads_after = [1_000_000] * 9
+    agent._transport.reach = Reach(server.url, tries=1)
+    target = agent.state.model(name)
+    with pytest.raises(RefusedError) as error:
+        agent._transport.download(name, target, size)
+    assert error.value.code == "HANSA-SERVER-UNREACHABLE"
+    agent.close()
+    server.cut_downloads_after = []
+    again = Agent(server.url, data, tmp_path / "state")
+    again._transport.download(name, target, size)
+    again.close()
+    assert target.stat().st_size == size
+    assert server.sent == size
+
+
+def test_a_download_of_more_than_was_named_ends(server, agent):
+    _, name, size = large(server)
+    with pytest.raises(RefusedError) as error:
+        agent._transport.download(name, agent.state.model(name), size - 1)
+    assert error.value.code == "HANSA-UPLOAD-DIGEST"
+
+
+@pytest.fixture
+def small_parts(monkeypatch):
+    monkeypatch.setattr(transport, "PART", 100)
+
+
+@pytest.mark.parametrize(
+    "cuts", [[], ["before"], ["after"], ["", "before"], ["", "after"], ["", "", "after", "before"]]
+)
+def test_an_upload_that_is_cut_goes_on_where_it_ended(server, agent, small_parts, cuts):
+    path = server.assign(job_of())
+    server.cut_uploads = cuts
+    agent.step()
+    assert server.answers >= 1
+    [(_, content)] = server.parts.items()
+    assert server.reports[path] == content
+    assert agent.state.pending() is None
+
+
+def test_a_report_waits_on_disk_while_the_server_is_away(server, agent):
+    path = server.assign(job_of())
+    agent._transport.reach = Reach(server.url, tries=1)
+    server.cut_uploads = ["before", "after"]
+    for _ in range(2):
+        with pytest.raises(RefusedError, match="Disconnected|disconnected"):
+            agent.step()
+    pending = agent.state.pending()
+    assert pending.sha256 == digest(server.reports[path])
+    agent.step()
+    assert agent.state.pending() is None
+    assert len({sha256 for _, sha256 in server.parts}) == 1
+
+
+@pytest.mark.parametrize("code", ["HANSA-REPORT-NOT-FINITE", "HANSA-REPORT-UNEXPECTED", "HANSA-REPORT-ANSWERED"])
+def test_a_report_that_is_refused_for_good_is_given_up(server, agent, code):
+    server.assign(job_of())
+    put = agent._transport._put
+    agent._transport._put = lambda *arguments: server.refuse.append(code) or put(*arguments)
+    agent.step()
+    assert [each.outcome for each in agent.state.reports()] == ["refused"]
+    assert agent.state.pending() is None
+
+
+@pytest.mark.parametrize("code", ["HANSA-AUTH-CLOCK", "HANSA-CLIENT-STATE"])
+def test_a_report_is_kept_when_the_call_was_refused(server, agent, code):
+    server.assign(job_of())
+    put = agent._transport._put
+    agent._transport._put = lambda *arguments: server.refuse.append(code) or put(*arguments)
+    with pytest.raises(RefusedError) as error:
+        agent.step()
+    assert error.value.code == code
+    assert agent.state.pending() is not None
+
+
+def test_a_busy_server_is_asked_again(server, agent):
+    server.refuse = ["HANSA-SERVER-BUSY", "HANSA-SERVER-LIMIT"]
+    agent.step()
+    assert len(server.check_ins) == 1
+
+
+def test_an_agent_runs_through_failures_until_it_is_told_to_stop(server, agent):
+    stop = threading.Event()
+    worker = threading.Thread(target=agent.run, args=(stop,))
+    server.refuse = ["HANSA-CLIENT-STATE"]
+    path = server.assign(job_of())
+    worker.start()
+    server.wait_for(lambda: path in server.reports)
+    stop.set()
+    worker.join(10)
+    assert not worker.is_alive()
+
+
+def test_an_agent_ends_where_no_waiting_helps(server, agent):
+    server.refuse = ["HANSA-AUTH-UNKNOWN"]
+    with pytest.raises(RefusedError) as error:
+        agent.run(threading.Event())
+    assert error.value.code == "HANSA-AUTH-UNKNOWN"
+
+
+@pytest.mark.parametrize("url", ["http://example.org", "ftp://localhost", "localhost:80", ""])
+def test_what_is_no_safe_address_is_refused(url, data, tmp_path):
+    with pytest.raises(RefusedError) as error:
+        Transport(Reach(url))
+    assert error.value.code == "HANSA-SERVER-UNREACHABLE"
+    assert Transport(Reach("http://example.org", plain=True))
+
+
+def test_a_server_of_another_authority_is_not_believed(tmp_path):
+    (tmp_path / "ca.pem").write_text("nothing")
+    with pytest.raises(RefusedError, match="CA or certificate file"):
+        Transport(Reach("https://localhost", ca=tmp_path / "ca.pem"))
+    with pytest.raises(RefusedError, match="CA or certificate file"):
+        Transport(Reach("https://localhost", ca=tmp_path / "none.pem"))
+
+
+def test_nobody_answers(agent, server, tmp_path):
+    lonely = Transport(Reach("http://127.0.0.1:9", tries=2))
+    with pytest.raises(RefusedError) as error:
+        lonely.goodbye()
+    assert error.value.code == "HANSA-SERVER-UNREACHABLE"
+
+
+@pytest.mark.parametrize(
+    ("status", "content", "code"),
+    [
+        (502, b"<html>", "HANSA-SERVER-BUSY"),
+        (404, b"", "HANSA-NOT-FOUND"),
+        (403, b'{"error": {"code": "HANSA-CLIENT-STATE", "found": "x"}}', "HANSA-CLIENT-STATE"),
+        (403, b'{"error": {"code": "SOMETHING"}}', "HANSA-REQUEST-INVALID"),
+        (400, b'{"details": [{"type": "hansa.v1.Problem", "value": "!"}]}', "HANSA-REQUEST-INVALID"),
+        (400, b'{"details": 3}', "HANSA-REQUEST-INVALID"),
+        (400, b"[]", "HANSA-REQUEST-INVALID"),
+        (400, b"\xff\xfe", "HANSA-REQUEST-INVALID"),
+    ],
+)
+def test_every_answer_becomes_a_code(status, content, code):
+    assert refusal(status, content).code == code
+
+
+def test_a_server_says_when_to_come_back():
+    assert wanted_pause(refusal(503, b"", httpx.Headers({"Retry-After": "7"}))) == 7
+    assert wanted_pause(refusal(503, b"")) == 0
+
+
+def test_something_else_that_answers_is_no_server_of_hansa(server, agent, monkeypatch):
+    monkeypatch.setattr(agent._transport, "_send", lambda *_, **__: httpx.Response(200, content=b"<html>\xff"))
+    with pytest.raises(RefusedError, match="no server of Hansa"):
+        agent.step()
+
+
+def test_enrolling_by_certificate_proves_both_keys(tmp_path):
+    import datetime as dt
+
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    from hansa.client.certificates import certified
+    from hansa.wire.signatures import enrolment, verify
+
+    key, own = ec.generate_private_key(ec.SECP256R1()), Ed25519PrivateKey.generate()
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "a hospital")])
+    now = dt.datetime.now(dt.UTC)
+    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+    builder = builder.serial_number(1).not_valid_before(now).not_valid_after(now + dt.timedelta(days=1))
+    certificate = builder.sign(key, hashes.SHA256())
+    paths = Path(tmp_path / "c.pem"), Path(tmp_path / "k.pem")
+    paths[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    paths[1].write_bytes(pem)
+    request = certified(*paths, "tenant/hospitals", own)
+    content = enrolment(request.certificates[0])
+    public = own.public_key().public_bytes_raw()
+    verify(public, request.key_proof, content)
+    key.public_key().verify(request.certificate_proof, content + public, ec.ECDSA(hashes.SHA256()))
+    with pytest.raises(RefusedError):
+        certified(paths[1], paths[0], "tenant/hospitals", own)
