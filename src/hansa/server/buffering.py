@@ -84,7 +84,10 @@ def hear(buffer: Buffer, rounds: Sequence[Training], *, now: float) -> Heard:
     for training in rounds:
         at = {report.client: report.received_at for report in training.reports}
         for each in training.assigned:
-            if buffer.training.get(each.number) != (training.version, each.position):
+            place, held = (training.version, each.position), buffer.held.get(each.number)
+            if each.fate == "refused" and held is not None and (held.version, held.start) == place:
+                buffer.take_back(each.number)
+            if buffer.training.get(each.number) != place:
                 continue
             if each.fate == "reported":
                 arrived.append((at[each.client], each))

@@ -136,10 +136,12 @@ class Coordinator:
         training = [each for each in open_rounds if each.id.kind == "training"]
         if beside and await self._move(context, beside[0]):
             return True
+        if context.run.state != "running":
+            return False  # what is open stays so: a report that comes is counted when the run goes on
         upcoming = lifecycle.upcoming(context.plan, context.run)
         if not beside and (upcoming is None or upcoming.kind != "training"):
             await self._open(context)
-        if context.run.state != "running" or upcoming is None or upcoming.kind == "statistics":
+        if upcoming is None or upcoming.kind == "statistics":
             return False
         if context.run.round >= context.plan.rounds or context.run.notes.get("stopping") is not None:
             return False
