@@ -214,9 +214,9 @@ def test_a_server_is_prepared_backed_up_and_restored(hansa, monkeypatch, tmp_pat
     assert hansa("server", "rotate-key", "--json").json["key"] != first
     assert hansa("server", "rotate-ca").status == 0
     assert hansa("server", "backup", tmp_path / "backup").status == 0
-    assert hansa("server", "backup", tmp_path / "backup").status == 7
+    assert hansa("server", "backup", tmp_path / "backup").status == 2  # nothing is overwritten
     assert not [path for path in (tmp_path / "backup").rglob("*") if "key" in path.name]
-    assert hansa("server", "restore", tmp_path / "backup").status == 7  # nothing is overwritten
+    assert hansa("server", "restore", tmp_path / "backup").status == 2
     monkeypatch.setenv("HANSA_SERVER_FOLDER", str(tmp_path / "again"))
     assert hansa("server", "restore", tmp_path / "backup").status == 0
     with sqlite3.connect(tmp_path / "again" / "hansa.sqlite") as restored:

@@ -1,4 +1,4 @@
-"""One plan, every runtime: with full participation a deployed federation gives the model of a simulation, bit for bit."""
+"""One plan, every runtime: where all take part, a federation gives the model of a simulation, bit for bit."""
 
 from __future__ import annotations
 
@@ -51,10 +51,8 @@ def deployed(tmp_path_factory):
         with federation.calls() as calls:
             runs = {name: submit(calls, each.plan) for name, each in prepared.items()}
             found = {name: finished(calls, run) for name, run in runs.items()}
-            return {
-                name: (run, model_of(calls, prepared[name], run), calls.get(f"/runs/{run['id']}/rounds", limit=1000)["rounds"])
-                for name, run in found.items()
-            }
+            rounds = {name: calls.get(f"/runs/{run}/rounds", limit=1000)["rounds"] for name, run in runs.items()}
+            return {name: (run, model_of(calls, prepared[name], run), rounds[name]) for name, run in found.items()}
 
 
 @pytest.mark.parametrize("name", PLANS)

@@ -8,7 +8,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -138,11 +138,22 @@ class Agent:
                 if error.code in _ENDS:
                     raise
                 failures += 1
-                longest = min(_LONGEST_BACKOFF, 2.0 ** min(failures, 16))
-                pause = max(wanted_pause(error), longest * random.uniform(0.5, 1.0))  # noqa: S311 - spreads calls
-                what = "waiting" if passes_by_itself(error) else "refused"
-                log.warning("%s code=%s seconds=%.1f found=%r", what, error.code, pause, error.found)
+                pause = _backoff(error, failures)
             stop.wait(pause)
+
+    def insist(self, call: Callable[[], Any], stop: threading.Event) -> None:
+        """Make a call until the server answers it: an agent may be started before its server, or while that is away."""
+        failures = 0
+        while not stop.is_set():
+            try:
+                call()
+            except RefusedError as error:
+                if not passes_by_itself(error):
+                    raise
+                failures += 1
+                stop.wait(_backoff(error, failures))
+            else:
+                return
 
     def step(self) -> float:
         """Do what is next: send what is on disk, else check in and answer; return in how many seconds to come back."""
@@ -339,6 +350,15 @@ class Agent:
         self._new_day()
         self._usage["up"] += up
         self._usage["down"] += down
+
+
+def _backoff(error: RefusedError, failures: int) -> float:
+    """Return how many seconds to wait after so many failures one after another, and tell."""
+    longest = min(_LONGEST_BACKOFF, 2.0 ** min(failures, 16))
+    pause = max(wanted_pause(error), longest * random.uniform(0.5, 1.0))  # noqa: S311 - spreads calls
+    what = "waiting" if passes_by_itself(error) else "refused"
+    log.warning("%s code=%s seconds=%.1f found=%r", what, error.code, pause, error.found)
+    return pause
 
 
 def _version() -> str:

@@ -39,10 +39,8 @@ class Recorder:
             await self._write(batch)
 
     async def _write(self, batch: list[tuple[Report, asyncio.Future[Verdict]]]) -> None:
-        verdicts: list[Verdict | HansaError] = []
         try:
-            async with self.services.store.transaction() as rows:
-                verdicts.extend([await self._row(rows, report) for report, _ in batch])
+            verdicts = await self._commit([report for report, _ in batch])
         except Exception as error:  # noqa: BLE001 - whoever waits learns it
             for _, answer in batch:
                 if not answer.done():
@@ -59,10 +57,21 @@ class Recorder:
             else:
                 answer.set_result(verdict)
 
+    async def _commit(self, reports: list[Report]) -> list[Verdict | HansaError]:
+        """Write reports in one transaction; once more where another replica's stood in the way (a deadlock)."""
+        for last_try in (False, True):
+            try:
+                async with self.services.store.transaction() as rows:
+                    return [await self._row(rows, report) for report in reports]
+            except StoreConflictError:
+                if last_try:
+                    raise
+        raise AssertionError
+
     async def _row(self, rows: Rows, report: Report) -> Verdict | HansaError:
         """Write one report. The round's row is locked: it cannot be frozen in between."""
         round_ = await rows.rounds.get(report.round, for_report=True)
-        assigned = await rows.rounds.assignment(report.round, report.client)
+        assigned = await rows.rounds.assignment(report.round, report.client, for_change=True)
         if round_ is None or assigned is None:
             return unexpected()
         if assigned.fate in ("reported", "included"):

@@ -222,7 +222,7 @@ async def store_upload(services: Services, tenant: str, sha256: str, total: int,
     limit = services.settings.largest_model_bytes
     if total > limit:
         raise RefusedError(
-            "HANSA-SERVER-LIMIT",
+            "HANSA-REQUEST-TOO-LARGE",
             rule=f"A model has at most {limit} bytes here.",
             found=f"This one has {total}.",
             action="Ask the server's administrator to raise largest_model_bytes.",

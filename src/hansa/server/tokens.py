@@ -10,7 +10,7 @@ import secrets
 from pathlib import Path
 from typing import Final, Literal, get_args
 
-from hansa.core.errors import RefusedError
+from hansa.core.errors import RefusedError, StoreConflictError
 from hansa.server.settings import ServerSettings
 from hansa.store.records import Role, Tenant, Token
 from hansa.store.store import Store
@@ -128,13 +128,16 @@ async def first_token(store: Store, settings: ServerSettings, now: float) -> Pat
 
     The file is written before the rows are committed: a server that dies in between makes another token.
     """
-    async with store.transaction() as rows:
-        if await rows.tenants.all():
-            return None
-        tenant = await rows.tenants.add(DEFAULT_TENANT)
-        path = settings.make_folder() / OWNER_TOKEN
-        await rows.tokens.add(_told(tenant, path, None))
-        await rows.events.add("token.created", tenant=tenant.id, at=now, detail={"role": "owner", "name": "first"})
+    path = settings.make_folder() / OWNER_TOKEN
+    try:
+        async with store.transaction() as rows:
+            if await rows.tenants.all():
+                return None
+            tenant = await rows.tenants.add(DEFAULT_TENANT)  # where two replicas start at once, one of them waits here
+            await rows.tokens.add(_told(tenant, path, None))
+            await rows.events.add("token.created", tenant=tenant.id, at=now, detail={"role": "owner", "name": "first"})
+    except StoreConflictError:
+        return None
     return path
 
 

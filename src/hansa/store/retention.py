@@ -30,7 +30,7 @@ class Swept:
     updates: int = 0
     """Blobs of updates whose round is over."""
     orphans: int = 0
-    """Models, slots and job descriptors that no row names, and uploaded models that no job followed."""
+    """Models, slots and job descriptors that no row names."""
     bytes: int = 0
     keys: int = 0
     events: int = 0
@@ -48,7 +48,6 @@ async def sweep(  # noqa: PLR0913 - three places, and how long what is kept
     """Remove what is left over; return how much. ``keep_events``: seconds after which events go, None: never."""
     updates = await blobs.listed("updates/")
     others = [each for prefix in _BY_DIGEST for each in await blobs.listed(prefix)]
-    uploads = await blobs.listed("uploads/")
     held = await asyncio.to_thread(keys.held)
     async with store.reading() as rows:  # after the lists: what was committed before they were made is seen
         opened = frozenset(round_.id.name for round_ in await rows.rounds.all_open())
@@ -56,7 +55,7 @@ async def sweep(  # noqa: PLR0913 - three places, and how long what is kept
     before = now - grace
     finished = [each for each in updates if each.at < before and _is_over(each.name.split("/"), opened)]
     orphans = [each for each in others if each.at < before and each.name.rpartition("/")[2] not in referred]
-    orphans += [each for each in uploads if each.at < before]
+    orphans += [each for each in await blobs.listed("uploads/") if each.at < before]  # models that were not submitted
     for each in (*finished, *orphans):
         await blobs.delete(each.name)
     destroyed = await asyncio.to_thread(_destroy, keys, held, opened, before)

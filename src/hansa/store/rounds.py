@@ -71,6 +71,7 @@ _ASSIGNED: Final = select(_A.client, _A.number, _A.position, _A.fate, _A.notes).
 _ASSIGNMENT: Final = select(_A.client, _A.number, _A.position, _A.fate, _A.notes).where(
     _THESE, _A.client == bindparam("of_client")
 )
+_LOCKED_ASSIGNMENT: Final = _ASSIGNMENT.with_for_update()
 _SET_FATE: Final = (
     update(tables.assigned).where(_THESE, _A.client == bindparam("of_client")).values(fate=bindparam("fate"))
 )
@@ -160,9 +161,10 @@ class Rounds:
         """Return who is assigned to a round, in order of position."""
         return [Assigned(key, *row) for row in await self._on.rows(_ASSIGNED, key_values(key))]
 
-    async def assignment(self, key: RoundKey, client: str) -> Assigned | None:
-        """Return one client's part in a round."""
-        row = await first(self._on, _ASSIGNMENT, {**key_values(key), "of_client": client})
+    async def assignment(self, key: RoundKey, client: str, *, for_change: bool = False) -> Assigned | None:
+        """Return one client's part in a round; ``for_change``: nobody else decides about it meanwhile."""
+        chosen = _LOCKED_ASSIGNMENT if for_change else _ASSIGNMENT
+        row = await first(self._on, chosen, {**key_values(key), "of_client": client})
         return None if row is None else Assigned(key, *row)
 
     async def fate(self, key: RoundKey, client: str) -> Fate | None:

@@ -118,6 +118,11 @@ def finished(calls: Operator, run: str, seconds: float = 60.0) -> dict[str, Any]
 
 def model_of(calls: Operator, prepared: Prepared, run: Mapping[str, Any]) -> str:
     """Return the digest of a run's last model, in the form in which a simulation writes it."""
-    served = ServedModel.from_bytes(calls.download(f"/models/{run['model']}"), prepared.first.layout.size)
-    state = replace(prepared.first, round=int(run["round"]), model=served.values, features=served.features)
+    return as_simulated(prepared, calls.download(f"/models/{run['model']}"), int(run["round"]))
+
+
+def as_simulated(prepared: Prepared, content: bytes, rounds: int) -> str:
+    """Return the digest of a model that a server keeps, in the form in which a simulation writes it."""
+    served = ServedModel.from_bytes(content, prepared.first.layout.size)
+    state = replace(prepared.first, round=rounds, model=served.values, features=served.features)
     return sha256(model_bytes(prepared.plan, state))

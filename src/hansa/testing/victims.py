@@ -1,0 +1,79 @@
+"""Processes that are killed at one named instant after another, and started again each time."""
+
+from __future__ import annotations
+
+import random
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Final
+
+from hansa.cli.local_federation import LocalFederation
+from hansa.core.settings import KILL_AT
+
+ANYWHERE: Final = "anywhere"
+"""Stands for a kill at no point: after a random time."""
+ENROLMENT: Final = ("client.enrolled", "server.enrolled")
+"""Points that are passed before the first run, and not later."""
+_OFTEN: Final = {"coordinator.leased": 8, "storage.blob-written": 3, "storage.blob-renamed": 3}
+"""Points that are passed so many times more often than others."""
+_PATIENCE: Final = 25.0
+"""Seconds that a point may be waited for."""
+
+
+@dataclass
+class Tally:
+    """What happened: kills at each point, points that were waited for in vain, processes that ended by themselves."""
+
+    kills: Counter[str] = field(default_factory=Counter)
+    missed: Counter[str] = field(default_factory=Counter)
+    surprises: list[str] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def note(self, point: str, *, hit: bool) -> None:
+        """Count one attempt."""
+        with self.lock:
+            (self.kills if hit else self.missed)[point] += 1
+
+    @property
+    def total(self) -> int:
+        """Return the number of kills."""
+        return sum(self.kills.values())
+
+
+@dataclass
+class Victim:
+    """One process of a federation. ``passes``: how many passes of a point it may survive, at most, and one."""
+
+    name: str
+    start: Callable[[dict[str, str]], None]
+    local: LocalFederation
+    tally: Tally
+    coins: random.Random
+    passes: int = 3
+    died: Callable[[str], None] = lambda _: None
+
+    def run(self, wanted: Iterable[str]) -> None:
+        """Suffer, then live on unharmed."""
+        for point in wanted:
+            self.once(point)
+        self.start({})
+
+    def once(self, point: str) -> None:
+        """Be started, and killed at a point: at the one of its first passes that coins say."""
+        passes = 1 if point in ENROLMENT else self.coins.randint(1, self.passes * _OFTEN.get(point, 1))
+        until = time.monotonic() + (self.coins.uniform(0.5, 4.0) if point == ANYWHERE else _PATIENCE)
+        self.start({} if point == ANYWHERE else {KILL_AT.name: f"{point}:{passes}"})
+        process = self.local.processes[self.name]
+        while (ended := process.poll()) is None and time.monotonic() < until:
+            time.sleep(0.01)
+        if ended is None:
+            self.local.kill(self.name)
+        elif ended != -signal.SIGKILL:
+            said = " / ".join(self.local.log(self.name).splitlines()[-3:])
+            self.tally.surprises.append(f"{self.name} ended with {ended} before {point}: {said}")
+        self.died(self.name)
+        self.tally.note(point, hit=ended == (None if point == ANYWHERE else -signal.SIGKILL))
