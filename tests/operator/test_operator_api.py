@@ -214,8 +214,8 @@ def test_an_upload_in_any_pieces_is_checked_as_one(populated):
 
 def test_a_model_larger_than_allowed_or_than_the_quota_is_refused_before_it_is_read(make_world):
     assert error_of(make_world(largest_model_bytes=10).call("PUT", f"/models/{MODEL_SHA256}", content=MODEL)) == (
-        429,
-        "HANSA-SERVER-LIMIT",
+        413,
+        "HANSA-REQUEST-TOO-LARGE",
     )
     small = make_world(quota_bytes=len(MODEL))
     small.ok("PUT", f"/models/{MODEL_SHA256}", content=MODEL)
