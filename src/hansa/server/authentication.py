@@ -61,6 +61,26 @@ class Authenticator:
 
     async def __call__(self, header: str | None, *, method: str, target: str, body: bytes) -> Client:
         """Return the client that signed a request. Raises RefusedError."""
+        credentials, client = await self.caller(header)
+        try:
+            verify_request(credentials, client.public_key or b"", method=method, target=target, body=body)
+        except RefusedError:
+            client = await self._anew(client)
+            verify_request(credentials, client.public_key or b"", method=method, target=target, body=body)
+        now = self.clock.now()
+        self.rates.take(client.id, now)
+        self._refuse_twice(credentials, now)
+        if client.state not in ("enrolled", "active"):
+            raise RefusedError(
+                "HANSA-CLIENT-STATE",
+                rule="Only clients that are enrolled or active take part.",
+                found=f"This one is {client.state}.",
+                action="Ask the operator of the federation.",
+            )
+        return client
+
+    async def caller(self, header: str | None) -> tuple[Credentials, Client]:
+        """Return who a request says that it is from, before its body is read. Raises RefusedError for nobody here."""
         credentials = read_credentials(header)
         now = self.clock.now()
         if abs(credentials.time / 1000 - now) > SKEW:
@@ -73,21 +93,7 @@ class Authenticator:
         client = await self.clients.get(credentials.client)
         if client is None or client.public_key is None:
             raise unknown_client()
-        try:
-            verify_request(credentials, client.public_key, method=method, target=target, body=body)
-        except RefusedError:
-            client = await self._anew(client)
-            verify_request(credentials, client.public_key or b"", method=method, target=target, body=body)
-        self.rates.take(client.id, now)
-        self._refuse_twice(credentials, now)
-        if client.state not in ("enrolled", "active"):
-            raise RefusedError(
-                "HANSA-CLIENT-STATE",
-                rule="Only clients that are enrolled or active take part.",
-                found=f"This one is {client.state}.",
-                action="Ask the operator of the federation.",
-            )
-        return client
+        return credentials, client
 
     async def _anew(self, client: Client) -> Client:
         """Return a client as the store has it now: another replica may have given it another key."""
