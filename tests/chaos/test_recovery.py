@@ -63,6 +63,7 @@ def test_a_dead_client_is_noticed_by_the_deadline_and_the_run_goes_on(tmp_path):
         rounds=400,
         schedule={"kind": "sync", "report_goal": 3, "round_deadline": 1.5},
         cohort={"kind": "full"},
+        devices={"preset": "hospitals"},
         evaluation={"every": 400, "metrics": ["auc"], "baselines": []},
     )
     with hospitals(tmp_path) as federation:

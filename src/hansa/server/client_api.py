@@ -74,7 +74,6 @@ class ClientApi:
             now = self.services.clock.now()
             async with self.services.store.transaction() as rows:
                 await rows.clients.set_state(client.id, "retired", at=now, why="it said goodbye")
-                await rows.events.add("client.goodbye", tenant=client.tenant, at=now, client=client.id)
             self.services.clients.drop(client.id)
         except Exception as error:  # noqa: BLE001 - what is no refusal is told as a bug, and nothing of it
             raise_connect(error)

@@ -309,7 +309,7 @@ class Coordinator:
     async def _end(self, run_id: str, state: str, why: str) -> None:
         now = self.services.clock.now()
         async with self.services.store.transaction() as rows:
-            run = await rows.runs.get(run_id)
+            run = await rows.runs.get(run_id, for_change=True)
             if run is None or run.state != "running":
                 return
             for round_ in await rows.rounds.open_of(run_id):
@@ -324,7 +324,7 @@ class Coordinator:
     async def _pause(self, run_id: str, why: str) -> None:
         now = self.services.clock.now()
         async with self.services.store.transaction() as rows:
-            run = await rows.runs.get(run_id)
+            run = await rows.runs.get(run_id, for_change=True)
             if run is not None and run.state == "running":
                 await rows.runs.change(replace(run, state="paused", why=why))
                 await rows.events.add("run.paused", tenant=run.tenant, at=now, run=run_id, detail={"why": why})

@@ -59,7 +59,6 @@ async def enrol(services: Services, request: EnrolRequest) -> tuple[Client, Popu
         if population is None:
             raise LookupError("a client has a population")
         check_declared(population, attributes, request.client_version)
-        await rows.events.add("client.enrolled", tenant=client.tenant, at=now, client=client.id)
     reached("server.enrolled")
     services.clients.drop(client.id)
     return client, population

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from hansa.algorithms.schedule import has_fixed_size
 from hansa.core.errors import StoreConflictError
 from hansa.core.killpoints import reached
 from hansa.core.layout import Int64s
@@ -65,10 +66,12 @@ async def open_next(services: Services, context: RunContext, upcoming: Upcoming)
     if failed >= services.settings.max_attempts:
         why = f"{upcoming.kind} round {upcoming.round} was given up {failed} times"
         return NotYet(why, pause=f"[HANSA-RUN-ATTEMPTS] {why}; look at its events, then resume the run")
-    if eligible.count < _needed(context, upcoming):
+    needed = _needed(context, upcoming)
+    began = run.round > 0 or "statistics" in run.notes or "evaluated" in run.notes
+    if eligible.count < max(needed, 1 if began else int(run.notes.get("wait_for", 1))):
         return NotYet("too few clients are eligible")
     numbers = await _numbers(services, context, upcoming, eligible)
-    if len(numbers) < _needed(context, upcoming) and not _by_coins(context, upcoming, eligible.count):
+    if len(numbers) < needed:
         return NotYet("too few clients could be picked")
     key = RoundKey(run.id, upcoming.kind, upcoming.round, attempt)
     return await _commit(services, context, upcoming, key=key, eligible=eligible, numbers=numbers, failed=failed)
@@ -90,19 +93,11 @@ async def eligible_of(services: Services, context: RunContext) -> Eligible:
 
 
 def _needed(context: RunContext, upcoming: Upcoming) -> int:
-    """Return how many clients must be eligible before a round is opened."""
-    waited_for = int(context.run.notes.get("wait_for", 1)) if context.run.slots is None else 1
-    if upcoming.kind != "training":
-        return waited_for
+    """Return how many clients a round needs, at least. One in which coins picked nobody (Poisson) is a round too."""
     schedule: Any = context.plan.schedule
-    return max(waited_for, getattr(schedule, "report_goal", None) or 1)
-
-
-def _by_coins(context: RunContext, upcoming: Upcoming, eligible: int) -> bool:
-    """Return True where each client is picked by its own coin: to draw again until some are would bias the coins."""
-    schedule: Any = context.plan.schedule
-    goal = getattr(schedule, "report_goal", None)
-    return upcoming.kind == "training" and goal is None and context.plan.cohort.expected_size(eligible) < eligible
+    if upcoming.kind != "training" or not schedule.synchronous:
+        return 1
+    return schedule.report_goal or int(has_fixed_size(context.plan.cohort))
 
 
 async def _numbers(services: Services, context: RunContext, upcoming: Upcoming, eligible: Eligible) -> Int64s:
@@ -144,7 +139,7 @@ async def _commit(  # noqa: PLR0913 - what a round is made of
         model, _, _ = await store_state(services.blobs, context.state)
     reached("coordinator.round.opening")
     async with services.store.transaction() as rows:
-        current = await rows.runs.get(run.id)
+        current = await rows.runs.get(run.id, for_change=True)
         if current is None or current.state != "running" or current.version != run.version:
             raise StoreConflictError(f"Run {run.id}")
         clients = await rows.clients.numbered(run.population, numbers)

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import structlog
 from granian.constants import HTTPModes, Interfaces
 from granian.log import LogLevels
 from granian.server.embed import Server
@@ -36,6 +37,7 @@ async def open_services(settings: ServerSettings, clock: Clock | None = None) ->
     """Open everything that a server works with; close it at the end."""
     settings.make_folder()
     with own_name(settings) as replica:
+        structlog.contextvars.bind_contextvars(replica=replica)
         async with _opened(replace(settings, replica=replica), clock) as services:
             yield services
 

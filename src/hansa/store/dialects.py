@@ -89,10 +89,6 @@ class PerDialect:
     sqlite: Executable
     postgresql: Executable
 
-    def of(self, dialect: DialectName) -> Executable:
-        """Return the statement for a database."""
-        return self.sqlite if dialect == "sqlite" else self.postgresql
-
 
 def insert_once(table: Table, *, returning: ColumnElement[Any]) -> PerDialect:
     """Return an INSERT that does nothing where a unique constraint is in the way; it returns a row if it inserted."""

@@ -59,6 +59,7 @@ SHORT: Final = small_plan(
     name="some are late",
     rounds=3,
     cohort={"kind": "uniform", "size": 2},
+    devices={"preset": "hospitals"},  # for a simulation; nothing of it is deployed
     schedule={"kind": "sync", "over_selection": 0.5, "report_goal": 2, "round_deadline": 2.5},
     evaluation={"every": 3, "metrics": ["auc"], "baselines": []},
 )
