@@ -6,9 +6,10 @@ import asyncio
 
 import httpx
 import pytest
-from tests.server.by_hand import code_of, deployed, run_async
+from tests.server.by_hand import Device, code_of, deployed, run_async
 
 from hansa.server.app import create
+from hansa.server.coordinator import Coordinator
 from hansa.server.rounds_at_rest import update_prefix
 from hansa.store.records import RoundKey
 from hansa.wire.generated import federation_pb2 as messages
@@ -129,5 +130,48 @@ def test_a_bug_in_plain_http_is_told_without_a_word_of_it(tmp_path, monkeypatch)
                 answer = await device.get(f"/v1/jobs/{'0' * 64}")
             assert (answer.status_code, code_of(answer)) == (500, "HANSA-INTERNAL")
             assert "private" not in answer.text
+
+    run_async(work())
+
+
+def test_signatures_are_remembered_as_long_as_their_clock_lets_them_in(tmp_path):
+    async def work():
+        async with deployed(tmp_path) as server:
+            device, path = await server.device("a"), "/hansa.v1.Federation/CheckIn"
+            request = device.check_in_request()
+            ahead = device.header("POST", path, request.SerializeToString(), at=server.clock.now() + 299)
+            assert (await device.call("CheckIn", request, header=ahead)).status_code == 200
+            await device.check_in()
+            seen = server.services.authenticate.seen
+            assert sum(map(len, seen.values())) == 2
+            server.clock.time += 500
+            assert code_of(await device.call("CheckIn", request, header=ahead)) == "HANSA-AUTH-REPLAYED"
+            assert sum(map(len, seen.values())) == 1
+            server.clock.time += 500
+            await device.check_in()
+            assert sum(map(len, seen.values())) == 1
+
+    run_async(work())
+
+
+def test_an_enrolment_is_told_once_however_often_it_is_repeated(tmp_path):
+    async def work():
+        async with deployed(tmp_path) as server:
+            device, token = Device(server.http, server.clock), await server.invite("a")
+            for _ in range(3):
+                assert (await device.enrol(token)).status_code == 200
+            assert [event.client for event in await server.events("client.enrolled")] == [device.id]
+
+    run_async(work())
+
+
+def test_a_replica_keeps_nothing_of_runs_that_it_does_not_look_after(tmp_path):
+    async def work():
+        async with deployed(tmp_path) as server:
+            coordinator = Coordinator(server.services)
+            coordinator.contexts["gone"] = object()
+            coordinator.failures["gone"], coordinator.resting["gone"] = 1, 0.0
+            await coordinator.tick()
+            assert (coordinator.contexts, coordinator.failures, coordinator.resting) == ({}, {}, {})
 
     run_async(work())
