@@ -38,9 +38,10 @@ async def enrol(services: Services, request: EnrolRequest) -> tuple[Client, Popu
     name = _certified(services, request, enrolment(secret)) if by_certificate else None
     now = services.clock.now()
     attributes = read_attributes(request.attributes)
+    check_version(request.client_version)
     declared: dict[str, Any] = {
         "attributes": attributes,
-        "version": request.client_version[:_LONGEST],
+        "version": request.client_version,
         "consent": request.consent,
     }
     async with services.store.transaction() as rows:
@@ -79,8 +80,20 @@ def read_attributes(given: Mapping[str, str]) -> dict[str, Any]:
     return read
 
 
+def check_version(version: str) -> None:
+    """Raise RefusedError for what is too long for a version, or no text that a database keeps."""
+    if len(version) > _LONGEST or "\0" in version:
+        raise RefusedError(
+            "HANSA-CLIENT-VERSION",
+            rule=f"A client's version is a text of at most {_LONGEST} characters.",
+            found="This one is longer, or has a NUL.",
+            action="Send the version of the client's software.",
+        )
+
+
 def check_declared(population: Population, attributes: Mapping[str, Any], version: str) -> None:
     """Raise RefusedError unless what a client declares fits its population."""
+    check_version(version)
     if older(version, population.minimum_version):
         raise RefusedError(
             "HANSA-CLIENT-VERSION",
