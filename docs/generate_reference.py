@@ -27,6 +27,8 @@ from hansa.core.schema import Field, fields_of
 from hansa.core.sections import DeviceClass
 from hansa.core.settings import SETTINGS
 from hansa.data import listing
+from hansa.server.settings import ServerSettings
+from hansa.server.settings import settings_table as server_settings
 from hansa.simulation.devices import PRESETS
 
 GENERATED: Final = Path(__file__).parent / "reference" / "generated"
@@ -80,6 +82,7 @@ def generate(folder: Path = GENERATED) -> None:
         "devices": devices_page(),
         "commands": commands_page(),
         "errors": errors_page(),
+        "server-settings": server_settings_page(),
     }
     for page in set(folder.glob("*.md")) - {folder / f"{name}.md" for name in pages}:
         page.unlink()
@@ -282,7 +285,12 @@ def commands() -> dict[str, Any]:
     """Return the commands by name, "" for the whole command line."""
     whole: Any = typer.main.get_command(build([]))
     verbs: dict[str, Any] = {verb: typer.main.get_command(build([verb])) for verb in VERBS}
-    return {"": whole, **{verb: group.commands[verb] for verb, group in verbs.items()}}
+    found = {"": whole}
+    for verb, group in verbs.items():
+        command = group.commands[verb]
+        found[verb] = command
+        found |= {f"{verb} {name}": below for name, below in getattr(command, "commands", {}).items()}
+    return found
 
 
 def commands_page() -> str:
@@ -310,6 +318,22 @@ def _flags(parameter: Any) -> str:
         return parameter.metavar or parameter.name.upper()
     value = "" if parameter.is_flag else f" {parameter.metavar or parameter.name.upper()}"
     return ", ".join(parameter.opts) + value
+
+
+def server_settings_page() -> str:
+    """Return the page of the server's settings."""
+    fields = fields_of(ServerSettings)
+    rows = [
+        (f"`{name}`", f"`{each.name}`", _escaped(each.help), _escaped(each.default))
+        for name, each in zip(fields, server_settings(), strict=True)
+    ]
+    return (
+        "(reference-server-settings)=\n# Settings of the server\n\nKeys of the file that `hansa server --config` names "
+        "(TOML, no tables). Each is also an environment variable, which wins over the file; lists are given there with "
+        "commas. Paths are from the folder that the server is started in. A key or variable that is not in the list is "
+        "an error; `hansa server settings` shows what holds.\n\n"
+        + _table(("key", "variable", "meaning", "default"), rows)
+    )
 
 
 def errors_page() -> str:
@@ -347,7 +371,7 @@ def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 
 
 def _label(name: str) -> str:
-    return "reference-" + name.replace(".", "-").replace("_", "-")
+    return "reference-" + name.replace(".", "-").replace("_", "-").replace(" ", "-")
 
 
 def _without_none(hint: Any) -> Any:

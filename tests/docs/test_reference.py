@@ -15,6 +15,7 @@ from hansa.core.errors import CATALOGUE
 from hansa.core.registry import PIECES, resolve
 from hansa.core.schema import fields_of
 from hansa.core.settings import SETTINGS
+from hansa.server.settings import ServerSettings, variable
 
 OTHER_PAGES = {"recipe", "source", "metric"}
 
@@ -76,6 +77,11 @@ def test_errors_and_environment_variables_are_listed(reference: Path) -> None:
     assert [code for code in CATALOGUE if code not in (reference / "errors.md").read_text()] == []
     commands = (reference / "commands.md").read_text()
     assert [setting.name for setting in SETTINGS if setting.name not in commands] == []
+
+
+def test_every_setting_of_the_server_is_listed_with_its_variable(reference: Path) -> None:
+    text = (reference / "server-settings.md").read_text()
+    assert [name for name in fields_of(ServerSettings) if f"| `{name}` | `{variable(name)}` |" not in text] == []
 
 
 def test_the_reference_that_is_kept_is_fresh(reference: Path) -> None:

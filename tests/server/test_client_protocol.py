@@ -189,7 +189,7 @@ def test_malformed_uploads_change_nothing(tmp_path):
             far = {"Content-Range": f"bytes 9-{len(update) + 8}/{len(update) + 9}"}
             assert code_of(await device.put(asked.id, update, **far)) == "HANSA-UPLOAD-OFFSET"
             huge = {"Content-Range": f"bytes 0-{len(update) - 1}/{1 << 40}"}
-            assert code_of(await device.put(asked.id, update, **huge)) == "HANSA-SERVER-LIMIT"
+            assert code_of(await device.put(asked.id, update, **huge)) == "HANSA-REQUEST-TOO-LARGE"
             path = f"/v1/updates/{asked.id.run}/nonsense/1/1"
             assert code_of(await device.put(asked.id, update, path=path)) == "HANSA-NOT-FOUND"
             assert (await device.put(asked.id, update)).json()["verdict"] == "VERDICT_ACCEPTED"
@@ -269,5 +269,80 @@ def test_a_declined_assignment_is_not_waited_for(tmp_path):
             await devices[0].check_in(0.0, declined=asked[0].id)
             await devices[1].put(asked[1].id, await server.update(asked[1], 1.0))
             assert (await devices[1].assignment()).id.round == 2
+
+    run_async(work())
+
+
+def test_parts_that_were_begun_do_not_get_into_an_update_that_comes_whole(tmp_path):
+    async def work():
+        async with deployed(tmp_path) as server:
+            devices = [await server.device(name) for name in "ab"]
+            for device in devices:
+                await device.check_in()
+            await server.submit(*TRAINING)
+            asked = await asyncio.gather(*(device.assignment() for device in devices))
+            update = await server.update(asked[0], 1.0)
+            cut, total = 100, len(update)
+            for start, stop in ((0, cut), (cut, cut + 50)):
+                begun = {"Content-Range": f"bytes {start}-{stop - 1}/{total}"}
+                await devices[0].put(asked[0].id, update[start:stop], whole=update, **begun)
+            assert (await devices[0].put(asked[0].id, update)).json()["verdict"] == "VERDICT_ACCEPTED"
+            await devices[1].put(asked[1].id, update)
+            assert (await devices[1].assignment()).id.round == 2
+            assert (await server.round(asked[0].id)).report["cohort"] == 2
+
+    run_async(work())
+
+
+def test_an_update_of_another_form_than_the_transforms_make_is_refused(tmp_path):
+    async def work():
+        async with deployed(tmp_path) as server:
+            devices = [await server.device(name) for name in "ab"]
+            for device in devices:
+                await device.check_in()
+            await server.submit(*TRAINING, 'transforms=[{kind="weigh-by-size"}, {kind="int8-rotation", block=64}]')
+            asked = await devices[0].assignment()
+            arrays = safetensors.numpy.load(await server.update(asked, 1.0))
+            assert code_of(await devices[0].put(asked.id, safetensors.numpy.save(arrays))) == "HANSA-REPORT-INVALID"
+            asked = await devices[1].assignment()
+            form = {"values": np.zeros(64, dtype=np.int8), "side/scales": np.zeros(1, dtype=np.float32)}
+            answer = await devices[1].put(asked.id, safetensors.numpy.save({"lanes": arrays["lanes"], **form}))
+            assert answer.json()["verdict"] == "VERDICT_ACCEPTED", answer.text
+
+    run_async(work())
+
+
+def test_an_acknowledged_update_that_overflows_as_it_is_decoded_does_not_end_the_run(tmp_path):
+    async def work():
+        async with deployed(tmp_path) as server:
+            devices = [await server.device(name) for name in "abc"]
+            for device in devices:
+                await device.check_in()
+            await server.submit(*TRAINING, 'transforms=[{kind="int8-rotation", block=64}]')
+            asked = await asyncio.gather(*(device.assignment() for device in devices))
+            lanes = safetensors.numpy.load(await server.update(asked[0], 0.0))["lanes"]
+            for device, each, scale in zip(devices, asked, (3e38, 1.0, 1.0), strict=True):
+                form = {"values": np.full(64, 127, dtype=np.int8), "side/scales": np.full(1, scale, dtype=np.float32)}
+                answer = await device.put(each.id, safetensors.numpy.save({"lanes": lanes, **form}))
+                assert answer.json()["verdict"] == "VERDICT_ACCEPTED"
+            again = await devices[1].assignment()
+            assert (again.id.round, again.id.attempt, again.model_sha256) == (1, 2, asked[0].model_sha256)
+            assert [event.client for event in await server.events("client.suspended")] == [devices[0].id]
+
+    run_async(work())
+
+
+def test_what_nobody_foresaw_is_told_without_a_word_of_it(tmp_path, monkeypatch):
+    async def work():
+        async with deployed(tmp_path) as server:
+            device = await server.device("a")
+
+            async def broken(*_):
+                raise KeyError("a private detail")
+
+            monkeypatch.setattr("hansa.server.client_api.ClientApi._check_in", broken)
+            answer = await device.call("CheckIn", device.check_in_request())
+            assert (answer.status_code, code_of(answer)) == (500, "HANSA-INTERNAL")
+            assert "private" not in answer.text
 
     run_async(work())

@@ -268,6 +268,10 @@ class Buffer:
         """Take note that a client will not report."""
         self.training.pop(client, None)
 
+    def take_back(self, client: int) -> None:
+        """Take an accepted report out again: it turned out that it cannot be counted."""
+        self.held.pop(client, None)
+
     @property
     def full(self) -> bool:
         """True if the server must take a step before the next report."""

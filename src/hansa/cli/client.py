@@ -25,7 +25,7 @@ from hansa.client.policy import Policy, allow, read_policy
 from hansa.client.site_data import Own
 from hansa.core.allowed import allowing
 from hansa.core.registry import import_named
-from hansa.core.settings import TOKEN, value_of
+from hansa.core.settings import CA, SERVER, TOKEN, value_of
 
 _CODE: Final = re.compile(r"[\w.]+:\w+")
 
@@ -40,7 +40,9 @@ def command(  # noqa: PLR0913 - a command's options
         ),
     ] = None,
     *,
-    server: Annotated[str | None, typer.Option(metavar="URL", help="The federation's server. Default: HANSA_SERVER.")] = None,
+    server: Annotated[
+        str | None, typer.Option(metavar="URL", help="The federation's server. Default: HANSA_SERVER.")
+    ] = None,
     data: Annotated[
         str | None,
         typer.Option(
@@ -58,7 +60,9 @@ def command(  # noqa: PLR0913 - a command's options
         Path | None,
         typer.Option(metavar="DIR", help="The client's own folder. Default: where the system keeps state."),
     ] = None,
-    ca: Annotated[Path | None, typer.Option(metavar="FILE", help="Trust servers of this authority only (PEM). Default: HANSA_CA.")] = None,
+    ca: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Trust servers of this authority only (PEM). Default: HANSA_CA.")
+    ] = None,
     certificate: Annotated[
         Path | None, typer.Option(metavar="FILE", help="This client's certificate with its chain (PEM).")
     ] = None,
@@ -93,6 +97,8 @@ def command(  # noqa: PLR0913 - a command's options
     if words:
         _allow(words, policy)
         return
+    server = server or value_of(SERVER)
+    ca = ca or (Path(given) if (given := value_of(CA)) else None)
     if server is None or data is None:
         raise typer.BadParameter("a client needs --server URL (or HANSA_SERVER) and --data PATH.")
     accepted = Policy() if policy is None else read_policy(policy)

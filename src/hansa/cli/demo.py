@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import tempfile
 import time
 from collections.abc import Iterator
@@ -74,6 +75,7 @@ def local_hospitals(
     from hansa.cli.local_federation import LocalFederation  # noqa: PLC0415 - likewise
     from hansa.cli.operator_client import operator  # noqa: PLC0415 - likewise
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what was started is stopped
     with tempfile.TemporaryDirectory(prefix="hansa-demo-") as temporary:
         place = folder or Path(temporary)
         sites = write_hospitals(place / "hospitals", prepared.data)

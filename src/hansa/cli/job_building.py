@@ -14,6 +14,7 @@ from hansa.core.schema import to_mapping
 from hansa.core.sections import Features
 from hansa.core.streams import Streams
 from hansa.data import load
+from hansa.data.inference import is_open
 from hansa.wire.jobs import layout_to_mapping
 from hansa.wire.server_models import ServedModel
 
@@ -53,8 +54,7 @@ def build_job(plan: Plan, *, population: str, signature: Signature | None = None
 
 def signature_of(features: Features) -> Signature | None:
     """Return what features say of the data, or None where they leave it to the data."""
-    open_categories = any(column.kind == "category" and not column.categories for column in features.columns)
-    if features.task is None or not features.columns or open_categories:
+    if features.task is None or is_open(features):
         return None
     if features.task == "classification" and len(features.classes) < 2:
         return None
@@ -69,7 +69,7 @@ def _from_data(plan: Plan) -> tuple[Plan, Signature, tuple[str, ...]]:
             [
                 Problem(
                     where,
-                    "what the model is built for must be known: complete [features] (task, columns, classes), or give "
+                    "what the model is built for must be known: complete [features] (task, classes, columns with their bounds or categories), or give "
                     "[data] with examples of the same form here, or --shape and --classes.",
                 )
             ]

@@ -119,16 +119,17 @@ def _token(path: Path | None) -> str:
     """Return the token of a file, of the environment, or of whoever sits at the terminal."""
     if path is not None:
         try:
-            token: str | None = path.read_text(encoding="ascii").strip()
+            token = path.read_text(encoding="ascii")
         except (OSError, UnicodeDecodeError) as error:
             raise typer.BadParameter(f"cannot be read ({type(error).__name__}).", param_hint="--token-file") from None
     else:
-        token = value_of(TOKEN)
-    if not token and sys.stdin.isatty():
-        token = getpass.getpass("operator token: ").strip()
+        token = value_of(TOKEN) or ""
+    if not token.strip() and sys.stdin.isatty():
+        token = getpass.getpass("operator token: ")
+    token = token.strip()
     if not token or not token.isascii() or not token.isprintable():
         raise typer.BadParameter("give your operator token by --token-file FILE or HANSA_TOKEN.")
-    return token.strip()
+    return token
 
 
 def _trust(ca: Path | None) -> Any:

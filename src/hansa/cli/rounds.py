@@ -25,16 +25,16 @@ def command(  # noqa: PLR0913 - a command's options
         found = calls.get(f"/runs/{in_path(run)}/rounds", limit=limit)
     console = screen()
     if found["rounds"]:
-        columns = ("round", "state", "measured", "opened", "eligible", "picked", "included", "others")
+        columns = ("round", "state", "opened", "measured", "of", "in", "others")
         table = new_table(columns, texts=4)
         for each in found["rounds"]:
             funnel = each["funnel"]
-            counts = (funnel["eligible"], funnel["picked"], funnel["included"])
+            counts = (funnel["picked"], funnel["included"])
             table.add_row(
                 named(each),
                 each["state"],
+                when(each["opened_at"])[11:],
                 measured(each["report"]),
-                when(each["opened_at"]),
                 *map(str, counts),
                 _others(funnel),
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -154,10 +155,10 @@ def backup(
     as_json: AsJson = False,
 ) -> None:
     """Copy database and blobs while the server goes on. Keys are left out: back them up apart."""
-    from hansa.server.backup import back_up  # noqa: PLC0415
+    from hansa.store.backup import back_up  # noqa: PLC0415 - help comes at once
 
     read = _settings(config)
-    size = back_up(read, out)
+    size = back_up(read.database_url, _blob_folder(read), out, now=time.time())
     command_line(screen(), "backup", str(out))
     sentence(screen(), f"Not in it, on purpose: the keys in {read.keys_url}. Keep a copy of them elsewhere.")
     if as_json:
@@ -172,13 +173,15 @@ def restore(
     as_json: AsJson = False,
 ) -> None:
     """Put a backup in place. The server must not run; nothing is overwritten; the keys are put back by you."""
-    from hansa.server.backup import restore as put_back  # noqa: PLC0415
+    from hansa.store.backup import restore as put_back  # noqa: PLC0415 - help comes at once
 
     read = _settings(config)
-    put_back(read, source)
-    sentence(screen(), f"Restored. Put the keys back into {read.keys_url}, then start the server.")
+    read.make_folder()
+    abandoned = _run(put_back(source, read.database_url, _blob_folder(read), now=time.time()))
+    sentence(screen(), f"Restored; {abandoned} open rounds were given up and will be tried again.")
+    sentence(screen(), f"Put the keys back into {read.keys_url}, then start the server.")
     if as_json:
-        print_json({"folder": str(read.place)})
+        print_json({"folder": str(read.place), "abandoned": abandoned})
 
 
 @app.command(name="rotate-key")
@@ -205,6 +208,11 @@ def rotate_ca(*, config: Config = None, as_json: AsJson = False) -> None:
     command_line(screen(), "ca", str(authority.bundle))
     if as_json:
         print_json({"ca": str(authority.bundle)})
+
+
+def _blob_folder(settings: ServerSettings) -> Path | None:
+    """Return the folder of the blobs, or None where they are in an object store, which has its own versions."""
+    return None if "://" in settings.blobs_url else Path(settings.blobs_url)
 
 
 def _settings(config: Path | None) -> ServerSettings:

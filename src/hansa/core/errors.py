@@ -44,7 +44,7 @@ CATALOGUE: Final[dict[str, Entry]] = {
         7, "the server cannot be reached, or the connection is not trusted", 503, "unavailable"
     ),
     "HANSA-SERVER-BUSY": Entry(7, "the server takes no more at the moment; come back later", 503, "unavailable"),
-    "HANSA-SERVER-LIMIT": Entry(7, "a limit on sizes or rates was passed", 429, "resource_exhausted"),
+    "HANSA-SERVER-LIMIT": Entry(7, "a limit on rates was passed", 429, "resource_exhausted"),
     "HANSA-SERVER-STORAGE": Entry(
         7,
         "the server's disk or a tenant's quota is full; nothing that was acknowledged is lost",
@@ -74,6 +74,7 @@ CATALOGUE: Final[dict[str, Entry]] = {
     "HANSA-CLIENT-ATTRIBUTES": Entry(3, "attributes do not fit the population's schema", 400, "invalid_argument"),
     "HANSA-CLIENT-FOLDER": Entry(4, "the client's state folder cannot be used", 500, "internal"),
     "HANSA-REQUEST-INVALID": Entry(2, "a request is malformed", 400, "invalid_argument"),
+    "HANSA-REQUEST-TOO-LARGE": Entry(2, "a body is larger than this server takes", 413, "out_of_range"),
     "HANSA-NOT-FOUND": Entry(2, "there is no such thing, or not for this caller", 404, "not_found"),
     "HANSA-UPLOAD-OFFSET": Entry(
         1, "a part of an upload does not begin where the last one ended", 409, "failed_precondition"

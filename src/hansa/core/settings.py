@@ -28,7 +28,7 @@ CACHE: Final = Setting(
 
 KILL_AT: Final = Setting("HANSA_KILL_AT", "never", "for tests of recovery: the kill point at which the process dies")
 
-SERVER: Final = Setting("HANSA_SERVER", "none", "the URL of the server that operator commands call")
+SERVER: Final = Setting("HANSA_SERVER", "none", "the URL of the server that clients and operator commands call")
 CA: Final = Setting("HANSA_CA", "those of the system", "the file of the authority by which that server is trusted, PEM")
 TOKEN: Final = Setting(
     "HANSA_TOKEN",

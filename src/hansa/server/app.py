@@ -22,7 +22,7 @@ from hansa.server.coordinator import Coordinator
 from hansa.server.following import Follower
 from hansa.server.recorder import Recorder
 from hansa.server.services import Services
-from hansa.server.transfers import Transfers
+from hansa.server.transfers import Transfers, internal
 from hansa.wire.generated.federation_connect import FederationASGIApplication
 
 _LOG: Final = structlog.get_logger("hansa.server")
@@ -135,16 +135,6 @@ def answer(error: HansaError) -> Response:
     return JSONResponse({"error": told}, status_code=status)
 
 
-def internal() -> RefusedError:
-    """Return what to say of a bug."""
-    return RefusedError(
-        "HANSA-INTERNAL",
-        rule="A call is answered.",
-        found="This one met a bug.",
-        action="Try again; tell the operator.",
-    )
-
-
 def header(scope: Scope, name: bytes) -> str | None:
     """Return a header of a request, or None."""
     return next((value.decode("latin-1") for key, value in scope["headers"] if key == name), None)
@@ -182,7 +172,7 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
 def too_large(limit: int) -> RefusedError:
     """Return what to say of a body that is too large."""
     return RefusedError(
-        "HANSA-SERVER-LIMIT",
+        "HANSA-REQUEST-TOO-LARGE",
         rule=f"The body of this call has at most {limit} bytes.",
         found="This one has more.",
         action="Send an update in parts.",

@@ -10,6 +10,7 @@ from typing import Any, Final
 import numpy as np
 
 from hansa.algorithms.schedule import Buffer
+from hansa.core.errors import StoreConflictError
 from hansa.core.killpoints import reached
 from hansa.core.layout import Int64s
 from hansa.server import buffering, lifecycle
@@ -163,20 +164,28 @@ def _round(key: RoundKey, model: str, wrapped: bytes, population: int, tenant: s
 
 
 async def _settle(rows: Rows, fates: Mapping[RoundKey, Mapping[str, Fate]]) -> None:
+    """Write what became of clients. Raises StoreConflictError where one that is given up has just answered."""
     for key, of in fates.items():
+        for client in [client for client, fate in of.items() if fate == "lost"]:
+            now = await rows.rounds.assignment(key, client, for_change=True)
+            if now is not None and now.fate is not None:
+                raise StoreConflictError("A report")
         await rows.rounds.set_fates(key, of)
 
 
 async def _close(
     rows: Rows, old: Sequence[Training], newest: RoundKey | None, event: Mapping[str, Any], now: float
 ) -> None:
-    """Close the rounds of which nothing can be accepted any more; who still trains there will be late."""
+    """Close the rounds of which nothing can be accepted any more: who still trains there, or has reported, is late."""
     for training in old:
         report = event if training.round.id == newest else training.round.report
         done = lifecycle.advance(training.round, "aggregating", "closed", closed_at=now, report=report)
         await rows.rounds.change(done)
-        open_ = {each.client: "lost" for each in training.assigned if each.fate is None}
-        await rows.rounds.set_fates(training.round.id, open_)  # type: ignore[arg-type]
+        left: dict[str | None, Fate] = {None: "lost", "reported": "late"}
+        assigned = await rows.rounds.assigned(training.round.id)  # as it is now that nobody reports any more
+        await rows.rounds.set_fates(
+            training.round.id, {each.client: left[each.fate] for each in assigned if each.fate in left}
+        )
 
 
 def _notes(context: RunContext, closed: Closed, buffer: Buffer) -> dict[str, Any]:

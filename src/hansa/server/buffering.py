@@ -18,16 +18,15 @@ import numpy as np
 from hansa.algorithms import divergence
 from hansa.algorithms.fold import Collector, collector, one_after_another
 from hansa.algorithms.plan import Plan
-from hansa.algorithms.rounds import receive, weighed
+from hansa.algorithms.rounds import weighed
 from hansa.algorithms.schedule import Buffer, Contribution
 from hansa.core.nouns import Assignment
-from hansa.server.closing import Closed, finish, training_event, update_bytes
+from hansa.server.closing import Closed, decoded, finish, training_event, update_bytes
 from hansa.server.contexts import RunContext
 from hansa.server.rounds_at_rest import round_name
 from hansa.store.blobs import Blobs
 from hansa.store.keys import KeyProvider
 from hansa.store.records import Assigned, Client, Report, Round
-from hansa.wire.updates import decode_update
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,10 @@ def hear(buffer: Buffer, rounds: Sequence[Training], *, now: float) -> Heard:
     for training in rounds:
         at = {report.client: report.received_at for report in training.reports}
         for each in training.assigned:
-            if buffer.training.get(each.number) != (training.version, each.position):
+            place, held = (training.version, each.position), buffer.held.get(each.number)
+            if each.fate == "refused" and held is not None and (held.version, held.start) == place:
+                buffer.take_back(each.number)
+            if buffer.training.get(each.number) != place:
                 continue
             if each.fate == "reported":
                 arrived.append((at[each.client], each))
@@ -133,7 +135,7 @@ async def step(  # noqa: PLR0913 - what a step is made of
             client = clients[each.start]
             report = reports[client.client]
             content = await update_bytes(blobs, key, training.round.id, report)
-            batch = receive(plan, assignment, decode_update(content, state.layout), context.streams)
+            batch = decoded(context, assignment, content, report)
             collected.add(weighed(batch, np.array([each.weight], dtype=np.float32)), position)
             counted.append(client)
             sizes.append(report.size)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from hansa.algorithms.prologue import statistics_layout
-from hansa.core.layout import Layout
 from hansa.server.board import Posted
 from hansa.server.services import Services
 from hansa.store.records import Client
@@ -17,8 +16,7 @@ def checker(posted: Posted) -> UpdateCheck:
         return UpdateCheck(tallies=context.tally_widths)
     if kind == "statistics" and context.plan.features is not None:
         return UpdateCheck(statistics_layout(context.plan.features))
-    layout: Layout = context.state.layout
-    return UpdateCheck(layout)
+    return UpdateCheck(context.state.layout, encoded=posted.encoded)
 
 
 async def refuse(services: Services, posted: Posted, client: Client, code: str) -> None:

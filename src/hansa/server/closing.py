@@ -7,6 +7,7 @@ simulation of the same clients makes, bit for bit.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,8 +19,9 @@ from hansa.algorithms.aggregators import FixedMean
 from hansa.algorithms.fold import Collector, Fold, collector
 from hansa.algorithms.prologue import close_prologue, statistics_layout
 from hansa.algorithms.rounds import close_round, receive
+from hansa.core.errors import StoreError
 from hansa.core.layout import Array
-from hansa.core.nouns import Assignment, RoundReport, ServerState
+from hansa.core.nouns import Assignment, Batch, RoundReport, ServerState
 from hansa.server.contexts import RunContext
 from hansa.server.rounds_at_rest import binding, update_prefix
 from hansa.store.blobs import Blobs
@@ -38,13 +40,38 @@ class Closed:
 
 
 async def update_bytes(blobs: Blobs, key: bytes, round_: RoundKey, report: Report) -> bytes:
-    """Return one client's update, unsealed."""
+    """Return one client's update, unsealed. Raises BrokenUpdateError where it is not what was acknowledged."""
     prefix = f"{update_prefix(round_, report.client)}{report.sha256}/"
     parts = []
     for number, name in enumerate(sorted(await blobs.names(prefix))):
         sealed = b"".join([chunk async for chunk in blobs.read(name, 0, None)])
         parts.append(b"".join(unseal(key, binding(round_, report.client, report.sha256, number), [sealed])))
-    return b"".join(parts)
+    content = b"".join(parts)
+    if hashlib.sha256(content).hexdigest() != report.sha256:
+        raise BrokenUpdateError(report)
+    return content
+
+
+def decoded(context: RunContext, assignment: Assignment, content: bytes, report: Report) -> Batch:
+    """Return one client's update, ready to fold. Raises BrokenUpdateError where it overflows as it is decoded."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        batch = receive(context.plan, assignment, decode_update(content, context.state.layout), context.streams)
+    if not np.isfinite(batch.values).all():
+        raise BrokenUpdateError(report)
+    return batch
+
+
+class BrokenUpdateError(StoreError):
+    """An acknowledged update that cannot be counted: its round is abandoned, and its client is suspended."""
+
+    def __init__(self, report: Report) -> None:
+        super().__init__(
+            "HANSA-REPORT-INVALID",
+            rule="What was acknowledged is counted.",
+            found="An update is not the bytes that were acknowledged, or overflows as it is decoded.",
+            action="See the run's events for whose it is.",
+        )
+        self.report = report
 
 
 async def close(  # noqa: PLR0913 - a round, its updates, and what unseals them
@@ -108,7 +135,7 @@ async def _close_training(
     collected = collector(plan.aggregator, state.layout, len(reports), None)
     position = 0
     async for content in updates:
-        batch = receive(plan, assignment, decode_update(content, state.layout), context.streams)
+        batch = decoded(context, assignment, content, reports[position])
         await asyncio.to_thread(collected.add, batch, position)
         position += 1
     closed, report = await asyncio.to_thread(finish, context, collected, round_.population)

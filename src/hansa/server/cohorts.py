@@ -10,7 +10,7 @@ import asyncio
 import math
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
@@ -79,6 +79,8 @@ class _View:
     run: str
     store: Store
     loop: asyncio.AbstractEventLoop
+    asked: dict[bytes, tuple[Int64s, Int64s]] = field(default_factory=dict)
+    """What was read of the last clients asked for: a sampler asks twice for the same."""
 
     @property
     def size(self) -> int:
@@ -102,7 +104,11 @@ class _View:
             async with self.store.reading() as rows:
                 return await rows.participation.of(self.run, self.eligible.numbers(ordinals))
 
-        return asyncio.run_coroutine_threadsafe(read(), self.loop).result()
+        which = ordinals.tobytes()
+        if which not in self.asked:
+            self.asked.clear()
+            self.asked[which] = asyncio.run_coroutine_threadsafe(read(), self.loop).result()
+        return self.asked[which]
 
 
 async def draw(  # noqa: PLR0913 - what a draw depends on

@@ -136,14 +136,23 @@ class Coordinator:
         training = [each for each in open_rounds if each.id.kind == "training"]
         if beside and await self._move(context, beside[0]):
             return True
+        if context.run.state != "running":
+            return False  # what is open stays so: a report that comes is counted when the run goes on
         upcoming = lifecycle.upcoming(context.plan, context.run)
         if not beside and (upcoming is None or upcoming.kind != "training"):
             await self._open(context)
-        if context.run.state != "running" or upcoming is None or upcoming.kind == "statistics":
+        if upcoming is None or upcoming.kind == "statistics":
             return False
         if context.run.round >= context.plan.rounds or context.run.notes.get("stopping") is not None:
             return False
-        turn = await buffered_runs.look(self.services, context, training)
+        try:
+            turn = await buffered_runs.look(self.services, context, training)
+        except closing.BrokenUpdateError as error:
+            report = error.report
+            async with self.services.store.transaction() as rows:
+                await rows.rounds.set_fates(report.round, {report.client: "refused"})
+            await self._suspend(next(each for each in training if each.id == report.round), report.client)
+            return True
         for round_ in turn.drained:
             async with self.services.store.reading() as rows:
                 reports = await rows.reports.of(round_.id)
@@ -236,7 +245,12 @@ class Coordinator:
     async def _close(self, context: RunContext, round_: Round, reports: list[Report]) -> None:
         services, now = self.services, self.services.clock.now()
         key = await asyncio.to_thread(services.keys.unwrap, round_name(round_.id), round_.key)
-        closed = await closing.close(context, round_, reports, blobs=services.blobs, key=key, now=now)
+        try:
+            closed = await closing.close(context, round_, reports, blobs=services.blobs, key=key, now=now)
+        except closing.BrokenUpdateError as error:
+            await self._suspend(round_, error.report.client)
+            await self._abandon(round_, f"an update was not what was acknowledged [{error.code}]")
+            return
         reached("coordinator.round.folded")
         model, slots, size = await store_state(services.blobs, closed.state)
         reached("coordinator.round.model-written")
@@ -258,6 +272,13 @@ class Coordinator:
         _LOG.info("round closed", run=run.id, round=number, kind=round_.id.kind, cohort=len(reports))
         reached("coordinator.round.closed")
         await self._sweep(round_, reports)
+
+    async def _suspend(self, round_: Round, client: str) -> None:
+        """Take out a client whose update could not be counted, and name it to the operator."""
+        now = self.services.clock.now()
+        async with self.services.store.transaction() as rows:
+            await rows.clients.set_state(client, "suspended", at=now, why=f"its update broke {round_name(round_.id)}")
+        self.services.clients.drop(client)
 
     async def _sweep(self, round_: Round, reports: list[Report]) -> None:
         """Remove what a round needs no more: the sealed updates, then the key. What is missed here, retention finds."""
@@ -288,7 +309,7 @@ class Coordinator:
     async def _end(self, run_id: str, state: str, why: str) -> None:
         now = self.services.clock.now()
         async with self.services.store.transaction() as rows:
-            run = await rows.runs.get(run_id)
+            run = await rows.runs.get(run_id, for_change=True)
             if run is None or run.state != "running":
                 return
             for round_ in await rows.rounds.open_of(run_id):
@@ -303,7 +324,7 @@ class Coordinator:
     async def _pause(self, run_id: str, why: str) -> None:
         now = self.services.clock.now()
         async with self.services.store.transaction() as rows:
-            run = await rows.runs.get(run_id)
+            run = await rows.runs.get(run_id, for_change=True)
             if run is not None and run.state == "running":
                 await rows.runs.change(replace(run, state="paused", why=why))
                 await rows.events.add("run.paused", tenant=run.tenant, at=now, run=run_id, detail={"why": why})

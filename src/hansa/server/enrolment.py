@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -20,6 +19,7 @@ from hansa.server.services import Services
 from hansa.store.records import Client, Population
 from hansa.wire.generated.federation_pb2 import EnrolRequest
 from hansa.wire.signatures import bad_signature, enrolment, verify
+from hansa.wire.strict_json import read_json
 
 _LONGEST: Final = 256
 """The most characters of an attribute's value or a version."""
@@ -58,7 +58,6 @@ async def enrol(services: Services, request: EnrolRequest) -> tuple[Client, Popu
         if population is None:
             raise LookupError("a client has a population")
         check_declared(population, attributes, request.client_version)
-        await rows.events.add("client.enrolled", tenant=client.tenant, at=now, client=client.id)
     reached("server.enrolled")
     services.clients.drop(client.id)
     return client, population
@@ -71,10 +70,10 @@ def read_attributes(given: Mapping[str, str]) -> dict[str, Any]:
     read: dict[str, Any] = {}
     for name, text in given.items():
         try:
-            value = json.loads(text) if len(text) <= _LONGEST else None
+            value = read_json(text.encode()) if len(text) <= _LONGEST else None
         except ValueError:
             value = None
-        if not isinstance(value, str | bool | int | float):
+        if not isinstance(value, str | bool | int | float) or "\0" in f"{name}{value}":
             raise _attributes(f"{name[:40]!r} is no JSON text, number or truth value of at most {_LONGEST} characters.")
         read[name] = float(value) if isinstance(value, int) and not isinstance(value, bool) else value
     return read

@@ -15,6 +15,7 @@ from hansa.server.lifecycle import TAKES_REPORTS
 from hansa.server.opening import posted
 from hansa.server.services import Services
 from hansa.store.records import RoundKey
+from hansa.store.retention import sweep
 
 _LOG: Final = structlog.get_logger("hansa.server")
 _SECONDS: Final = 1.0
@@ -37,6 +38,7 @@ class Follower:
         while not stop.is_set():
             try:
                 await self.look()
+                await self._sweep()
             except HansaError as error:
                 _LOG.error("could not follow", code=error.code)
             except Exception as error:  # noqa: BLE001 - the next look reads everything anew
@@ -44,6 +46,15 @@ class Follower:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_SECONDS):
                     await stop.wait()
+
+    async def _sweep(self) -> None:
+        """Once an hour, remove what nothing refers to any more."""
+        services, now = self.services, self.services.clock.now()
+        if now - self.swept_at < _SWEEP_EVERY:
+            return
+        self.swept_at = now
+        swept = await sweep(services.store, services.blobs, services.keys, now=now)
+        _LOG.info("swept", updates=swept.updates, orphans=swept.orphans, bytes=swept.bytes, keys=swept.keys)
 
     async def look(self) -> None:
         """Bring clients, keys and the board up to date."""

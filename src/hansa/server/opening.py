@@ -139,7 +139,7 @@ async def _commit(  # noqa: PLR0913 - what a round is made of
         model, _, _ = await store_state(services.blobs, context.state)
     reached("coordinator.round.opening")
     async with services.store.transaction() as rows:
-        current = await rows.runs.get(run.id)
+        current = await rows.runs.get(run.id, for_change=True)
         if current is None or current.state != "running" or current.version != run.version:
             raise StoreConflictError(f"Run {run.id}")
         clients = await rows.clients.numbered(run.population, numbers)

@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hansa.core.errors import CATALOGUE, HansaError, RefusedError, described
+from hansa.core.registry import nearest
 from hansa.server import logs, tokens
 from hansa.server.operator_bodies import ErrorBody
 from hansa.server.tokens import Permission
@@ -60,6 +61,24 @@ def allowed(permission: Permission | None) -> Callable[..., Awaitable[Token]]:
         return token
 
     return caller
+
+
+async def known_query(request: Request) -> None:
+    """Raise RefusedError for a query that the operation does not take: a mistyped filter would filter nothing."""
+    known = {field.alias for field in request.scope["route"].dependant.query_params}
+    unknown = sorted(set(request.query_params) - known)
+    if unknown:
+        raise RefusedError(
+            "HANSA-REQUEST-INVALID",
+            rule="A query has what the operation takes.",
+            found=f"It has {printed(unknown[0])}; {nearest(unknown[0], known)}",
+            action="See /api/v1/openapi.json.",
+        )
+
+
+def printed(text: str) -> str:
+    """Return the beginning of a text from outside, as a message can hold it."""
+    return ascii(text[:60])
 
 
 bearer = Security(HTTPBearer(auto_error=False, description="an operator token"))

@@ -9,10 +9,10 @@ from __future__ import annotations
 from importlib import metadata
 from typing import TYPE_CHECKING, Final
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 
 from hansa.server import operator_clients, operator_models, operator_runs, operator_tenant
-from hansa.server.operator_access import Guard, answer_errors, bearer
+from hansa.server.operator_access import Guard, answer_errors, bearer, known_query
 
 if TYPE_CHECKING:
     from hansa.server.services import Services
@@ -42,7 +42,7 @@ def build(services: Services) -> FastAPI:
         openapi_tags=[{"name": name, "description": text} for name, text in _TAGS.items()],
         docs_url=None,
         redoc_url=None,
-        dependencies=[bearer],
+        dependencies=[bearer, Depends(known_query)],
         redirect_slashes=False,
     )
     app.state.services = services

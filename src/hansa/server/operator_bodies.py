@@ -42,6 +42,11 @@ Id = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[A
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Version = Annotated[str, StringConstraints(max_length=40, pattern=r"^[0-9]{1,9}(\.[0-9]{1,9}){0,3}$")]
 Attribute = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
+Attributes = Annotated[
+    dict[Attribute, Literal["string", "number", "boolean"]],
+    MaxLen(64),
+    Field(json_schema_extra={"additionalProperties": False}),
+]
 Tables = Annotated[dict[str, Any], AfterValidator(plain)]
 Days = Annotated[float, Field(gt=0, le=36500, allow_inf_nan=False)]
 Number = Annotated[int, Field(ge=0, le=2**53 - 1)]
@@ -125,7 +130,7 @@ class PopulationRequest(_Taken):
     admission: Admission = Field(
         default="enrolled", description="drawn from all active clients, or from those that call"
     )
-    attributes: Annotated[dict[Attribute, Literal["string", "number", "boolean"]], MaxLen(64)] = Field(
+    attributes: Attributes = Field(
         default={}, description="what clients may declare", examples=[{"region": "string", "ram_gb": "number"}]
     )
     minimum_version: Version | None = None
@@ -134,7 +139,7 @@ class PopulationRequest(_Taken):
 class PopulationChange(_Taken):
     """What is to be changed of a population; what is absent stays."""
 
-    attributes: Annotated[dict[Attribute, Literal["string", "number", "boolean"]], MaxLen(64)] | None = None
+    attributes: Attributes | None = None
     minimum_version: Version | None = None
 
 

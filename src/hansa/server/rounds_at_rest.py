@@ -8,7 +8,7 @@ from hansa.store.sealing import Binding
 
 def round_name(key: RoundKey) -> str:
     """Return the one name of a round's attempt: of its key, and of the folder of its updates."""
-    return f"{key.run}-{key.kind}-{key.round}-{key.attempt}"
+    return key.name
 
 
 def update_prefix(key: RoundKey, client: str) -> str:

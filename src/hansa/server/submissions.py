@@ -173,6 +173,8 @@ def _feature_problems(features: Features, signature: Signature) -> Iterator[Prob
     for position, column in enumerate(features.columns):
         if column.kind == "category" and not column.categories:
             yield Problem(f"features.columns.{position}.categories", f"must list the categories of {column.name!r}.")
+        if column.kind == "number" and column.low is None:
+            yield Problem(f"features.columns.{position}.low", f"must declare low and high of {column.name!r}.")
     slots = len(features.slots())
     if features.columns and signature.shape != (slots,):
         yield Problem("features.columns", f"give {slots} numbers, but the model was built for {signature.shape}.")
@@ -220,7 +222,7 @@ async def store_upload(services: Services, tenant: str, sha256: str, total: int,
     limit = services.settings.largest_model_bytes
     if total > limit:
         raise RefusedError(
-            "HANSA-SERVER-LIMIT",
+            "HANSA-REQUEST-TOO-LARGE",
             rule=f"A model has at most {limit} bytes here.",
             found=f"This one has {total}.",
             action="Ask the server's administrator to raise largest_model_bytes.",

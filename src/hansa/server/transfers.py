@@ -11,8 +11,9 @@ import base64
 import binascii
 import re
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
+from weakref import WeakValueDictionary
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -41,6 +42,7 @@ class Transfers:
 
     services: Services
     recorder: Recorder
+    uploading: WeakValueDictionary[tuple[RoundKey, str], asyncio.Lock] = field(default_factory=WeakValueDictionary)
 
     async def job(self, request: Request, client: Client) -> Response:
         """Answer with a job's descriptor."""
@@ -93,15 +95,23 @@ class Transfers:
         return Response(status_code=204, headers={"Upload-Offset": str(arrived), "Cache-Control": "no-store"})
 
     async def part(self, request: Request, client: Client, body: bytes) -> Response:
-        """Take a part of an update; with the last part, record the report."""
+        """Take a part of an update; with the last part, record the report. One call of a client at a time."""
         key, sha256 = _key(request), _announced(request)
-        start, stop, total = _content_range(request, body)
+        place = _content_range(request, body)
         limit = self.services.settings.largest_update_bytes
-        if total > limit:
-            raise _too_large(total, limit)
-        posted = await self._asked(key, client)
-        if posted is None:
-            return await self._answer_without_round(key, client, sha256)
+        if place[2] > limit:
+            raise _too_large(place[2], limit)
+        lock = self.uploading.setdefault((key, client.id), asyncio.Lock())
+        async with lock:
+            posted = await self._asked(key, client)
+            if posted is None:
+                return await self._answer_without_round(key, client, sha256)
+            return await self._take(posted, client, sha256, place, body)
+
+    async def _take(
+        self, posted: Posted, client: Client, sha256: str, place: tuple[int, int, int], body: bytes
+    ) -> Response:
+        key, (start, stop, total) = posted.round.id, place
         try:
             sealing_key = await asyncio.to_thread(self.services.keys.unwrap, round_name(key), posted.round.key)
         except StoreError as error:
@@ -115,6 +125,8 @@ class Transfers:
             raise _wrong_offset(arrived)
         if whole:
             await self._check(posted, client, sha256, body)
+        if start == 0:
+            await self._remove(update_prefix(key, client.id))  # what it began and did not end
         if not complete:
             name = part_name(key, client.id, sha256, number)
             sealed = await asyncio.to_thread(_sealed, sealing_key, binding(key, client.id, sha256, number), body)
@@ -261,6 +273,16 @@ def not_found() -> RefusedError:
     )
 
 
+def internal() -> RefusedError:
+    """Return what to say of a bug."""
+    return RefusedError(
+        "HANSA-INTERNAL",
+        rule="A call is answered.",
+        found="This one met a bug.",
+        action="Try again; tell the operator.",
+    )
+
+
 def malformed(found: str) -> RefusedError:
     """Return what to say of a request that is not as the specification says."""
     return RefusedError(
@@ -282,7 +304,7 @@ def _wrong_offset(arrived: int) -> HansaError:
 
 def _too_large(size: int, limit: int) -> HansaError:
     return RefusedError(
-        "HANSA-SERVER-LIMIT",
+        "HANSA-REQUEST-TOO-LARGE",
         rule=f"An update has at most {limit} bytes here.",
         found=f"This one has {size}.",
         action="Ask the operator to raise largest_update_bytes, or train a smaller model.",

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import bindparam, func, select, update
+from sqlalchemy import bindparam, delete, func, select, update
 
 from hansa.core.layout import Int64s
 from hansa.store import tables
@@ -55,6 +55,7 @@ _ALL_ELIGIBLE: Final = select(joined(_C.number)).where(_ELIGIBLE)
 _ELIGIBLE_BETWEEN: Final = _ALL_ELIGIBLE.where(_C.number.between(bindparam("low"), bindparam("high")))
 _COUNT_ELIGIBLE: Final = select(func.count()).select_from(tables.clients).where(_ELIGIBLE)
 _CHANGES: Final = select(_L.number, _L.client).where(_L.number > bindparam("after")).order_by(_L.number)
+_FORGET_CHANGES: Final = delete(tables.client_changes).where(_L.number <= bindparam("up_to"))
 _LAST_CHANGE: Final = select(func.coalesce(func.max(_L.number), 0))
 
 
@@ -164,3 +165,8 @@ class Clients(Enrolments):
             return int((await self._on.rows(_LAST_CHANGE))[0][0]), []
         rows = await self._on.rows(_CHANGES, {"after": after})
         return (int(rows[-1][0]) if rows else after), list(dict.fromkeys(row[1] for row in rows))
+
+    async def forget_changes(self, keep: int) -> int:
+        """Remove all but the last changes from the feed; return how many."""
+        last, _ = await self.changes(None)
+        return await self._on.run(_FORGET_CHANGES, {"up_to": last - keep})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -13,26 +13,29 @@ from sqlalchemy.engine import Dialect
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
-from sqlalchemy.types import TypeDecorator
+from sqlalchemy.types import UserDefinedType
 
 DialectName = Literal["sqlite", "postgresql"]
 
 
-class _Listed(TypeDecorator[Sequence[Any]]):
+class _Listed(UserDefinedType[Sequence[Any]]):
     """A list as one parameter: JSON for SQLite, the text of an array for PostgreSQL.
 
-    Its members are integers, or names without commas, quotes, braces, backslashes and blanks.
+    Its members are integers, or names without commas, quotes, braces, backslashes and blanks. It has no type of the
+    database's own, so that PostgreSQL reads it as an array once, when it plans, and not as a text to be cast.
     """
 
-    impl = Text
     cache_ok = True
 
-    def process_bind_param(self, value: Sequence[Any] | None, dialect: Dialect) -> str:
-        """Return the list as text."""
-        members = value or ()
+    def get_col_spec(self, **_keywords: Any) -> str:
+        """Return what a column of this type would be."""
+        return "TEXT"
+
+    def bind_processor(self, dialect: Dialect) -> Callable[[Sequence[Any] | None], str]:
+        """Return what makes a list a text."""
         if dialect.name == "postgresql":
-            return "{" + ",".join(map(str, members)) + "}"
-        return json.dumps(members)
+            return lambda members: "{" + ",".join(map(str, members or ())) + "}"
+        return lambda members: json.dumps(members or ())
 
 
 _LISTED: Final = _Listed()
@@ -85,10 +88,6 @@ class PerDialect:
 
     sqlite: Executable
     postgresql: Executable
-
-    def of(self, dialect: DialectName) -> Executable:
-        """Return the statement for a database."""
-        return self.sqlite if dialect == "sqlite" else self.postgresql
 
 
 def insert_once(table: Table, *, returning: ColumnElement[Any]) -> PerDialect:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from sqlalchemy import bindparam, insert, select, text
+from sqlalchemy import bindparam, delete, insert, select, text
 
 from hansa.store import tables
 from hansa.store.connections import Connection
@@ -26,6 +26,7 @@ _AFTER: Final = (
     .limit(bindparam("count"))
 )
 _OF_RUN: Final = _ALL.where(_E.run == bindparam("run")).order_by(_E.number.desc()).limit(bindparam("count"))
+_FORGET: Final = delete(tables.events).where(_E.at < bindparam("before"))
 _ADD_CHANGES: Final = insert(tables.client_changes)
 _LOCK: Final = text("SELECT pg_advisory_xact_lock(hashtextextended(:feed, 0))")
 
@@ -91,3 +92,7 @@ class Events:
         """Return the last events of a run, in order."""
         rows = await self._on.rows(_OF_RUN, {"run": run, "count": limit})
         return [Event(*row) for row in reversed(rows)]
+
+    async def forget(self, before: float) -> int:
+        """Remove the events of all tenants before a moment; return how many. Only retention may."""
+        return await self._on.run(_FORGET, {"before": before})

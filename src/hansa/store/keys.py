@@ -88,9 +88,9 @@ class LocalKeys:
 
     def unwrap(self, key_id: str, wrapped: bytes) -> bytes:
         """Return a key from its wrapped form."""
+        path = self._file(key_id)
         try:
-            kek = self._file(key_id).read_bytes()
-            return AESGCM(kek).decrypt(wrapped[:_NONCE], wrapped[_NONCE:], key_id.encode())
+            return AESGCM(path.read_bytes()).decrypt(wrapped[:_NONCE], wrapped[_NONCE:], key_id.encode())
         except (FileNotFoundError, InvalidTag, ValueError):
             raise key_missing(key_id) from None
 

@@ -139,6 +139,11 @@ class RoundKey:
     round: int
     attempt: int
 
+    @property
+    def name(self) -> str:
+        """Return the one name of this attempt: of its key, and of the folder of its updates."""
+        return f"{self.run}-{self.kind}-{self.round}-{self.attempt}"
+
 
 @dataclass(frozen=True)
 class Round:

@@ -13,6 +13,7 @@ from hansa.store.jobs import Jobs
 from hansa.store.participation import Participation
 from hansa.store.populations import Populations
 from hansa.store.postgres import PostgresDatabase
+from hansa.store.references import References
 from hansa.store.releases import Releases
 from hansa.store.reports import Reports
 from hansa.store.rounds import Rounds
@@ -39,6 +40,7 @@ class Rows:
         self.releases = Releases(connection)
         self.events = Events(connection, pending)
         self.signing_keys = SigningKeys(connection)
+        self.references = References(connection)
 
 
 class Store:

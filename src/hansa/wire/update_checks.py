@@ -38,6 +38,8 @@ _TYPES: Final[Mapping[str, str]] = {
     "U64": "<u8",
     "BOOL": "|b1",
 }
+NAMES: Final[Mapping[str, str]] = {np.dtype(code).str: name for name, code in _TYPES.items()}
+"""The type of an array as numpy names it -> as safetensors do."""
 _SIZES: Final[Mapping[str, int]] = {name: np.dtype(code).itemsize for name, code in _TYPES.items()}
 
 

@@ -1,0 +1,99 @@
+"""Migrations, on both databases."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from sqlalchemy import create_engine, inspect
+
+from hansa.core.errors import StoreError
+from hansa.store import tables
+from hansa.store.schema import Schema, current, downgrade, parse_url, upgrade
+from hansa.store.store import Store
+
+
+def opened(url, *, migrate=True):
+    async def test():
+        store = await Store.open(url, migrate=migrate)
+        await store.close()
+
+    asyncio.run(test())
+
+
+def noted(url, schema):
+    engine = create_engine(parse_url(url))
+    with engine.begin() as connection:
+        connection.execute(tables.schema.update().values(number=schema.number, oldest=schema.oldest))
+    engine.dispose()
+
+
+def refused(url, *, migrate=True):
+    with pytest.raises(StoreError) as caught:
+        opened(url, migrate=migrate)
+    assert caught.value.code == "HANSA-STORE-SCHEMA"
+    return str(caught.value)
+
+
+def test_the_migrations_make_the_tables_that_the_code_uses(database):
+    from alembic.autogenerate import compare_metadata
+    from alembic.migration import MigrationContext
+
+    engine = create_engine(parse_url(database))
+    with engine.connect() as connection:
+        options = {"compare_type": True, "compare_server_default": True}
+        found = compare_metadata(MigrationContext.configure(connection, opts=options), tables.METADATA)
+        assert [each for each in found if each[0] != "remove_table" or each[1].name != "alembic_version"] == []
+        names = set(inspect(connection).get_table_names())
+        assert names == {*tables.METADATA.tables, "alembic_version"}
+    engine.dispose()
+
+
+def test_up_down_and_up_again(empty_database):
+    url = parse_url(empty_database)
+    assert current(url) == Schema(0, 0)
+    assert upgrade(url) == Schema(tables.SCHEMA, 1)
+    assert upgrade(url) == Schema(tables.SCHEMA, 1)
+    assert downgrade(url, 0) == Schema(0, 0)
+    engine = create_engine(url)
+    assert inspect(engine).get_table_names() == ["alembic_version"]
+    engine.dispose()
+    opened(empty_database)
+    assert current(url).number == tables.SCHEMA
+
+
+def test_an_empty_database_is_migrated_only_if_that_is_asked(empty_database):
+    assert "hansa server upgrade" in refused(empty_database, migrate=False)
+    opened(empty_database)
+    opened(empty_database, migrate=False)
+
+
+def test_servers_that_start_at_once_migrate_once(empty_database):
+    async def test():
+        stores = await asyncio.gather(*[Store.open(empty_database) for _ in range(4)])
+        for store in stores:
+            await store.close()
+
+    asyncio.run(test())
+
+
+def test_a_newer_schema_is_served_if_its_migration_says_so_and_refused_otherwise(database):
+    noted(database, Schema(tables.SCHEMA + 1, tables.SCHEMA))
+    opened(database)
+    noted(database, Schema(tables.SCHEMA + 1, tables.SCHEMA + 1))
+    assert f"schema {tables.SCHEMA + 1}" in refused(database)
+    with pytest.raises(StoreError):
+        upgrade(parse_url(database))
+
+
+@pytest.mark.parametrize("url", ["", "mysql://x/y", "nonsense", "sqlite+aiosqlite://", "sqlite:///:memory:"])
+def test_what_is_no_database_of_ours_is_refused(url):
+    with pytest.raises(StoreError) as caught:
+        opened(url)
+    assert caught.value.code == "HANSA-SERVER-SETTINGS"
+
+
+def test_a_database_that_does_not_answer_is_told():
+    with pytest.raises(StoreError) as caught:
+        opened("postgresql+psycopg://nobody@127.0.0.1:1/nothing")
+    assert caught.value.code == "HANSA-SERVER-BUSY"
