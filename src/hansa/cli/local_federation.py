@@ -192,8 +192,3 @@ def free_port() -> int:
         found=f"None of {_PORTS.start} to {_PORTS.stop - 1} seems to be free.",
         action="Stop what holds them.",
     )
-
-
-def secret() -> str:
-    """Return a secret of 256 bits."""
-    return secrets.token_urlsafe(32)
