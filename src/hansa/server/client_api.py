@@ -16,7 +16,7 @@ from hansa.core.killpoints import reached
 from hansa.server.board import Posted
 from hansa.server.enrolment import check_declared, enrol, read_attributes
 from hansa.server.services import Services
-from hansa.server.transfers import internal, malformed
+from hansa.server.transfers import RUN_ID, internal, malformed
 from hansa.store.records import Assigned, Client, RoundKey
 from hansa.wire.generated import federation_pb2 as messages
 from hansa.wire.signatures import assignment as signed_content
@@ -199,7 +199,7 @@ def read_key(message: messages.AssignmentId) -> RoundKey:
         messages.KIND_TRAINING: "training",
         messages.KIND_EVALUATION: "evaluation",
     }
-    if message.kind not in kinds or len(message.run) > 64:
+    if message.kind not in kinds or not RUN_ID.fullmatch(message.run):
         raise malformed("An assignment is named by run, kind, round and attempt.")
     return RoundKey(message.run, kinds[message.kind], message.round, message.attempt)
 

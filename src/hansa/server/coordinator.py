@@ -86,6 +86,9 @@ class Coordinator:
     async def tick(self) -> None:
         """Take up the runs that are free, and take each as far as it goes."""
         leased = await self._lease()
+        for kept in (self.contexts, self.failures, self.resting):  # a model of each run that another looks after now
+            for run in kept.keys() - {run.id for run in leased}:
+                kept.pop(run)
         if leased:
             reached("coordinator.leased")
         results = await asyncio.gather(*(self._look_after(run) for run in leased), return_exceptions=True)
