@@ -15,6 +15,7 @@ from hansa.core.errors import CATALOGUE, HansaError, RefusedError
 from hansa.core.killpoints import reached
 from hansa.server.board import Posted
 from hansa.server.enrolment import check_declared, enrol, read_attributes
+from hansa.server.measures import CHECK_INS
 from hansa.server.services import Services
 from hansa.server.transfers import RUN_ID, internal, malformed
 from hansa.store.records import Assigned, Client, RoundKey
@@ -94,8 +95,10 @@ class ClientApi:
         if request.HasField("reported"):
             answer.outcome = await self._outcome(client, read_key(request.reported))
         if found is None:
+            CHECK_INS.labels("come back").inc()
             answer.come_back_seconds = services.pace.seconds(services.board.callers.count(client.population))
             return answer
+        CHECK_INS.labels("assignment").inc()
         answer.assignment.CopyFrom(self._signed(client, *found))
         reached("server.check-in.answering")
         return answer

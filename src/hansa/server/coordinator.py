@@ -21,6 +21,7 @@ from hansa.core.errors import DivergenceError, HansaError, StoreConflictError, S
 from hansa.core.killpoints import reached
 from hansa.server import buffered_runs, closing, lifecycle
 from hansa.server.contexts import RunContext, load_context, store_state
+from hansa.server.measures import ROUND_SECONDS, ROUNDS
 from hansa.server.opening import NotYet, Opening, open_next
 from hansa.server.rounds_at_rest import round_name, update_prefix
 from hansa.server.services import Services
@@ -273,6 +274,8 @@ class Coordinator:
             await self._tell(rows, round_, "round.closed", **_counts(closed.event))
         self.contexts[run.id] = context.with_state(run, closed.state, size)
         _LOG.info("round closed", run=run.id, round=number, kind=round_.id.kind, cohort=len(reports))
+        ROUNDS.labels(round_.id.kind, "closed").inc()
+        ROUND_SECONDS.labels(round_.id.kind).observe(now - round_.opened_at)
         reached("coordinator.round.closed")
         await self._sweep(round_, reports)
 
@@ -306,6 +309,7 @@ class Coordinator:
             )
         services.board.take_down(round_.id)
         _LOG.warning("round abandoned", run=round_.id.run, round=round_.id.round, attempt=round_.id.attempt, why=why)
+        ROUNDS.labels(round_.id.kind, "abandoned").inc()
         reached("coordinator.round.abandoned")
         await self._sweep(round_, reports)
 
