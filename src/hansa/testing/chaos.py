@@ -80,6 +80,8 @@ class Campaign:
     seed: int = 0
     passes: int = 3
     """Passes of a point, at most, until it kills."""
+    outage: float = 0.0
+    """Seconds, at most, that an agent is away after it was killed."""
     bad_network: bool = True
 
     def replica_names(self) -> list[str]:
@@ -138,10 +140,10 @@ def _suffer(campaign: Campaign, federation: Hospitals, network: Network, tally: 
     tortured = (local, tally, coins, campaign.passes)
     threads = []
     for place, of in zip(names, _shared(campaign.server, len(names)), strict=True):
-        victim = Victim(place, partial(local.launch_server, place), *tortured, died)
+        victim = Victim(place, partial(local.launch_server, place), *tortured, died=died)
         threads.append(threading.Thread(target=victim.run, args=(of,), daemon=True))
     for place, of in zip(federation.sites, _shared(campaign.clients, len(federation.sites)), strict=True):
-        victim = Victim(place, partial(agent, place), *tortured)
+        victim = Victim(place, partial(agent, place), *tortured, outage=campaign.outage)
         threads.append(threading.Thread(target=victim.run, args=(of,), daemon=True))
     stop = threading.Event()
     if campaign.bad_network:
@@ -261,6 +263,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         replicas=asked.replicas,
         seed=asked.seed,
         passes=asked.passes,
+        outage=0.0 if asked.plan == "full" else 4.0,
         bad_network=not asked.good_network,
     )
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # stops what was started
