@@ -46,7 +46,7 @@ class Tally:
 
 @dataclass
 class Victim:
-    """One process of a federation. It is killed at one of the first ``passes`` of a point, and away for a while then."""
+    """One process of a federation, killed at one of the first ``passes`` of a point, and away for a while then."""
 
     name: str
     start: Callable[[dict[str, str]], None]
