@@ -344,7 +344,8 @@ def errors_page() -> str:
     ]
     return (
         "(reference-errors)=\n# Errors\n\nEvery error that a user may see has a stable code and a sentence of three "
-        "parts: the rule, what was found, what to do. The command ends with the exit status, a server answers with the HTTP status or the Connect code; in Python, "
+        "parts: the rule, what was found, what to do. The command ends with the exit status, a server answers with the "
+        "HTTP status or the Connect code; in Python, "
         "`HansaError` has `code`, `rule`, `found` and `action`, and a `PlanError` lists all its `problems`.\n\n"
         + _table(("code", "exit status", "HTTP status", "Connect code", "meaning"), rows)
     )

@@ -12,6 +12,7 @@ from fake_server import digest, job_of
 from hansa.client import Agent, transport
 from hansa.client.transport import Reach, Transport, refusal, wanted_pause
 from hansa.core.errors import RefusedError
+from hansa.wire.generated import federation_pb2 as wire
 
 
 def large(server):
@@ -97,7 +98,17 @@ def test_a_report_that_is_refused_for_good_is_given_up(server, agent, code):
     assert agent.state.pending() is None
 
 
-@pytest.mark.parametrize("code", ["HANSA-AUTH-CLOCK", "HANSA-CLIENT-STATE"])
+@pytest.mark.parametrize(
+    "code",
+    [
+        "HANSA-AUTH-CLOCK",
+        "HANSA-CLIENT-STATE",
+        "HANSA-INTERNAL",
+        "HANSA-KEY-MISSING",
+        "HANSA-STORE-CONFLICT",
+        "HANSA-UPLOAD-DIGEST",
+    ],
+)
 def test_a_report_is_kept_when_the_call_was_refused(server, agent, code):
     server.assign(job_of())
     put = agent._transport._put
@@ -106,6 +117,28 @@ def test_a_report_is_kept_when_the_call_was_refused(server, agent, code):
         agent.step()
     assert error.value.code == code
     assert agent.state.pending() is not None
+
+
+@pytest.mark.parametrize("status", [403, 404, 407])
+def test_a_report_is_kept_when_something_on_the_way_refused_it(server, agent, monkeypatch, status):
+    server.assign(job_of())
+
+    def refuse(*_):
+        raise refusal(status, b"<html>")
+
+    monkeypatch.setattr(agent._transport, "_put", refuse)
+    with pytest.raises(RefusedError):
+        agent.step()
+    assert agent.state.pending() is not None
+
+
+@pytest.mark.parametrize(
+    ("seconds", "rest"), [(float("inf"), 86400.0), (1e300, 86400.0), (-1.0, 0.0), (float("nan"), 60.0), (7.0, 7.0)]
+)
+def test_no_server_sends_an_agent_away_for_ever_or_makes_it_call_without_rest(agent, monkeypatch, seconds, rest):
+    answer = wire.CheckInResponse(come_back_seconds=seconds)
+    monkeypatch.setattr(agent._transport, "check_in", lambda _: answer)
+    assert agent.step() == rest
 
 
 def test_a_busy_server_is_asked_again(server, agent):

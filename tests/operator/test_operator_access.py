@@ -136,8 +136,8 @@ def test_a_body_that_is_too_large_is_refused_announced_or_not(make_world):
 
     for body in (content, parts()):
         answer = world.call("POST", "/populations", content=body, headers={"Content-Type": "application/json"})
-        assert answer.json()["error"]["code"] == "HANSA-SERVER-LIMIT"
-        assert answer.status_code == 429
+        assert answer.json()["error"]["code"] == "HANSA-REQUEST-TOO-LARGE"
+        assert answer.status_code == 413
 
 
 def test_malformed_requests_name_what_is_wrong_and_not_its_value(world):

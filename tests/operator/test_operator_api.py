@@ -138,12 +138,12 @@ def test_what_cannot_work_in_a_federation_is_refused(populated):
     [("attributes.region ==", "cannot be read"), ("region == 'eu'", "attributes.region"),
      ("attributes.regoin == 'eu'", "did you mean 'region'"), ("attributes.region > 3", "fails for attributes"),
      ("attributes.ram_gb + 1.0", "neither true nor false"), ("[1, 2].all(x, x > 0)", "comprehension"),
-     ("attributes", "neither true nor false"), ("x" * 2001, "characters"), ("(" * 500 + "true" + ")" * 500, "cannot be read")],
+     ("attributes", "neither true nor false"), ("(" * 500 + "true" + ")" * 500, "cannot be read")],
 )  # fmt: skip
 def test_an_eligibility_expression_that_cannot_be_is_refused(populated, expression, told):
     answer = populated.call("POST", "/jobs", json=job(eligibility=expression))
     assert error_of(answer) == (400, "HANSA-REQUEST-INVALID")
-    assert told in answer.json()["error"]["found"] or told == "characters"
+    assert told in answer.json()["error"]["found"]
 
 
 @pytest.mark.parametrize(
@@ -161,16 +161,13 @@ def layout(*parameters, name="params"):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"layout": layout(["weight", [4, 1]])}, {"layout": {"branches": []}}, {"layout": layout(["weight", [4]], name="x")},
+    [{"layout": {"branches": []}}, {"layout": layout(["weight", [4]], name="x")},
      {"layout": layout(["weight", [-4]])}, {"layout": {"branches": "x"}}, {"layout": {}},
      {"layout": {"branches": [*LAYOUT["branches"], *LAYOUT["branches"]]}},
      {"layout": {**LAYOUT, "lanes": [{"name": "x", "low": 0, "high": 1}]}}, {"layout": layout(["weight", [2**52]])},
      {"signature": {"shape": [3], "classes": 1}}],
 )  # fmt: skip
 def test_a_model_and_layout_that_do_not_fit_are_refused(populated, changes):
-    if changes.get("layout") == layout(["weight", [4, 1]]):
-        populated.ok("POST", "/jobs", json=job(**changes))
-        return
     assert refused(populated, **changes)["code"] in ("HANSA-MODEL-UNSUITABLE", "HANSA-PLAN-INVALID")
 
 
@@ -184,7 +181,8 @@ def test_a_job_names_a_model_that_its_own_tenant_uploaded(populated):
 
 @pytest.mark.parametrize(
     ("content", "digest", "code"),
-    [(MODEL[:-1], MODEL_SHA256, "HANSA-MODEL-UNSUITABLE"), (MODEL, "0" * 64, "HANSA-UPLOAD-DIGEST"), (b"", None, "HANSA-MODEL-UNSUITABLE"),
+    [(MODEL[:-1], MODEL_SHA256, "HANSA-MODEL-UNSUITABLE"), (MODEL, "0" * 64, "HANSA-UPLOAD-DIGEST"),
+     (b"", None, "HANSA-MODEL-UNSUITABLE"),
      (b"\x00" * 100, None, "HANSA-MODEL-UNSUITABLE"), (b"\xff" * 100, None, "HANSA-MODEL-UNSUITABLE"),
      (b"\x80\x04pickle", None, "HANSA-MODEL-UNSUITABLE"),
      (ServedModel(np.array([1, np.nan, 3], dtype=np.float32), None).to_bytes(), None, "HANSA-MODEL-UNSUITABLE"),
@@ -216,8 +214,8 @@ def test_an_upload_in_any_pieces_is_checked_as_one(populated):
 
 def test_a_model_larger_than_allowed_or_than_the_quota_is_refused_before_it_is_read(make_world):
     assert error_of(make_world(largest_model_bytes=10).call("PUT", f"/models/{MODEL_SHA256}", content=MODEL)) == (
-        429,
-        "HANSA-SERVER-LIMIT",
+        413,
+        "HANSA-REQUEST-TOO-LARGE",
     )
     small = make_world(quota_bytes=len(MODEL))
     small.ok("PUT", f"/models/{MODEL_SHA256}", content=MODEL)

@@ -88,7 +88,7 @@ def test_the_certificate_is_renewed_near_its_end_and_for_other_names_under_the_s
     authority = DevelopmentAuthority(tmp_path, clock)
     bundle = authority.bundle.read_bytes()
     first = authority.server(("localhost",))[0].read_bytes()
-    clock.time += 59 * DAY
+    clock.time += 216 * DAY
     assert authority.server(("localhost",))[0].read_bytes() == first
     clock.time += 2 * DAY
     renewed = authority.server(("localhost",))[0].read_bytes()

@@ -346,3 +346,27 @@ def test_what_nobody_foresaw_is_told_without_a_word_of_it(tmp_path, monkeypatch)
             assert "private" not in answer.text
 
     run_async(work())
+
+
+def test_what_happens_is_counted_without_a_word_of_who(tmp_path):
+    async def work():
+        async with deployed(tmp_path, metrics_token="the token of the scraper") as server:
+            devices = [await server.device(name) for name in "ab"]
+            for device in devices:
+                await device.check_in()
+            await server.submit(*TRAINING)
+            asked = await asyncio.gather(*(device.assignment() for device in devices))
+            for device, each in zip(devices, asked, strict=True):
+                await device.put(each.id, await server.update(each, 1.0))
+            await devices[0].assignment()
+            headers = {"Authorization": "Bearer the token of the scraper"}
+            text = (await server.http.get("/metrics", headers=headers)).text
+            for line in (
+                'hansa_check_ins_total{answer="assignment"}',
+                'hansa_reports_total{verdict="VERDICT_ACCEPTED"}',
+                'hansa_rounds_total{kind="training",outcome="closed"}',
+            ):
+                assert line in text
+            assert not any(device.id in text for device in devices)
+
+    run_async(work())

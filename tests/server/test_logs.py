@@ -20,13 +20,14 @@ def _as_it_was():
 
 def test_an_event_is_one_line_of_json_with_its_time_level_part_and_replica(capsys):
     logs.set_up(ServerSettings(log_format="json", replica="one"))
-    logs.logger("operator").info("token made", role="owner", secret_value="abc", Authorization="Bearer abc")
+    private = {"token_value": "abc", "Authorization": "Bearer abc"}
+    logs.logger("operator").info("token made", role="owner", **private)
     written = capsys.readouterr().err
     event = json.loads(written)
     assert "abc" not in written
     assert event.pop("timestamp").endswith("Z")
     assert event == {"event": "token made", "part": "operator", "role": "owner", "level": "info", "replica": "one",
-                     "secret_value": "(hidden)", "Authorization": "(hidden)"}  # fmt: skip
+                     "token_value": "(hidden)", "Authorization": "(hidden)"}  # fmt: skip
 
 
 def test_less_than_the_level_is_not_written(capsys):

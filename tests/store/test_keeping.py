@@ -13,6 +13,7 @@ from hansa.core.errors import StoreError
 from hansa.store.backup import back_up, check, restore
 from hansa.store.blobs import LocalBlobs
 from hansa.store.keys import LocalKeys
+from hansa.store.records import Release
 from hansa.store.retention import Swept, sweep
 from hansa.store.store import Store
 
@@ -47,6 +48,26 @@ def test_only_what_is_over_or_orphaned_and_old_is_removed(run_on, tmp_path):
         assert await blobs.names("") == sorted(kept)
         assert [key.id for key in keys.held()] == sorted([live.id.name, "server-signing-1"])
         assert await sweep(store, blobs, keys, now=now + 2 * HOUR, keep_events=40 * HOUR) == Swept()
+        blobs.close()
+
+    run_on(test)
+
+
+def test_of_a_run_that_ended_long_ago_the_last_model_stays_and_those_in_use(run_on, tmp_path):
+    async def test(store, seed):
+        blobs, keys, now = LocalBlobs(tmp_path / "blobs"), LocalKeys(tmp_path / "keys"), time.time()
+        stages = {"candidate": "candidate", "retired": "retired", "canary": "canary", "used": "production"}
+        async with store.transaction() as rows:
+            for number, (model, stage) in enumerate(stages.items()):
+                await rows.releases.add(Release(seed.tenant.id, seed.run.id, number, model, stage, now))
+            await rows.releases.add(Release(seed.tenant.id, seed.run.id, 9, "last", "candidate", now))
+            await rows.runs.change(replace(seed.run, model="last", state="finished", ended_at=now - 10 * HOUR))
+        for model in (*stages, "last"):
+            await blobs.put(f"models/{model}", chunks())
+        for keep in (None, 20 * HOUR):
+            assert await sweep(store, blobs, keys, now=now + 2 * HOUR, keep_models=keep) == Swept()
+        assert await sweep(store, blobs, keys, now=now + 2 * HOUR, keep_models=11 * HOUR) == Swept(orphans=2, bytes=10)
+        assert await blobs.names("") == ["models/canary", "models/last", "models/used"]
         blobs.close()
 
     run_on(test)

@@ -69,8 +69,9 @@ def _from_data(plan: Plan) -> tuple[Plan, Signature, tuple[str, ...]]:
             [
                 Problem(
                     where,
-                    "what the model is built for must be known: complete [features] (task, classes, columns with their bounds or categories), or give "
-                    "[data] with examples of the same form here, or --shape and --classes.",
+                    "what the model is built for must be known: complete [features] (task, classes, columns with their "
+                    "bounds or categories), or give [data] with examples of the same form here, or --shape and "
+                    "--classes.",
                 )
             ]
         )

@@ -19,6 +19,8 @@ from typing import Any, Final, Self
 
 from hansa.core.errors import RunError
 
+_PORTS: Final = range(20_000, 32_000)
+"""Below those that systems give to outgoing connections."""
 _READY: Final = 30.0
 """Seconds that a process may take to be ready."""
 _GRACE: Final = 10.0
@@ -178,13 +180,15 @@ class LocalFederation:
 
 
 def free_port() -> int:
-    """Return a port that is free on loopback now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def secret() -> str:
-    """Return a secret of 256 bits."""
-    return secrets.token_urlsafe(32)
+    """Return a port of loopback that is free now, and that no outgoing connection is given meanwhile."""
+    for _ in range(1000):
+        port = _PORTS.start + secrets.randbelow(len(_PORTS))
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise RunError(
+        "HANSA-SERVER-SETTINGS",
+        rule="A local federation listens on a port of loopback.",
+        found=f"None of {_PORTS.start} to {_PORTS.stop - 1} seems to be free.",
+        action="Stop what holds them.",
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import random
 import threading
 import time
@@ -18,7 +19,7 @@ from hansa.client.machine import Machine, obstacles
 from hansa.client.policy import Asked, Policy, objections, refused
 from hansa.client.site_data import Own, SiteData
 from hansa.client.state import DECLINED, OWN_METRICS, Id, Identity, Outcome, Pending, Report, StateFolder
-from hansa.client.transport import Reach, Transport, passes_by_itself, wanted_pause
+from hansa.client.transport import Reach, Transport, passes_by_itself, said_by_hansa, wanted_pause
 from hansa.client.trust import believed, id_of, on_the_wire, with_new_keys
 from hansa.client.work import Workshop
 from hansa.core.clock import Clock, SystemClock
@@ -37,9 +38,11 @@ _OUTCOMES: Final[Mapping[int, Outcome]] = {
 }
 _ENDS: Final = frozenset({"HANSA-AUTH-UNKNOWN", "HANSA-AUTH-SIGNATURE", "HANSA-CLIENT-FOLDER", "HANSA-ENROL-TOKEN"})
 """What no waiting mends."""
-_NO_VERDICT: Final = ("HANSA-AUTH-", "HANSA-CLIENT-", "HANSA-UPLOAD-OFFSET", "HANSA-STORE-CONFLICT")
-"""Errors that say nothing of the report: it stays to be sent."""
+_VERDICTS: Final = ("HANSA-REPORT-", "HANSA-NOT-FOUND", "HANSA-REQUEST-")
+"""Errors by which a server says that it never takes this report. After any other it stays to be sent."""
 _LONGEST_BACKOFF: Final = 300.0
+_LONGEST_REST: Final = 86400.0
+"""Seconds, at most, that a server can send an agent away."""
 _OBSTRUCTED: Final = 60.0
 """Seconds until an agent that may not work now looks again."""
 _AGAIN: Final = 5.0
@@ -167,7 +170,7 @@ class Agent:
                 return _OBSTRUCTED
             answer = self._check_in(self.wait)
             if not answer.HasField("assignment"):
-                return max(0.0, float(answer.come_back_seconds))
+                return _rest(answer.come_back_seconds)
             assigned = believed(answer.assignment, self._enrolled())
             self._settle(assigned)
             return self._take(assigned)
@@ -308,7 +311,7 @@ class Agent:
                 path, pending.sha256, pending.file, start=pending.start, size=pending.size, resumes=resumes
             )
         except RefusedError as error:
-            if passes_by_itself(error) or error.code.startswith(_NO_VERDICT):
+            if not error.code.startswith(_VERDICTS) or not said_by_hansa(error):
                 raise
             log.warning("refused assignment=%s code=%s found=%r", assignment, error.code, error.found)
             self.state.acknowledged(pending, "refused")
@@ -355,10 +358,15 @@ class Agent:
 def _backoff(error: RefusedError, failures: int) -> float:
     """Return how many seconds to wait after so many failures one after another, and tell."""
     longest = min(_LONGEST_BACKOFF, 2.0 ** min(failures, 16))
-    pause = max(wanted_pause(error), longest * random.uniform(0.5, 1.0))  # noqa: S311 - spreads calls
+    pause = max(_rest(wanted_pause(error)), longest * random.uniform(0.5, 1.0))  # noqa: S311 - spreads calls
     what = "waiting" if passes_by_itself(error) else "refused"
     log.warning("%s code=%s seconds=%.1f found=%r", what, error.code, pause, error.found)
     return pause
+
+
+def _rest(seconds: float) -> float:
+    """Return for how long to stay away: what was asked, but never for ever, and a while where that is no number."""
+    return _OBSTRUCTED if math.isnan(seconds) else min(max(0.0, seconds), _LONGEST_REST)
 
 
 def _version() -> str:

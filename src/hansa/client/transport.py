@@ -37,6 +37,7 @@ _UNREACHABLE: Final = "HANSA-SERVER-UNREACHABLE"
 _PASSING: Final = frozenset({_UNREACHABLE, "HANSA-SERVER-BUSY", "HANSA-SERVER-LIMIT", "HANSA-SERVER-STORAGE"})
 """What is tried again."""
 _AFTER: Final = "retry-after: "
+_ON_THE_WAY: Final = "no server of Hansa said so"
 _LONGEST_PAUSE: Final = 30.0
 """Seconds; where the server asks for more, the call fails and the agent comes back later."""
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -283,6 +284,7 @@ def refusal(status: int, content: bytes, headers: httpx.Headers | None = None) -
             found=f"Something answered with HTTP status {status} and no reason.",
             action="Correct the server's address, or look at proxies on the way.",
         )
+        error.add_note(_ON_THE_WAY)
     after = "" if headers is None else headers.get("retry-after", "")
     if after.isdecimal():
         error.add_note(_AFTER + after)
@@ -308,6 +310,11 @@ def _told(content: bytes) -> dict[str, Any] | None:
 def passes_by_itself(error: BaseException) -> bool:
     """Return whether an error may be gone when the call is made again."""
     return isinstance(error, RefusedError) and error.code in _PASSING
+
+
+def said_by_hansa(error: BaseException) -> bool:
+    """Return whether an error is a server's own, and not that of something on the way."""
+    return _ON_THE_WAY not in getattr(error, "__notes__", ())
 
 
 def wanted_pause(error: BaseException) -> float:

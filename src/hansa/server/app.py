@@ -77,6 +77,7 @@ def create(services: Services) -> ASGIApp:
     ]
     application = Starlette(routes=routes, lifespan=lambda _: background(services))
     application.add_exception_handler(HansaError, _handled)
+    application.add_exception_handler(Exception, _handled)
     return application
 
 
@@ -110,18 +111,20 @@ def _signed(
 
 def _update(services: Services, transfers: Transfers) -> Callable[[Request], Awaitable[Response]]:
     async def call(request: Request) -> Response:
-        limit = services.settings.upload_part_bytes
+        limit, header = services.settings.upload_part_bytes, request.headers.get("authorization")
+        await services.authenticate.caller(header)  # nobody else's part is held in memory
         body = await read_body(request.scope, request.receive, limit)
-        client = await services.authenticate(
-            request.headers.get("authorization"), method=request.method, target=target(request.scope), body=body
-        )
+        client = await services.authenticate(header, method=request.method, target=target(request.scope), body=body)
         return await transfers.part(request, client, body)
 
     return call
 
 
 async def _handled(_request: Request, error: Exception) -> Response:
-    return answer(error) if isinstance(error, HansaError) else answer(internal())
+    if isinstance(error, HansaError):
+        return answer(error)
+    _LOG.error("call failed", error=type(error).__name__, exc_info=error)
+    return answer(internal())
 
 
 def answer(error: HansaError) -> Response:

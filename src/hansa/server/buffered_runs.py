@@ -18,6 +18,7 @@ from hansa.server.buffering import Training
 from hansa.server.closing import Closed
 from hansa.server.cohorts import pick, secret_coins
 from hansa.server.contexts import RunContext, store_state
+from hansa.server.measures import ROUNDS
 from hansa.server.opening import deadline_of, eligible_of, posted
 from hansa.server.rounds_at_rest import round_name
 from hansa.server.services import Services
@@ -89,6 +90,7 @@ async def _step(  # noqa: PLR0913 - what a step is made of
         await rows.releases.add(Release(run.tenant, run.id, number, model, "candidate", now))
         detail = {"kind": "training", "round": number, "cohort": closed.event["cohort"]}
         await rows.events.add("round.closed", tenant=run.tenant, at=now, run=run.id, detail=detail)
+    ROUNDS.labels("training", "closed").inc()
     reached("coordinator.round.closed")
     for training in old:
         services.board.take_down(training.round.id)

@@ -29,8 +29,9 @@ FOLDER: Final = "tls"
 _CA_DAYS: Final = 3650
 _CA_RENEWED_DAYS: Final = 365
 """Days before its end at which another authority is made."""
-_SERVER_DAYS: Final = 90
-_SERVER_RENEWED_DAYS: Final = 30
+_SERVER_DAYS: Final = 397
+_SERVER_RENEWED_DAYS: Final = 180
+"""Days before its end at which the server's certificate is made anew, when the server starts."""
 _BEHIND: Final = timedelta(hours=1)
 """How much earlier than now certificates begin, for clients whose clocks are behind."""
 _ALWAYS: Final = ("localhost", "127.0.0.1", "::1")

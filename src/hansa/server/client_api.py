@@ -15,8 +15,9 @@ from hansa.core.errors import CATALOGUE, HansaError, RefusedError
 from hansa.core.killpoints import reached
 from hansa.server.board import Posted
 from hansa.server.enrolment import check_declared, enrol, read_attributes
+from hansa.server.measures import CHECK_INS
 from hansa.server.services import Services
-from hansa.server.transfers import internal, malformed
+from hansa.server.transfers import RUN_ID, internal, malformed
 from hansa.store.records import Assigned, Client, RoundKey
 from hansa.wire.generated import federation_pb2 as messages
 from hansa.wire.signatures import assignment as signed_content
@@ -94,8 +95,10 @@ class ClientApi:
         if request.HasField("reported"):
             answer.outcome = await self._outcome(client, read_key(request.reported))
         if found is None:
+            CHECK_INS.labels("come back").inc()
             answer.come_back_seconds = services.pace.seconds(services.board.callers.count(client.population))
             return answer
+        CHECK_INS.labels("assignment").inc()
         answer.assignment.CopyFrom(self._signed(client, *found))
         reached("server.check-in.answering")
         return answer
@@ -199,7 +202,7 @@ def read_key(message: messages.AssignmentId) -> RoundKey:
         messages.KIND_TRAINING: "training",
         messages.KIND_EVALUATION: "evaluation",
     }
-    if message.kind not in kinds or len(message.run) > 64:
+    if message.kind not in kinds or not RUN_ID.fullmatch(message.run):
         raise malformed("An assignment is named by run, kind, round and attempt.")
     return RoundKey(message.run, kinds[message.kind], message.round, message.attempt)
 

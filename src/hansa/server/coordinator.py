@@ -21,6 +21,7 @@ from hansa.core.errors import DivergenceError, HansaError, StoreConflictError, S
 from hansa.core.killpoints import reached
 from hansa.server import buffered_runs, closing, lifecycle
 from hansa.server.contexts import RunContext, load_context, store_state
+from hansa.server.measures import ROUND_SECONDS, ROUNDS
 from hansa.server.opening import NotYet, Opening, open_next
 from hansa.server.rounds_at_rest import round_name, update_prefix
 from hansa.server.services import Services
@@ -86,6 +87,9 @@ class Coordinator:
     async def tick(self) -> None:
         """Take up the runs that are free, and take each as far as it goes."""
         leased = await self._lease()
+        for kept in (self.contexts, self.failures, self.resting):  # a model of each run that another looks after now
+            for run in kept.keys() - {run.id for run in leased}:
+                kept.pop(run)
         if leased:
             reached("coordinator.leased")
         results = await asyncio.gather(*(self._look_after(run) for run in leased), return_exceptions=True)
@@ -270,6 +274,8 @@ class Coordinator:
             await self._tell(rows, round_, "round.closed", **_counts(closed.event))
         self.contexts[run.id] = context.with_state(run, closed.state, size)
         _LOG.info("round closed", run=run.id, round=number, kind=round_.id.kind, cohort=len(reports))
+        ROUNDS.labels(round_.id.kind, "closed").inc()
+        ROUND_SECONDS.labels(round_.id.kind).observe(now - round_.opened_at)
         reached("coordinator.round.closed")
         await self._sweep(round_, reports)
 
@@ -303,6 +309,7 @@ class Coordinator:
             )
         services.board.take_down(round_.id)
         _LOG.warning("round abandoned", run=round_.id.run, round=round_.id.round, attempt=round_.id.attempt, why=why)
+        ROUNDS.labels(round_.id.kind, "abandoned").inc()
         reached("coordinator.round.abandoned")
         await self._sweep(round_, reports)
 

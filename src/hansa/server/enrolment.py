@@ -16,6 +16,8 @@ from hansa.core.errors import RefusedError
 from hansa.core.killpoints import reached
 from hansa.server.eligibility import older
 from hansa.server.services import Services
+from hansa.server.settings import ServerSettings
+from hansa.server.tokens import DEFAULT_TENANT
 from hansa.store.records import Client, Population
 from hansa.wire.generated.federation_pb2 import EnrolRequest
 from hansa.wire.signatures import bad_signature, enrolment, verify
@@ -36,11 +38,14 @@ async def enrol(services: Services, request: EnrolRequest) -> tuple[Client, Popu
         raise refused_token()
     verify(public_key, bytes(request.key_proof), enrolment(secret))
     name = _certified(services, request, enrolment(secret)) if by_certificate else None
+    if name is not None:
+        _require_open(services.settings, request.population)
     now = services.clock.now()
     attributes = read_attributes(request.attributes)
+    check_version(request.client_version)
     declared: dict[str, Any] = {
         "attributes": attributes,
-        "version": request.client_version[:_LONGEST],
+        "version": request.client_version,
         "consent": request.consent,
     }
     async with services.store.transaction() as rows:
@@ -79,8 +84,20 @@ def read_attributes(given: Mapping[str, str]) -> dict[str, Any]:
     return read
 
 
+def check_version(version: str) -> None:
+    """Raise RefusedError for what is too long for a version, or no text that a database keeps."""
+    if len(version) > _LONGEST or "\0" in version:
+        raise RefusedError(
+            "HANSA-CLIENT-VERSION",
+            rule=f"A client's version is a text of at most {_LONGEST} characters.",
+            found="This one is longer, or has a NUL.",
+            action="Send the version of the client's software.",
+        )
+
+
 def check_declared(population: Population, attributes: Mapping[str, Any], version: str) -> None:
     """Raise RefusedError unless what a client declares fits its population."""
+    check_version(version)
     if older(version, population.minimum_version):
         raise RefusedError(
             "HANSA-CLIENT-VERSION",
@@ -96,6 +113,13 @@ def check_declared(population: Population, attributes: Mapping[str, Any], versio
             raise _attributes(f"{name[:40]!r} is not declared for this population (known: {known}).")
         if not isinstance(value, types[wanted]):
             raise _attributes(f"{name[:40]!r} must be a {wanted}.")
+
+
+def _require_open(settings: ServerSettings, population: str) -> None:
+    """Raise RefusedError unless certificates enrol in a population: one authority is not that of every tenant."""
+    of_default = not settings.enrolment_populations and population.startswith(f"{DEFAULT_TENANT}/")
+    if not of_default and population not in settings.enrolment_populations:
+        raise refused_certificate("It names a population that certificates do not enrol in (write TENANT/POPULATION).")
 
 
 def _certified(services: Services, request: EnrolRequest, challenge: bytes) -> str:

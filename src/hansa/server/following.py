@@ -20,6 +20,7 @@ from hansa.store.retention import sweep
 _LOG: Final = structlog.get_logger("hansa.server")
 _SECONDS: Final = 1.0
 _SWEEP_EVERY: Final = 3600.0
+_DAY: Final = 86400.0
 
 
 @dataclass
@@ -53,7 +54,8 @@ class Follower:
         if now - self.swept_at < _SWEEP_EVERY:
             return
         self.swept_at = now
-        swept = await sweep(services.store, services.blobs, services.keys, now=now)
+        keep = _DAY * services.settings.retention_days
+        swept = await sweep(services.store, services.blobs, services.keys, now=now, keep_models=keep)
         _LOG.info("swept", updates=swept.updates, orphans=swept.orphans, bytes=swept.bytes, keys=swept.keys)
 
     async def look(self) -> None:

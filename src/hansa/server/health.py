@@ -83,9 +83,9 @@ async def _count(services: Services) -> None:
         for tenant in await rows.tenants.all():
             runs.update(run.state for run in await rows.runs.of(tenant.id, state=None, limit=_ALL))
             for population in await rows.populations.of(tenant.id):
-                for (state, _), count in (await rows.clients.counts(population.id)).items():
-                    clients[state] += count
+                for (held, _), count in (await rows.clients.counts(population.id)).items():
+                    clients[held] += count
     for state in ("running", "paused", "cancelled", "finished", "failed"):
         measures.RUNS.labels(state).set(runs[state])
-    for held in ("invited", "enrolled", "active", "suspended", "retired"):
-        measures.CLIENTS.labels(held).set(clients[held])
+    for where in ("invited", "enrolled", "active", "suspended", "retired"):
+        measures.CLIENTS.labels(where).set(clients[where])

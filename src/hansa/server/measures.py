@@ -9,7 +9,6 @@ from prometheus_client.exposition import generate_latest
 
 REGISTRY: Final = CollectorRegistry()
 
-CALLS: Final = Counter("hansa_calls", "Calls answered, by kind and HTTP status", ("kind", "status"), registry=REGISTRY)
 CHECK_INS: Final = Counter("hansa_check_ins", "Check-ins, by what they were answered", ("answer",), registry=REGISTRY)
 REPORTS: Final = Counter("hansa_reports", "Updates that arrived whole, by verdict", ("verdict",), registry=REGISTRY)
 REPORT_BYTES: Final = Counter("hansa_report_bytes", "Bytes of updates that arrived whole", registry=REGISTRY)
@@ -21,7 +20,6 @@ ROUND_SECONDS: Final = Histogram(
     buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200, 86400),
     registry=REGISTRY,
 )
-WAITING: Final = Gauge("hansa_waiting_clients", "Check-ins that wait for an assignment", registry=REGISTRY)
 RUNS: Final = Gauge("hansa_runs", "Runs of all tenants, by state", ("state",), registry=REGISTRY)
 CLIENTS: Final = Gauge("hansa_clients", "Clients of all tenants, by state", ("state",), registry=REGISTRY)
 

@@ -34,6 +34,7 @@ _REFUSALS: Final = {
     403: "the token's role does not allow this",
     404: "there is no such thing in the caller's tenant",
     409: "something is not in a state in which this can be done",
+    413: "the body is larger than this server takes",
     429: "a limit was passed",
     507: "the server's disk or the tenant's quota is full",
 }
@@ -42,7 +43,8 @@ _REFUSALS: Final = {
 def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return how an operation may be refused, for its OpenAPI entry."""
     return {
-        status: {"model": ErrorBody, "description": _REFUSALS[status]} for status in (400, 401, 403, 429, *statuses)
+        status: {"model": ErrorBody, "description": _REFUSALS[status]}
+        for status in (400, 401, 403, 413, 429, *statuses)
     }
 
 
@@ -138,7 +140,7 @@ def _limited(receive: Receive, limit: int) -> Receive:
 def too_large(limit: int) -> RefusedError:
     """Return what to say of a body that is too large."""
     return RefusedError(
-        "HANSA-SERVER-LIMIT",
+        "HANSA-REQUEST-TOO-LARGE",
         rule=f"A request has at most {limit} bytes.",
         found="This one has more.",
         action="Send less; models are uploaded apart from jobs.",

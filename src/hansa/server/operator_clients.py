@@ -12,6 +12,7 @@ from hansa.core.errors import RefusedError
 from hansa.server import operator_bodies as bodies
 from hansa.server.operator_access import allowed, refusals, services_of
 from hansa.server.operator_tenant import Limit
+from hansa.server.operator_types import Id, Word
 from hansa.server.submissions import not_found
 from hansa.server.tokens import digest_of, new_secret
 from hansa.store.records import Client, ClientState, Invitation, Population, Token
@@ -72,7 +73,7 @@ async def create_population(
 
 
 @router.get("/populations/{population}", operation_id="getPopulation", tags=["populations"], responses=refusals(404))
-async def get_population(request: Request, token: ReadingPopulations, population: bodies.Word) -> bodies.PopulationBody:
+async def get_population(request: Request, token: ReadingPopulations, population: Word) -> bodies.PopulationBody:
     """Show one population, by its name."""
     async with services_of(request).store.reading() as rows:
         return await _population(rows, await named(rows, token, population))
@@ -82,7 +83,7 @@ async def get_population(request: Request, token: ReadingPopulations, population
     "/populations/{population}", operation_id="changePopulation", tags=["populations"], responses=refusals(404)
 )
 async def change_population(
-    request: Request, token: ChangingPopulations, population: bodies.Word, wanted: bodies.PopulationChange
+    request: Request, token: ChangingPopulations, population: Word, wanted: bodies.PopulationChange
 ) -> bodies.PopulationBody:
     """Change a population's attributes or minimum version. Clients declare anew as they check in."""
     services = services_of(request)
@@ -108,9 +109,9 @@ async def change_population(
     responses=refusals(404, 409),
 )
 async def invite(
-    request: Request, token: ChangingClients, population: bodies.Word, wanted: bodies.InvitationRequest
+    request: Request, token: ChangingClients, population: Word, wanted: bodies.InvitationRequest
 ) -> bodies.InvitationMade:
-    """Invite a client by name, or several without, or a known one whose device was lost. The secret is told this once."""
+    """Invite a client by name, several without, or a known one whose device was lost. The secret is told this once."""
     if (wanted.name is not None) + (wanted.client is not None) + (wanted.uses != 1) > 1:
         raise RefusedError(
             "HANSA-REQUEST-INVALID",
@@ -140,7 +141,7 @@ async def invite(
 async def list_clients(  # noqa: PLR0913, PLR0917 - what a page is
     request: Request,
     token: ReadingClients,
-    population: bodies.Word,
+    population: Word,
     state: Annotated[ClientState | None, Query(description="only those in this state")] = None,
     after: Annotated[int, Query(description="only numbers above this one", ge=-1, le=2**53 - 1)] = -1,
     limit: Limit = 100,
@@ -154,7 +155,7 @@ async def list_clients(  # noqa: PLR0913, PLR0917 - what a page is
 
 
 @router.get("/populations/{population}/counts", operation_id="countClients", tags=["clients"], responses=refusals(404))
-async def count_clients(request: Request, token: ReadingClients, population: bodies.Word) -> bodies.Counts:
+async def count_clients(request: Request, token: ReadingClients, population: Word) -> bodies.Counts:
     """Count the clients by state and version."""
     async with services_of(request).store.reading() as rows:
         found = await named(rows, token, population)
@@ -168,7 +169,7 @@ async def count_clients(request: Request, token: ReadingClients, population: bod
 
 
 @router.get("/clients/{client}", operation_id="getClient", tags=["clients"], responses=refusals(404))
-async def get_client(request: Request, token: ReadingClients, client: bodies.Id) -> bodies.ClientBody:
+async def get_client(request: Request, token: ReadingClients, client: Id) -> bodies.ClientBody:
     """Show one client."""
     async with services_of(request).store.reading() as rows:
         return _client(await _owned(rows, token, client))
@@ -176,7 +177,7 @@ async def get_client(request: Request, token: ReadingClients, client: bodies.Id)
 
 @router.post("/clients/{client}/suspend", operation_id="suspendClient", tags=["clients"], responses=refusals(404, 409))
 async def suspend_client(
-    request: Request, token: ChangingClients, client: bodies.Id, reason: bodies.Reason | None = None
+    request: Request, token: ChangingClients, client: Id, reason: bodies.Reason | None = None
 ) -> bodies.ClientBody:
     """Suspend a client: it is not picked, and its calls are refused, until it is resumed."""
     return await _set_state(request, token, client, "suspended", reason)
@@ -184,7 +185,7 @@ async def suspend_client(
 
 @router.post("/clients/{client}/resume", operation_id="resumeClient", tags=["clients"], responses=refusals(404, 409))
 async def resume_client(
-    request: Request, token: ChangingClients, client: bodies.Id, reason: bodies.Reason | None = None
+    request: Request, token: ChangingClients, client: Id, reason: bodies.Reason | None = None
 ) -> bodies.ClientBody:
     """Let a suspended client take part again."""
     return await _set_state(request, token, client, "active", reason)
@@ -192,7 +193,7 @@ async def resume_client(
 
 @router.post("/clients/{client}/retire", operation_id="retireClient", tags=["clients"], responses=refusals(404, 409))
 async def retire_client(
-    request: Request, token: ChangingClients, client: bodies.Id, reason: bodies.Reason | None = None
+    request: Request, token: ChangingClients, client: Id, reason: bodies.Reason | None = None
 ) -> bodies.ClientBody:
     """Retire a client for ever. A lost device is retired, and enrols anew as another client."""
     return await _set_state(request, token, client, "retired", reason)

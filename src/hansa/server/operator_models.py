@@ -16,6 +16,7 @@ from hansa.server import usage
 from hansa.server.operator_access import allowed, refusals, services_of
 from hansa.server.operator_runs import owned
 from hansa.server.operator_tenant import Limit
+from hansa.server.operator_types import Digest, Id
 from hansa.server.rounds_at_rest import model_name
 from hansa.server.submissions import not_found, size_of, store_upload
 from hansa.store.records import Release, Stage, Token
@@ -45,7 +46,7 @@ _FILE: Final[dict[str, Any]] = {
 async def list_models(
     request: Request,
     token: Reading,
-    run: Annotated[bodies.Id | None, Query(description="only those of this run")] = None,
+    run: Annotated[Id | None, Query(description="only those of this run")] = None,
     limit: Limit = 100,
 ) -> bodies.Releases:
     """List the models that closed rounds gave, the last first."""
@@ -65,7 +66,7 @@ async def list_models(
     responses=refusals(507),
     openapi_extra={"requestBody": {"required": True, "content": _FILE["content"]}},
 )
-async def upload_model(request: Request, token: Submitting, sha256: bodies.Digest) -> bodies.Uploaded:
+async def upload_model(request: Request, token: Submitting, sha256: Digest) -> bodies.Uploaded:
     """Upload an initial model under its digest, with its length; a job names it then."""
     services = services_of(request)
     length = request.headers.get("content-length", "")
@@ -94,7 +95,7 @@ async def upload_model(request: Request, token: Submitting, sha256: bodies.Diges
         416: {"description": "the range lies beyond the end"},
     },
 )
-async def download_model(request: Request, token: Downloading, sha256: bodies.Digest) -> Response:
+async def download_model(request: Request, token: Downloading, sha256: Digest) -> Response:
     """Download a model that a closed round gave, whole or a range of it."""
     services = services_of(request)
     async with services.store.reading() as rows:
@@ -122,7 +123,7 @@ async def download_model(request: Request, token: Downloading, sha256: bodies.Di
 
 @router.put("/models/{sha256}/stage", operation_id="stageModel", tags=["models"], responses=refusals(404, 409))
 async def stage_model(
-    request: Request, token: Staging, sha256: bodies.Digest, wanted: bodies.StageRequest
+    request: Request, token: Staging, sha256: Digest, wanted: bodies.StageRequest
 ) -> bodies.ReleaseBody:
     """Take a model to another stage: candidate, canary, production, retired."""
     services = services_of(request)

@@ -13,6 +13,7 @@ from hansa.core.errors import RefusedError, StoreConflictError
 from hansa.server import operator_bodies as bodies
 from hansa.server.operator_access import allowed, refusals, services_of
 from hansa.server.operator_tenant import Limit, event_body
+from hansa.server.operator_types import Id
 from hansa.server.rounds_at_rest import descriptor_name
 from hansa.server.submissions import Submission, not_found, submit
 from hansa.store.records import Job, Kind, Round, RoundKey, Run, RunState, Token
@@ -50,7 +51,7 @@ async def list_jobs(request: Request, token: ReadingJobs, limit: Limit = 100) ->
 
 
 @router.get("/jobs/{job}", operation_id="getJob", tags=["jobs"], responses=refusals(404))
-async def get_job(request: Request, token: ReadingJobs, job: bodies.Id) -> bodies.JobWhole:
+async def get_job(request: Request, token: ReadingJobs, job: Id) -> bodies.JobWhole:
     """Show one job with its plan, and what else its clients are told."""
     services = services_of(request)
     async with services.store.reading() as rows:
@@ -83,7 +84,7 @@ async def list_runs(
 
 
 @router.get("/runs/{run}", operation_id="getRun", tags=["runs"], responses=refusals(404))
-async def get_run(request: Request, token: Reading, run: bodies.Id) -> bodies.RunBody:
+async def get_run(request: Request, token: Reading, run: Id) -> bodies.RunBody:
     """Show one run."""
     async with services_of(request).store.reading() as rows:
         return await _shown(rows, token, await owned(rows, token, run))
@@ -91,7 +92,7 @@ async def get_run(request: Request, token: Reading, run: bodies.Id) -> bodies.Ru
 
 @router.post("/runs/{run}/pause", operation_id="pauseRun", tags=["runs"], responses=refusals(404, 409))
 async def pause_run(
-    request: Request, token: Controlling, run: bodies.Id, reason: bodies.Reason | None = None
+    request: Request, token: Controlling, run: Id, reason: bodies.Reason | None = None
 ) -> bodies.RunBody:
     """Pause a run: it opens no more rounds until it is resumed; an open round goes on to its end."""
     return await _to_state(request, token, run, "paused", reason)
@@ -99,7 +100,7 @@ async def pause_run(
 
 @router.post("/runs/{run}/resume", operation_id="resumeRun", tags=["runs"], responses=refusals(404, 409))
 async def resume_run(
-    request: Request, token: Controlling, run: bodies.Id, reason: bodies.Reason | None = None
+    request: Request, token: Controlling, run: Id, reason: bodies.Reason | None = None
 ) -> bodies.RunBody:
     """Let a paused run go on from its last closed round."""
     return await _to_state(request, token, run, "running", reason)
@@ -107,7 +108,7 @@ async def resume_run(
 
 @router.post("/runs/{run}/cancel", operation_id="cancelRun", tags=["runs"], responses=refusals(404, 409))
 async def cancel_run(
-    request: Request, token: Controlling, run: bodies.Id, reason: bodies.Reason | None = None
+    request: Request, token: Controlling, run: Id, reason: bodies.Reason | None = None
 ) -> bodies.RunBody:
     """End a run now. Its models stay."""
     return await _to_state(request, token, run, "cancelled", reason)
@@ -115,7 +116,7 @@ async def cancel_run(
 
 @router.put("/runs/{run}/priority", operation_id="prioritiseRun", tags=["runs"], responses=refusals(404, 409))
 async def prioritise_run(
-    request: Request, token: Controlling, run: bodies.Id, wanted: bodies.PriorityRequest
+    request: Request, token: Controlling, run: Id, wanted: bodies.PriorityRequest
 ) -> bodies.RunBody:
     """Let a run go before or after others of its population."""
 
@@ -128,7 +129,7 @@ async def prioritise_run(
 
 
 @router.get("/runs/{run}/rounds", operation_id="listRounds", tags=["rounds"], responses=refusals(404))
-async def list_rounds(request: Request, token: Reading, run: bodies.Id, limit: Limit = 100) -> bodies.Rounds:
+async def list_rounds(request: Request, token: Reading, run: Id, limit: Limit = 100) -> bodies.Rounds:
     """List the newest rounds of a run, each attempt with its participation funnel."""
     async with services_of(request).store.reading() as rows:
         found = await owned(rows, token, run)
@@ -144,7 +145,7 @@ async def list_rounds(request: Request, token: Reading, run: bodies.Id, limit: L
 async def list_cohort(  # noqa: PLR0913, PLR0917 - the name of a round
     request: Request,
     token: Annotated[Token, Depends(allowed("clients.read"))],
-    run: bodies.Id,
+    run: Id,
     kind: Kind,
     number: Annotated[int, Path(ge=0, le=10**9)],
     attempt: Annotated[int, Path(ge=0, le=10**9)],
@@ -162,7 +163,7 @@ async def list_cohort(  # noqa: PLR0913, PLR0917 - the name of a round
 
 
 @router.get("/runs/{run}/events", operation_id="listRunEvents", tags=["events"], responses=refusals(404))
-async def list_run_events(request: Request, token: Reading, run: bodies.Id, limit: Limit = 100) -> bodies.Events:
+async def list_run_events(request: Request, token: Reading, run: Id, limit: Limit = 100) -> bodies.Events:
     """List the newest events of a run, the oldest of them first."""
     async with services_of(request).store.reading() as rows:
         found = await owned(rows, token, run)

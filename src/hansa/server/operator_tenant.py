@@ -11,6 +11,7 @@ from hansa.core.errors import RefusedError
 from hansa.server import operator_bodies as bodies
 from hansa.server import usage
 from hansa.server.operator_access import Anybody, allowed, refusals, services_of
+from hansa.server.operator_types import Id
 from hansa.server.submissions import not_found
 from hansa.server.tokens import ROLES, new_token
 from hansa.store.records import Event, Token
@@ -62,7 +63,7 @@ async def create_token(request: Request, token: Managing, wanted: bodies.TokenRe
 
 
 @router.delete("/tokens/{token_id}", operation_id="revokeToken", tags=["tokens"], responses=refusals(404, 409))
-async def revoke_token(request: Request, token: Managing, token_id: bodies.Id) -> bodies.TokenBody:
+async def revoke_token(request: Request, token: Managing, token_id: Id) -> bodies.TokenBody:
     """Revoke a token: from now on it lets nobody in. The one that asks cannot revoke itself."""
     services = services_of(request)
     now = services.clock.now()

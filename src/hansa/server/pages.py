@@ -191,7 +191,10 @@ async def _form(request: Request) -> dict[str, str]:
         content += chunk
         if len(content) > _LARGEST_FORM:
             raise RefusedError(
-                "HANSA-SERVER-LIMIT", rule="A form is small.", found="This one is not.", action="Paste a token only."
+                "HANSA-REQUEST-TOO-LARGE",
+                rule="A form is small.",
+                found="This one is not.",
+                action="Paste a token only.",
             )
     try:
         return {name: values[0] for name, values in parse_qs(content.decode("ascii"), max_num_fields=8).items()}

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from hansa.core.errors import HansaError, RefusedError, StoreConflictError
 from hansa.core.killpoints import reached
 from hansa.server.lifecycle import TAKES_REPORTS
+from hansa.server.measures import REPORT_BYTES, REPORTS
 from hansa.server.services import Services
 from hansa.store.failures import busy
 from hansa.store.records import Report
@@ -48,7 +49,9 @@ class Recorder:
             return
         reached("server.report.recorded")
         for (report, answer), verdict in zip(batch, verdicts, strict=True):
+            REPORTS.labels(verdict.code if isinstance(verdict, HansaError) else verdict).inc()
             if verdict == ACCEPTED:
+                REPORT_BYTES.inc(report.size)
                 self.services.board.answered(report.round, report.client, reported=True)
             if answer.done():
                 continue

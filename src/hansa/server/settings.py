@@ -67,6 +67,10 @@ class ServerSettings:
     ] = "none"
     client_ca: Annotated[str, Doc("the CAs of client certificates for connections, PEM")] = ""
     enrolment_ca: Annotated[str, Doc("the CAs whose certificates let clients enrol without an invitation, PEM")] = ""
+    enrolment_populations: Annotated[
+        tuple[str, ...],
+        Doc("TENANT/POPULATION that certificates of enrolment_ca enrol in; empty: all of the tenant default"),
+    ] = ()
     public_url: Annotated[str, Doc("what clients call the server; empty: from tls, host and port")] = ""
     replica: Annotated[
         str, Doc("this replica's name in leases and logs; empty: one of its own, kept in the folder")
@@ -91,9 +95,11 @@ class ServerSettings:
     largest_update_bytes: Annotated[int, Ge(1), Doc("the largest update that a client may send")] = 2048 * MIB
     largest_model_bytes: Annotated[int, Ge(1), Doc("the largest initial model that may be submitted")] = 2048 * MIB
     largest_request_bytes: Annotated[int, Ge(4096), Doc("the largest body of any other call")] = 4 * MIB
-    quota_bytes: Annotated[int, Ge(0), Doc("blobs that one tenant may have; 0: no limit")] = 0
+    quota_bytes: Annotated[int, Ge(0), Doc("models that one tenant may have when it submits another; 0: no limit")] = 0
     retention_days: Annotated[
-        float, Gt(0), Doc("days that models of ended runs (but production and canary) and half uploads are kept")
+        float,
+        Gt(0),
+        Doc("days that models of ended runs are kept, but for the last, and those in production or canary"),
     ] = 30.0
     token_days: Annotated[float, Gt(0), Doc("days that an operator token holds where none are asked for")] = 90.0
     code_allow: Annotated[

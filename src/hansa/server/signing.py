@@ -81,10 +81,13 @@ class Signer:
             endorsement, endorsed_by = self.sign(signatures.server_key(key_id, public))
         async with self._store.transaction() as rows:
             current = await rows.signing_keys.current()
-            if (current.id if current else None) == endorsed_by:
+            first = (current.id if current else None) == endorsed_by
+            if first:
                 await rows.signing_keys.add(
                     SigningKey(key_id, public, wrapped, endorsed_by, endorsement, self._clock.now())
                 )
+        if not first:  # another replica was: its key is the one, and this was never published
+            self._keys.destroy(key_id)
         await self.refresh()
         return self.current
 

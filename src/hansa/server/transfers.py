@@ -30,9 +30,13 @@ from hansa.store.records import Client, Report, RoundKey
 from hansa.store.sealing import Binding, plain_size, seal, unseal
 from hansa.wire.verdicts import KINDS, LATE, Verdict
 
+RUN_ID: Final = re.compile(r"[0-9A-Za-z_-]{1,64}")
+_NUMBER: Final = re.compile(r"[0-9]{1,10}")
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 _RANGE: Final = re.compile(r"bytes=(\d*)-(\d*)")
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d{1,15})-(\d{1,15})/(\d{1,15})")
+_MOST_PARTS: Final = 10_000
+"""Parts of an update, at most: each is a file, which is looked at with each that follows."""
 _REPR_DIGEST: Final = re.compile(r"sha-256=:([A-Za-z0-9+/]{43}=):")
 
 
@@ -99,8 +103,11 @@ class Transfers:
         key, sha256 = _key(request), _announced(request)
         place = _content_range(request, body)
         limit = self.services.settings.largest_update_bytes
-        if place[2] > limit:
-            raise _too_large(place[2], limit)
+        start, stop, total = place
+        if total > limit:
+            raise _too_large(total, limit)
+        if stop < total and (stop - start) * _MOST_PARTS < total:
+            raise malformed(f"An update comes in at most {_MOST_PARTS} parts; this one is too small.")
         lock = self.uploading.setdefault((key, client.id), asyncio.Lock())
         async with lock:
             posted = await self._asked(key, client)
@@ -125,8 +132,8 @@ class Transfers:
             raise _wrong_offset(arrived)
         if whole:
             await self._check(posted, client, sha256, body)
-        if start == 0:
-            await self._remove(update_prefix(key, client.id))  # what it began and did not end
+        if start == 0 and not await self._begins(key, client, sha256):
+            return await self._answer_without_round(key, client, sha256)  # another replica has taken its report
         if not complete:
             name = part_name(key, client.id, sha256, number)
             sealed = await asyncio.to_thread(_sealed, sealing_key, binding(key, client.id, sha256, number), body)
@@ -138,6 +145,19 @@ class Transfers:
             await self._check_parts(posted, client, sha256, sealing_key)
         reached("server.report.sealed")
         return _verdict(await self._record(key, client, sha256, total), sha256)
+
+    async def _begins(self, key: RoundKey, client: Client, sha256: str) -> bool:
+        """Remove what a client began to send and did not end; return False, and remove nothing, where it has ended."""
+        names = await self.services.blobs.names(update_prefix(key, client.id))
+        if not names:
+            return True
+        async with self.services.store.reading() as rows:
+            if await rows.reports.get(key, client.id) is not None:
+                return False
+        for name in names:
+            if name != part_name(key, client.id, sha256, 0):  # which is written anew, in its place
+                await self.services.blobs.delete(name)
+        return True
 
     async def _record(self, key: RoundKey, client: Client, sha256: str, size: int) -> Verdict:
         blob = update_prefix(key, client.id)
@@ -225,11 +245,10 @@ def _digest(text: str) -> str:
 
 def _key(request: Request) -> RoundKey:
     of = request.path_params
-    try:
-        number, attempt = int(of["round"]), int(of["attempt"])
-    except ValueError:
-        raise not_found() from None
-    if of["kind"] not in KINDS or not 0 <= number < 2**31 or not 0 < attempt < 2**31:
+    if of["kind"] not in KINDS or not all(_NUMBER.fullmatch(of[name]) for name in ("round", "attempt")):
+        raise not_found()
+    number, attempt = int(of["round"]), int(of["attempt"])
+    if not RUN_ID.fullmatch(of["run"]) or number >= 2**31 or not 0 < attempt < 2**31:
         raise not_found()
     return RoundKey(of["run"], of["kind"], number, attempt)
 

@@ -47,7 +47,7 @@ async def require_room(services: Services, tenant: str, more: int) -> None:
             "HANSA-SERVER-STORAGE",
             rule=f"A tenant has at most {quota} bytes of models here.",
             found=f"It has {used}, and {more} more were to come.",
-            action="Retire models that are needed no more, or ask the server's administrator for more room.",
+            action="Ask the server's administrator for more room, or wait until models of ended runs are removed.",
         )
 
 

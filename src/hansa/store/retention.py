@@ -43,15 +43,20 @@ async def sweep(  # noqa: PLR0913 - three places, and how long what is kept
     *,
     now: float,
     grace: float = 3600.0,
+    keep_models: float | None = None,
     keep_events: float | None = None,
 ) -> Swept:
-    """Remove what is left over; return how much. ``keep_events``: seconds after which events go, None: never."""
+    """Remove what is left over; return how much.
+
+    ``keep_models``: seconds after the end of its run in which a model goes that is neither the run's last nor in use;
+    ``keep_events``: seconds after which events go; None: never.
+    """
     updates = await blobs.listed("updates/")
     others = [each for prefix in _BY_DIGEST for each in await blobs.listed(prefix)]
     held = await asyncio.to_thread(keys.held)
     async with store.reading() as rows:  # after the lists: what was committed before they were made is seen
         opened = frozenset(round_.id.name for round_ in await rows.rounds.all_open())
-        referred = await rows.references.digests()
+        referred = await rows.references.digests(ended=0.0 if keep_models is None else now - keep_models)
     before = now - grace
     finished = [each for each in updates if each.at < before and _is_over(each.name.split("/"), opened)]
     orphans = [each for each in others if each.at < before and each.name.rpartition("/")[2] not in referred]

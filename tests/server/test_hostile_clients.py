@@ -1,0 +1,177 @@
+"""What clients that are enrolled, and peers that are not, cannot do to the server or to others."""
+
+from __future__ import annotations
+
+import asyncio
+
+import httpx
+import pytest
+from tests.server.by_hand import Device, code_of, deployed, run_async
+
+from hansa.server.app import create
+from hansa.server.coordinator import Coordinator
+from hansa.server.rounds_at_rest import update_prefix
+from hansa.store.records import RoundKey
+from hansa.wire.generated import federation_pb2 as messages
+
+PLAN = "evaluation.federated=false", "features.label=disease", "features.scaling=none", "rounds=3"
+
+
+async def _asked(server, count=2):
+    devices = [await server.device(name) for name in "abcd"[:count]]
+    for device in devices:
+        await device.check_in()
+    await server.submit(*PLAN)
+    return list(zip(devices, await asyncio.gather(*(device.assignment() for device in devices)), strict=True))
+
+
+def test_an_acknowledged_update_stays_where_a_replica_that_is_behind_gets_another_call(tmp_path, monkeypatch):
+    async def work():
+        async with deployed(tmp_path) as server:
+            (device, assigned), _ = await _asked(server)
+            key = RoundKey(assigned.id.run, "training", assigned.id.round, assigned.id.attempt)
+            standing = server.services.board.rounds[key]
+            open_ = dict(standing.open)
+            update = await server.update(assigned, 1.0)
+            await device.put(assigned.id, update)
+            kept = await server.services.blobs.names(update_prefix(key, device.id))
+            assert len(kept) == 1
+
+            removed = []
+            monkeypatch.setattr(type(server.services.blobs), "delete", lambda _, name: removed.append(name))
+            standing.open.update(open_)  # as on a replica that has not heard of the report yet
+            assert (await device.put(assigned.id, update)).json()["verdict"] == "VERDICT_ACCEPTED"
+            other = await device.put(assigned.id, await server.update(assigned, 2.0))
+            assert code_of(other) == "HANSA-REPORT-ANSWERED"
+            assert await server.services.blobs.names(update_prefix(key, device.id)) == kept
+            assert removed == []
+
+    run_async(work())
+
+
+def test_an_update_comes_in_so_many_parts_at_most(tmp_path):
+    async def work():
+        async with deployed(tmp_path) as server:
+            (device, assigned), _ = await _asked(server)
+            small = {"Content-Range": f"bytes 0-9/{2**30}"}
+            answer = await device.put(assigned.id, b"0" * 10, whole=b"", **small)
+            assert (answer.status_code, code_of(answer)) == (400, "HANSA-REQUEST-INVALID")
+            assert await server.services.blobs.names("updates/") == []
+
+    run_async(work())
+
+
+@pytest.mark.parametrize("run", ["run%00", "..%2f..", "%F0%9F%98%80", "r" * 65])
+def test_what_is_no_name_of_a_run_names_nothing(tmp_path, run):
+    async def work():
+        async with deployed(tmp_path) as server:
+            (device, assigned), _ = await _asked(server)
+            answer = await device.put(assigned.id, b"0", path=f"/v1/updates/{run}/training/1/1")
+            assert answer.status_code == 404
+
+    run_async(work())
+
+
+def test_a_report_on_what_is_no_name_of_a_run_is_malformed(tmp_path):
+    async def work():
+        async with deployed(tmp_path) as server:
+            device = await server.device("a")
+            named = messages.AssignmentId(run="\0", kind=messages.KIND_TRAINING, round=1, attempt=1)
+            answer = await device.call("CheckIn", device.check_in_request(reported=named))
+            assert code_of(answer) == "HANSA-REQUEST-INVALID"
+
+    run_async(work())
+
+
+@pytest.mark.parametrize("version", ["9" * 5000, "1.0\0"])
+def test_a_version_that_is_none_is_refused_at_every_call(tmp_path, version):
+    async def work():
+        async with deployed(tmp_path) as server:
+            device = await server.device("a")
+            device.version = version
+            assert code_of(await device.call("CheckIn", device.check_in_request())) == "HANSA-CLIENT-VERSION"
+            answer = await device.enrol(await server.invite("b"))
+            assert code_of(answer) == "HANSA-CLIENT-VERSION"
+
+    run_async(work())
+
+
+def test_the_body_of_an_update_is_not_read_before_its_sender_is_known(tmp_path):
+    async def work():
+        async with deployed(tmp_path) as server:
+            device = await server.device("a")
+            device.id = "0" * 24
+            read = []
+
+            async def body():
+                read.append(1)
+                yield b"0" * 1024
+
+            path = "/v1/updates/run-1/training/1/1"
+            headers = {"Authorization": device.header("PUT", path)}
+            answer = await server.http.put(path, content=body(), headers=headers)
+            assert (answer.status_code, code_of(answer), read) == (401, "HANSA-AUTH-UNKNOWN", [])
+
+    run_async(work())
+
+
+def test_a_bug_in_plain_http_is_told_without_a_word_of_it(tmp_path, monkeypatch):
+    async def work():
+        async with deployed(tmp_path) as server:
+            device = await server.device("a")
+
+            async def broken(*_):
+                raise KeyError("a private detail")
+
+            monkeypatch.setattr("hansa.server.transfers.Transfers._is_needed", broken)
+            transport = httpx.ASGITransport(create(server.services), raise_app_exceptions=False)
+            async with httpx.AsyncClient(transport=transport, base_url="https://hansa.test") as http:
+                device.http = http
+                answer = await device.get(f"/v1/jobs/{'0' * 64}")
+            assert (answer.status_code, code_of(answer)) == (500, "HANSA-INTERNAL")
+            assert "private" not in answer.text
+
+    run_async(work())
+
+
+def test_signatures_are_remembered_as_long_as_their_clock_lets_them_in(tmp_path):
+    async def work():
+        async with deployed(tmp_path) as server:
+            device, path = await server.device("a"), "/hansa.v1.Federation/CheckIn"
+            request = device.check_in_request()
+            ahead = device.header("POST", path, request.SerializeToString(), at=server.clock.now() + 299)
+            assert (await device.call("CheckIn", request, header=ahead)).status_code == 200
+            await device.check_in()
+            seen = server.services.authenticate.seen
+            assert sum(map(len, seen.values())) == 2
+            server.clock.time += 500
+            assert code_of(await device.call("CheckIn", request, header=ahead)) == "HANSA-AUTH-REPLAYED"
+            assert sum(map(len, seen.values())) == 1
+            server.clock.time += 500
+            await device.check_in()
+            assert sum(map(len, seen.values())) == 1
+
+    run_async(work())
+
+
+def test_an_enrolment_is_told_once_however_often_it_is_repeated(tmp_path):
+    async def work():
+        async with deployed(tmp_path) as server:
+            device, token = Device(server.http, server.clock), await server.invite("a")
+            for _ in range(3):
+                assert (await device.enrol(token)).status_code == 200
+            assert [event.client for event in await server.events("client.enrolled")] == [device.id]
+
+    run_async(work())
+
+
+def test_a_replica_keeps_nothing_of_runs_that_it_does_not_look_after(tmp_path):
+    async def work():
+        async with deployed(tmp_path) as server:
+            coordinator = Coordinator(server.services)
+            coordinator.contexts["gone"] = object()
+            coordinator.failures["gone"], coordinator.resting["gone"] = 1, 0.0
+            await coordinator.tick()
+            assert (coordinator.contexts, coordinator.failures, coordinator.resting) == ({}, {}, {})
+
+    run_async(work())
