@@ -44,3 +44,13 @@ def test_metrics_count_without_naming_clients_or_tenants(make_world):
     assert "process_resident_memory_bytes" in answer.text
     for private in (client, "cleveland", "hospitals", "own", *world.tenants.values()):
         assert not re.search(rf'"{private}"', answer.text)
+
+
+def test_metrics_by_an_operators_token_count_its_tenant_only(world):
+    for by in ("owner", "other"):
+        world.ok("POST", "/populations", by=by, json={"name": "wards"})
+    for name in ("a", "b"):
+        world.ok("POST", "/populations/wards/invitations", by="other", json={"name": name})
+    told = {by: world.call("GET", "/metrics", by=by, base="").text for by in ("owner", "other")}
+    assert 'hansa_clients{state="invited"} 0.0' in told["owner"]
+    assert 'hansa_clients{state="invited"} 2.0' in told["other"]

@@ -2,7 +2,7 @@
 
 ``/healthz`` asks nothing of the store: who restarts a server by it must not restart one whose database is away.
 ``/readyz`` says whether this replica can serve now. ``/metrics`` needs ``metrics_token``, or an operator token that
-may read usage.
+may read usage, and then counts that tenant's runs and clients only.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ def routes(services: Services) -> list[Route]:
 
     async def metrics(request: Request) -> Response:
         try:
-            await _may_read(services, request.headers.get("authorization"))
+            tenant = await _may_read(services, request.headers.get("authorization"))
         except RefusedError as error:
             status = CATALOGUE[error.code].http
             return JSONResponse({"error": described(error)}, status_code=status, headers=_NOT_STORED)
-        await _count(services)
+        await _count(services, tenant)
         return Response(measures.exposition(), media_type=measures.MEDIA_TYPE, headers=_NOT_STORED)
 
     return [
@@ -66,23 +66,26 @@ def _not_ready(why: str) -> Response:
     return JSONResponse({"status": "not ready", "why": why}, status_code=503, headers=_NOT_STORED)
 
 
-async def _may_read(services: Services, header: str | None) -> None:
-    """Raise RefusedError unless a call carries the token for metrics, or one of an operator who may read usage."""
+async def _may_read(services: Services, header: str | None) -> str | None:
+    """Return whose runs and clients a call may see counted: None with the token for metrics, those of all tenants.
+
+    Raises RefusedError for a call that carries neither that nor the token of an operator who may read usage.
+    """
     wanted = services.settings.metrics_token
     given = (header or "").partition(" ")[2]
     if wanted and hmac.compare_digest(wanted.encode(), given.encode()):
-        return
-    await tokens.authorise(services.store, header, "usage.read", services.clock.now())
+        return None
+    return (await tokens.authorise(services.store, header, "usage.read", services.clock.now())).tenant
 
 
-async def _count(services: Services) -> None:
-    """Set what is counted in the store: runs and clients of all tenants by state."""
+async def _count(services: Services, only: str | None) -> None:
+    """Set what is counted in the store: runs and clients by state, of all tenants or of one."""
     runs: Counter[str] = Counter()
     clients: Counter[str] = Counter()
     async with services.store.reading() as rows:
-        for tenant in await rows.tenants.all():
-            runs.update(run.state for run in await rows.runs.of(tenant.id, state=None, limit=_ALL))
-            for population in await rows.populations.of(tenant.id):
+        for tenant in [each.id for each in await rows.tenants.all()] if only is None else [only]:
+            runs.update(run.state for run in await rows.runs.of(tenant, state=None, limit=_ALL))
+            for population in await rows.populations.of(tenant):
                 for (held, _), count in (await rows.clients.counts(population.id)).items():
                     clients[held] += count
     for state in ("running", "paused", "cancelled", "finished", "failed"):
