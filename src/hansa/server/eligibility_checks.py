@@ -19,7 +19,9 @@ LONGEST: Final = 2000
 """The most characters of an expression."""
 
 _TEXT: Final = re.compile(r'"(?:\\.|[^"\\])*"' + r"|'(?:\\.|[^'\\])*'")
-_COMPREHENSION: Final = re.compile(r"\.\s*(all|exists|exists_one|map|filter)\s*\(")
+_GAP: Final = r"(?:\s|//[^\n]*\n)*"
+_COMPREHENSION: Final = re.compile(rf"\.{_GAP}(all|exists\w*|map|filter|transform\w*){_GAP}\(")
+"""Also with a comment in between; and within texts, for where a text ends is not as simple as ``_TEXT`` has it."""
 _ATTRIBUTE: Final = re.compile(r"\battributes\s*\.\s*([A-Za-z_]\w*)")
 _VARIABLES: Final = frozenset(("attributes", "version"))
 _EXAMPLES: Final[Mapping[str, tuple[Any, Any]]] = {
@@ -40,10 +42,9 @@ def check_eligibility(expression: str, schema: Mapping[str, str]) -> None:
         return
     if len(expression) > LONGEST:
         raise unfit(f"This one has {len(expression)} characters; at most {LONGEST} are read.")
-    bare = _TEXT.sub('""', expression)
-    if _COMPREHENSION.search(bare):
+    if _COMPREHENSION.search(expression):
         raise unfit("This one has a comprehension (all, exists, exists_one, map or filter).")
-    for name in _ATTRIBUTE.findall(bare):
+    for name in _ATTRIBUTE.findall(_TEXT.sub('""', expression)):
         if name not in schema:
             raise unfit(f"The population declares no attribute {name!r}; {nearest(name, schema)}")
     try:

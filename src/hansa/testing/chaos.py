@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import math
 import random
 import signal
 import sys
@@ -80,6 +81,10 @@ class Campaign:
     seed: int = 0
     passes: int = 3
     """Passes of a point, at most, until it kills."""
+    outage: float = 0.0
+    """Seconds, at most, that an agent is away after it was killed."""
+    seconds: float = math.inf
+    """After so many, nobody is killed any more."""
     bad_network: bool = True
 
     def replica_names(self) -> list[str]:
@@ -136,12 +141,12 @@ def _suffer(campaign: Campaign, federation: Hospitals, network: Network, tally: 
         federation.start_agent(name, url, {**part, **more})
 
     tortured = (local, tally, coins, campaign.passes)
-    threads = []
+    threads, ends = [], time.monotonic() + campaign.seconds
     for place, of in zip(names, _shared(campaign.server, len(names)), strict=True):
-        victim = Victim(place, partial(local.launch_server, place), *tortured, died)
+        victim = Victim(place, partial(local.launch_server, place), *tortured, died=died, ends=ends)
         threads.append(threading.Thread(target=victim.run, args=(of,), daemon=True))
     for place, of in zip(federation.sites, _shared(campaign.clients, len(federation.sites)), strict=True):
-        victim = Victim(place, partial(agent, place), *tortured)
+        victim = Victim(place, partial(agent, place), *tortured, outage=campaign.outage, ends=ends)
         threads.append(threading.Thread(target=victim.run, args=(of,), daemon=True))
     stop = threading.Event()
     if campaign.bad_network:
@@ -238,6 +243,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--passes", type=int, default=3, help="passes of a point, at most, until it kills")
     parser.add_argument("--replicas", type=int, default=1, help="servers on one database")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seconds", type=float, default=math.inf, help="nobody is killed later than that")
     parser.add_argument("--good-network", action="store_true", help="without delay, loss and partitions")
     asked = parser.parse_args(arguments)
     coins = random.Random(asked.seed)  # noqa: S311 - repeats with the seed, protects nobody
@@ -261,6 +267,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         replicas=asked.replicas,
         seed=asked.seed,
         passes=asked.passes,
+        seconds=asked.seconds,
+        outage=0.0 if asked.plan == "full" else 4.0,
         bad_network=not asked.good_network,
     )
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # stops what was started

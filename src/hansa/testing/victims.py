@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import random
 import signal
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
@@ -20,6 +21,7 @@ ENROLMENT: Final = ("client.enrolled", "server.enrolled")
 """Points that are passed before the first run, and not later."""
 _OFTEN: Final = {"coordinator.leased": 8, "storage.blob-written": 3, "storage.blob-renamed": 3}
 """Points that are passed so many times more often than others."""
+_TRIES: Final = 3
 _PATIENCE: Final = 25.0
 """Seconds that a point may be waited for."""
 
@@ -46,7 +48,7 @@ class Tally:
 
 @dataclass
 class Victim:
-    """One process of a federation. ``passes``: how many passes of a point it may survive, at most, and one."""
+    """One process of a federation, killed at one of the first ``passes`` of a point, and away for a while then."""
 
     name: str
     start: Callable[[dict[str, str]], None]
@@ -54,16 +56,23 @@ class Victim:
     tally: Tally
     coins: random.Random
     passes: int = 3
+    outage: float = 0.0
+    """Seconds, at most, until it is started again."""
+    ends: float = math.inf
+    """When to suffer no more, as ``time.monotonic`` tells it."""
     died: Callable[[str], None] = lambda _: None
 
     def run(self, wanted: Iterable[str]) -> None:
-        """Suffer, then live on unharmed."""
-        for point in wanted:
-            self.once(point)
+        """Suffer, then live on unharmed. A point that was waited for in vain is tried again at the end."""
+        left = deque((point, _TRIES) for point in wanted)
+        while left and time.monotonic() < self.ends:
+            point, tries = left.popleft()
+            if not self.once(point) and tries > 1:
+                left.append((point, tries - 1))
         self.start({})
 
-    def once(self, point: str) -> None:
-        """Be started, and killed at a point: at the one of its first passes that coins say."""
+    def once(self, point: str) -> bool:
+        """Be started, and killed at a point: at the one of its first passes that coins say. False if it never came."""
         passes = 1 if point in ENROLMENT else self.coins.randint(1, self.passes * _OFTEN.get(point, 1))
         until = time.monotonic() + (self.coins.uniform(0.5, 4.0) if point == ANYWHERE else _PATIENCE)
         self.start({} if point == ANYWHERE else {KILL_AT.name: f"{point}:{passes}"})
@@ -76,4 +85,7 @@ class Victim:
             said = " / ".join(self.local.log(self.name).splitlines()[-3:])
             self.tally.surprises.append(f"{self.name} ended with {ended} before {point}: {said}")
         self.died(self.name)
-        self.tally.note(point, hit=ended == (None if point == ANYWHERE else -signal.SIGKILL))
+        hit = ended == (None if point == ANYWHERE else -signal.SIGKILL)
+        self.tally.note(point, hit=hit)
+        time.sleep(self.coins.uniform(0.0, self.outage))
+        return hit
