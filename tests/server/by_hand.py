@@ -112,7 +112,13 @@ class Device:
 def code_of(answer: httpx.Response) -> str:
     """Return the code of a refusal, of plain HTTP or of Connect."""
     told = answer.json()
-    return told["error"]["code"] if "error" in told else told["message"].partition(":")[0]
+    if "error" in told:
+        return told["error"]["code"]
+    (detail,) = told["details"]
+    value = detail["value"]
+    problem = messages.Problem.FromString(base64.b64decode(value + "=" * (-len(value) % 4)))
+    assert told["message"].partition(":")[0] == problem.code  # what only a message tells, no client reads
+    return problem.code
 
 
 @dataclass

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from tests.store.rows import enrolled, invitation_of
 
-from hansa.core.errors import StoreConflictError, StoreError
+from hansa.core.errors import RefusedError, StoreConflictError
 
 TOLD = {"attributes": {"region": "eu"}, "version": "1.2.0", "consent": True}
 
@@ -26,7 +26,7 @@ async def redeemed(store, invitation, key, at=2.0):
 
 
 async def refused(store, invitation, key, at=2.0):
-    with pytest.raises(StoreError) as caught:
+    with pytest.raises(RefusedError) as caught:
         await redeemed(store, invitation, key, at)
     assert caught.value.code == "HANSA-ENROL-TOKEN"
     return str(caught.value)
@@ -131,7 +131,7 @@ def test_a_certificate_enrols_a_name_once_and_the_same_key_again_is_the_same_cli
         first = await enrol("north", key)
         assert await enrol("north", key) == first
         for name, other in (("north", secrets.token_bytes(32)), ("south", key)):
-            with pytest.raises(StoreError) as caught:
+            with pytest.raises(RefusedError) as caught:
                 await enrol(name, other)
             assert caught.value.code == "HANSA-ENROL-CERTIFICATE"
 

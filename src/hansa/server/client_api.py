@@ -208,13 +208,14 @@ def read_key(message: messages.AssignmentId) -> RoundKey:
 
 
 def raise_connect(error: Exception) -> NoReturn:
-    """Raise an error as Connect has it: the code in the message, and the parts of a refusal as a detail."""
+    """Raise an error as Connect has it, with its parts as a detail. Only refusals tell what was found."""
     if not isinstance(error, HansaError):
         _LOG.error("call failed", error=type(error).__name__, exc_info=error)
         error = internal()
-    problem = messages.Problem(code=error.code, rule=error.rule, found=error.found, action=error.action)
+    shown = isinstance(error, RefusedError)
+    found = error.found if shown else ""
+    problem = messages.Problem(code=error.code, rule=error.rule, found=found, action=error.action)
     detail = Detail(type_url="type.googleapis.com/hansa.v1.Problem", value=problem.SerializeToString())
     code = Code(CATALOGUE[error.code].connect)
-    shown = isinstance(error, RefusedError)
     message = f"{error.code}: {error}" if shown else error.code
-    raise ConnectError(code, message, details=[detail] if shown else []) from error
+    raise ConnectError(code, message, details=[detail]) from error

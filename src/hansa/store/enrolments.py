@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from sqlalchemy import bindparam, select, update
 
-from hansa.core.errors import StoreConflictError, StoreError
+from hansa.core.errors import RefusedError, StoreConflictError
 from hansa.store import tables
 from hansa.store.connections import Connection, first
 from hansa.store.dialects import insert_once
@@ -113,7 +113,7 @@ class Enrolments:
         consent: bool,
         at: float,
     ) -> Client:
-        """Let a client in by its token; the same key again gets the same client. Raises StoreError otherwise."""
+        """Let a client in by its token; the same key again gets the same client. Raises RefusedError otherwise."""
         row = await first(self._on, _INVITATION, {"digest": digest})
         if row is None:
             raise _refused()
@@ -146,7 +146,7 @@ class Enrolments:
     ) -> Client:
         """Let a client in by the name on its certificate; the same key again gets the same client.
 
-        Raises StoreError where the name has another key, or the key another name.
+        Raises RefusedError where the name has another key, or the key another name.
         """
         newcomer = Newcomer(name, public_key, attributes, version, consent)
         known = await self._one(_BY_NAME, population=population, name=name)
@@ -156,7 +156,7 @@ class Enrolments:
         if known is not None and same is not None and known.id == same.id:
             return known
         if known is None or same is not None or known.state != "invited":
-            raise StoreError(
+            raise RefusedError(
                 "HANSA-ENROL-CERTIFICATE",
                 rule="A name on a certificate enrols once, with one key.",
                 found="The name is enrolled with another key, or the key under another name.",
@@ -251,8 +251,8 @@ class Enrolments:
         return None if row is None else Client(*row)
 
 
-def _refused() -> StoreError:
-    return StoreError(
+def _refused() -> RefusedError:
+    return RefusedError(
         "HANSA-ENROL-TOKEN",
         rule="An invitation lets in as many clients as it was made for, until it expires.",
         found="This one is unknown, used up or expired.",
