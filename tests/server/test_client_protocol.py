@@ -350,7 +350,7 @@ def test_what_nobody_foresaw_is_told_without_a_word_of_it(tmp_path, monkeypatch)
 
 def test_what_happens_is_counted_without_a_word_of_who(tmp_path):
     async def work():
-        async with deployed(tmp_path, **{"metrics_token": "the token of the scraper"}) as server:
+        async with deployed(tmp_path, metrics_token="the token of the scraper") as server:
             devices = [await server.device(name) for name in "ab"]
             for device in devices:
                 await device.check_in()
