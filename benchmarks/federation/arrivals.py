@@ -107,7 +107,7 @@ class Generator:
 
     def _opened(self) -> _Connection:
         raw = socket.socket()
-        raw.setblocking(False)
+        raw.settimeout(0)
         raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         failed = raw.connect_ex(self._address)
         if failed not in (0, errno.EINPROGRESS):

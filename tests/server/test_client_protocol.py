@@ -349,8 +349,10 @@ def test_what_nobody_foresaw_is_told_without_a_word_of_it(tmp_path, monkeypatch)
 
 
 def test_what_happens_is_counted_without_a_word_of_who(tmp_path):
+    scraper = "the token of the scraper"
+
     async def work():
-        async with deployed(tmp_path, metrics_token="the token of the scraper") as server:
+        async with deployed(tmp_path, metrics_token=scraper) as server:
             devices = [await server.device(name) for name in "ab"]
             for device in devices:
                 await device.check_in()
@@ -359,7 +361,7 @@ def test_what_happens_is_counted_without_a_word_of_who(tmp_path):
             for device, each in zip(devices, asked, strict=True):
                 await device.put(each.id, await server.update(each, 1.0))
             await devices[0].assignment()
-            headers = {"Authorization": "Bearer the token of the scraper"}
+            headers = {"Authorization": f"Bearer {scraper}"}
             text = (await server.http.get("/metrics", headers=headers)).text
             for line in (
                 'hansa_check_ins_total{answer="assignment"}',
