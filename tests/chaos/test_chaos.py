@@ -13,6 +13,7 @@ import pytest
 
 from hansa.core.killpoints import KILL_POINTS
 from hansa.testing.chaos import FULL, SHORT, Campaign, torture
+from hansa.testing.hospitals import small_plan
 from hansa.testing.postgres import own_postgres
 
 ABANDONED = "coordinator.round.abandoned"
@@ -41,7 +42,16 @@ def test_on_postgresql_either_replica_may_be_killed(tmp_path_factory):
 
 def test_with_deadlines_that_outages_pass_a_report_is_counted_once_or_its_round_abandoned(tmp_path):
     server, clients = [ABANDONED], ["client.trained", "client.acknowledged"] * 2
-    campaign = Campaign(server, clients, (SHORT,), seed=1, passes=1, outage=5.0, bad_network=False)
+    missed = small_plan(  # training only, and a goal that nobody on top makes up for: whoever is away is missed
+        name="whoever is away is missed",
+        rounds=3,
+        cohort={"kind": "uniform", "size": 2},
+        devices={"preset": "hospitals"},
+        schedule={"kind": "sync", "report_goal": 2, "round_deadline": 2.5},
+        features={"label": "disease", "scaling": "none"},
+        evaluation={"federated": False},
+    )
+    campaign = Campaign(server, clients, (missed,), seed=1, passes=1, outage=5.0, bad_network=False)
     result = torture(campaign, tmp_path / "federation")
     holds(result, [*server, *clients])
     assert result.abandoned > 0

@@ -87,5 +87,5 @@ class Victim:
         self.died(self.name)
         hit = ended == (None if point == ANYWHERE else -signal.SIGKILL)
         self.tally.note(point, hit=hit)
-        time.sleep(self.coins.uniform(0.0, self.outage))
+        time.sleep(self.coins.uniform(0.6, 1.0) * self.outage)
         return hit
