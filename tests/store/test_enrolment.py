@@ -154,6 +154,20 @@ def test_a_lost_device_enrols_again_as_the_same_client_by_an_invitation_that_nam
     run_on(test)
 
 
+def test_a_suspended_client_that_enrols_again_has_its_new_key_and_stays_suspended(run_on):
+    async def test(store, seed):
+        [lost] = await enrolled(store, seed.population, 1)
+        async with store.transaction() as rows:
+            await rows.clients.set_state(lost.id, "suspended", 3.0, "the device is lost")
+        again = invitation_of(seed.population, client=lost.id)
+        await invited(store, again)
+        key = secrets.token_bytes(32)
+        found = await redeemed(store, again, key)
+        assert (found.id, found.public_key, found.state) == (lost.id, key, "suspended")
+
+    run_on(test)
+
+
 def test_a_retired_client_does_not_come_back(run_on):
     async def test(store, seed):
         [client] = await enrolled(store, seed.population, 1)

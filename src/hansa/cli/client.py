@@ -26,6 +26,7 @@ from hansa.client.site_data import Own
 from hansa.core.allowed import allowing
 from hansa.core.registry import import_named
 from hansa.core.settings import CA, SERVER, TOKEN, value_of
+from hansa.data.refusals import unreadable
 
 _CODE: Final = re.compile(r"[\w.]+:\w+")
 
@@ -162,9 +163,14 @@ def _allow(words: list[str], policy: Path | None) -> None:
 
 
 def _source(data: str, policy: Policy) -> str | Own:
-    """Return where examples come from; a function is imported only if the policy allows it."""
-    if not _CODE.fullmatch(data) or Path(data).exists():
+    """Return where examples come from; a function is imported only if the policy allows it.
+
+    Raises DataError for a path where nothing is: a token is not used up, and a site does not wait, for a mistyped one.
+    """
+    if Path(data).exists():
         return data
+    if not _CODE.fullmatch(data):
+        raise unreadable(Path(data), "there is nothing", action="Correct --data.")
     with allowing(policy.code.allowances()):
         found: Own = import_named(data)
     return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,9 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from hansa.cli.console import command_line, facts, new_table, print_json, screen, sentence
-from hansa.cli.operator_client import Operator, in_path, operator, whole
+from hansa.cli.operator_client import Operator, in_path, new_secret, operator, whole
 from hansa.cli.options import AsJson, CaFile, ServerUrl, TokenFile
-from hansa.core.errors import RunError
 
 app = typer.Typer()
 
@@ -103,9 +101,9 @@ def invite(  # noqa: PLR0913 - a command's options
         made = [{**each, **calls.call("POST", path, {**each, "days": days})} for each in wanted]
     console = screen()
     for each in made:
-        label = str(each.get("name", "") or f"{each['uses']} uses")
+        label = str(each.get("name") or again or f"{each['uses']} uses")
         if out is not None:
-            each["file"] = str(_write(out, str(each.get("name") or population), each.pop("token")))
+            each["file"] = str(_write(out, str(each.get("name") or again or population), each.pop("token")))
         command_line(console, label, each.get("file") or each["token"])
     if as_json:
         print_json({"invitations": made})
@@ -166,16 +164,4 @@ def _set(calls: Operator, client: str, what: str, why: str, *, as_json: bool) ->
 def _write(folder: Path, name: str, token: str) -> Path:
     """Write an invitation into a new file for its owner only. Raises RunError where there is one."""
     path = folder / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', name).strip('.') or 'client'}.token"
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except OSError as error:
-        raise RunError(
-            "HANSA-RUN-FOLDER",
-            rule="An invitation is written to a new file.",
-            found=f"{path} cannot be: {error.strerror or error}. The invitation was made, and is lost.",
-            action="Choose another --out, and invite again.",
-        ) from None
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(f"{token}\n")
-    return path
+    return new_secret(path, token, "An invitation")

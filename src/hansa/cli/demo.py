@@ -17,7 +17,7 @@ from hansa.cli.console import command_line, print_json, screen, sentence
 from hansa.cli.options import AsJson, Overrides
 from hansa.cli.outcome import show_outcome
 from hansa.core.errors import PlanError, Problem, RunError
-from hansa.reporting.run_folder import PLAN, REPORT, RunFolder, new_run_id
+from hansa.reporting.run_folder import PLAN, REPORT, RunFolder, new_run_id, taken
 
 POPULATION: Final = "hospitals"
 _POLL: Final = 0.1
@@ -40,6 +40,8 @@ def command(
     from hansa.wire.plans import read_plan  # noqa: PLC0415 - likewise
 
     console = screen()
+    if out is not None and out.exists():
+        raise taken(out)
     read = read_plan(plan, settings or [])
     if read.data is None or read.data.source != "heart":
         raise PlanError([Problem("data.source", 'the demonstration is of source = "heart".')])

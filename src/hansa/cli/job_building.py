@@ -62,9 +62,16 @@ def signature_of(features: Features) -> Signature | None:
     return Signature((len(features.slots()),), classes)
 
 
+def _open(features: Features) -> str:
+    """Return which setting leaves the form of the data open."""
+    if features.task is None:
+        return "task"
+    return "classes" if features.task == "classification" and len(features.classes) < 2 else "columns"
+
+
 def _from_data(plan: Plan) -> tuple[Plan, Signature, tuple[str, ...]]:
     if plan.data is None:
-        where = "data" if plan.features is None else "features"
+        where = "data" if plan.features is None else f"features.{_open(plan.features)}"
         raise PlanError(
             [
                 Problem(

@@ -147,7 +147,7 @@ def _show(models: list[dict[str, Any]]) -> None:
     if not models:
         sentence(screen(), "no models yet: a round of training must close first")
         return
-    table = whole(new_table(("model", "run", "stage", "at", "round"), texts=4), 0, 1, 2, 3)
+    table = whole(new_table(("model", "run", "stage", "at", "round"), texts=4), 0, 1, 2, 3, 4)
     for each in models:
         table.add_row(each["sha256"][:16], each["run"], each["stage"], when(each["at"]), str(each["round"]))
     screen().print(table)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from urllib.parse import quote, urlsplit
 import typer
 from rich.table import Table
 
-from hansa.core.errors import CATALOGUE, HansaError, PlanError, Problem, RefusedError
+from hansa.core.errors import CATALOGUE, HansaError, PlanError, Problem, RefusedError, RunError
 from hansa.core.settings import CA, SERVER, TOKEN, value_of
 
 if TYPE_CHECKING:
@@ -85,6 +86,23 @@ def operator(server: str | None, token_file: Path | None, ca: Path | None) -> It
     headers = {"Authorization": f"Bearer {_token(token_file)}", "Accept": "application/json"}
     with httpx.Client(base_url=url, headers=headers, timeout=_SECONDS, verify=_trust(ca)) as http:
         yield Operator(http)
+
+
+def new_secret(path: Path, secret: str, what: str) -> Path:
+    """Write a secret into a new file for its owner only; return its path. Raises RunError where there is one."""
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except OSError as error:
+        raise RunError(
+            "HANSA-RUN-FOLDER",
+            rule=f"{what} is written to a new file.",
+            found=f"{path} cannot be: {error.strerror or error}. It was made, and is lost.",
+            action="Choose another --out, and make another.",
+        ) from None
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(f"{secret}\n")
+    return path
 
 
 def in_path(text: str) -> str:

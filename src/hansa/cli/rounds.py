@@ -36,7 +36,7 @@ def command(  # noqa: PLR0913 - a command's options
                 when(each["opened_at"])[11:],
                 measured(each["report"]),
                 *map(str, counts),
-                _others(funnel),
+                others(funnel),
             )
         console.print(table)
     else:
@@ -62,6 +62,7 @@ def measured(report: dict[str, Any] | None) -> str:
     return ", ".join(f"{name} {value:.4g}" for name, value in numbers.items() if value is not None)
 
 
-def _others(funnel: dict[str, Any]) -> str:
+def others(funnel: dict[str, Any]) -> str:
+    """Return how many clients of a round are not included, by what became of them."""
     fates = funnel["fates"]
     return ", ".join(f"{count} {fate}" for fate, count in sorted(fates.items()) if fate != "included" and count)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hansa.cli.console import command_line, new_table, print_json, screen, sentence
+from hansa.cli.operator_client import whole
 from hansa.cli.options import AsJson
 from hansa.core.errors import HansaError
 
@@ -71,7 +72,7 @@ def settings(*, config: Config = None, as_json: AsJson = False) -> None:
     fields = schema.fields_of(ServerSettings)
     secret = {"database", "metrics_token"}
     values = {name: "(set)" if name in secret and getattr(read, name) else getattr(read, name) for name in fields}
-    table = new_table(("setting", "value", "variable", "what it does"), texts=4)
+    table = whole(new_table(("setting", "value", "variable", "what it does"), texts=4), 0, 2)
     for name, field in fields.items():
         value = values[name]
         text = ", ".join(value) if isinstance(value, tuple) else str(value)

@@ -13,10 +13,15 @@ from rich.text import Text
 from hansa.cli.console import command_line, print_json, screen, sentence
 from hansa.cli.operator_client import Operator, in_path, operator
 from hansa.cli.options import AsJson, CaFile, Overrides, ServerUrl, TokenFile
-from hansa.cli.rounds import measured, named
-from hansa.core.errors import RunError
+from hansa.cli.rounds import measured, named, others
+from hansa.core.errors import HansaError, RunError
 
 _POLL: Final = 0.5
+_QUIET: Final = 15.0
+"""Seconds without a word after which it is told what is waited for."""
+_AWAY: Final = frozenset({"HANSA-SERVER-UNREACHABLE", "HANSA-SERVER-BUSY", "HANSA-SERVER-LIMIT"})
+_LONGEST_AWAY: Final = 600.0
+"""Seconds for which a server may be away before the wait ends; its run goes on without us."""
 
 
 def command(  # noqa: PLR0913 - a command's options
@@ -67,16 +72,32 @@ def command(  # noqa: PLR0913 - a command's options
 
 
 def follow(calls: Operator, console: Console, run: str) -> dict[str, Any]:
-    """Tell a run's rounds until it ends; return it. Raises RunError where it does not finish."""
+    """Tell a run's rounds until it ends; return it. Raises RunError where it does not finish.
+
+    A server that is away for a while, as at a restart, is waited for. Raises HansaError where it stays away.
+    """
     told: set[str] = set()
+    spoken = answered = time.monotonic()
     while True:
-        found = calls.get(f"/runs/{in_path(run)}")
-        for each in reversed(calls.get(f"/runs/{in_path(run)}/rounds", limit=100)["rounds"]):
+        try:
+            found = calls.get(f"/runs/{in_path(run)}")
+            rounds = calls.get(f"/runs/{in_path(run)}/rounds", limit=100)["rounds"]
+        except HansaError as error:
+            if error.code not in _AWAY or time.monotonic() - answered > _LONGEST_AWAY:
+                raise
+            if spoken <= answered or time.monotonic() - spoken > _LONGEST_AWAY / 10:
+                sentence(console, f"waiting for the server: {error.found}")
+                spoken = time.monotonic()
+            time.sleep(2 * _POLL)
+            continue
+        answered = time.monotonic()
+        for each in reversed(rounds):
             if each["state"] in ("closed", "abandoned") and named(each) not in told:
                 told.add(named(each))
                 funnel = each["funnel"]
                 who = f"{funnel['included']} of {funnel['picked']}"
                 sentence(console, f"{named(each)}: {each['state']}, {who}, {measured(each['report'])}".rstrip(", "))
+                spoken = answered
         if found["state"] == "finished":
             return found
         if found["state"] != "running":
@@ -86,7 +107,18 @@ def follow(calls: Operator, console: Console, run: str) -> dict[str, Any]:
                 found=f"It is {found['state']}{': ' + found['why'] if found['why'] else ''}.",
                 action=f"See: hansa events --run {run}",
             )
+        if answered - spoken > _QUIET:
+            sentence(console, _awaited(rounds))
+            spoken = answered
         time.sleep(_POLL)
+
+
+def _awaited(rounds: list[dict[str, Any]]) -> str:
+    """Return what a run waits for, by its newest rounds, the newest first."""
+    if not rounds or rounds[0]["state"] in ("closed", "abandoned"):
+        return "waiting for clients: no round is open (hansa clients list says who is there)"
+    funnel = rounds[0]["funnel"]
+    return f"{named(rounds[0])} waits for its clients: of {funnel['picked']}, {others(funnel) or 'none has answered'}"
 
 
 def _signature(shape: str | None, classes: int | None) -> Any:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from hansa.cli.console import command_line, new_table, print_json, screen
-from hansa.cli.operator_client import in_path, operator, when, whole
+from hansa.cli.operator_client import in_path, new_secret, operator, when, whole
 from hansa.cli.options import AsJson, CaFile, ServerUrl, TokenFile
 
 app = typer.Typer()
@@ -38,6 +39,9 @@ def create(  # noqa: PLR0913 - a command's options
     *,
     role: Annotated[str, typer.Option(help="owner, operator, analyst, auditor or site-administrator.")],
     days: Annotated[float | None, typer.Option(help="Days that it holds. Default: as the server is set.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write it to a new file there, for its owner only.")
+    ] = None,
     server: ServerUrl = None,
     token_file: TokenFile = None,
     ca: CaFile = None,
@@ -45,13 +49,17 @@ def create(  # noqa: PLR0913 - a command's options
 ) -> None:
     """Make a token. It is told this once."""
     wanted: dict[str, Any] = {"name": name, "role": role, **({} if days is None else {"days": days})}
+    if out is not None and out.exists():
+        raise typer.BadParameter("there is a file already.", param_hint="--out")
     with operator(server, token_file, ca) as calls:
         found = calls.call("POST", "/tokens", wanted)
+    if out is not None:
+        found["file"] = str(new_secret(out, found.pop("token"), "A token"))
     _show([found])
     if as_json:
         print_json(found)
     else:
-        command_line(screen(), "token", found["token"])
+        command_line(screen(), "token", found.get("file") or found["token"])
 
 
 @app.command()

@@ -289,7 +289,7 @@ class Agent:
 
     def _decline(self, assigned: wire.Assignment, assignment: Id, code: str, why: str) -> float:
         """Tell the server, at the next check-in, that an assignment is not answered; the reason stays here."""
-        log.warning("declined assignment=%s plan=%s code=%s", assignment, assigned.plan_sha256, code)
+        log.warning("declined assignment=%s plan=%s code=%s why=%r", assignment, assigned.plan_sha256, code, why)
         line = {
             "at": self._clock.now(),
             "assignment": str(assignment),
@@ -360,7 +360,7 @@ def _backoff(error: RefusedError, failures: int) -> float:
     longest = min(_LONGEST_BACKOFF, 2.0 ** min(failures, 16))
     pause = max(_rest(wanted_pause(error)), longest * random.uniform(0.5, 1.0))  # noqa: S311 - spreads calls
     what = "waiting" if passes_by_itself(error) else "refused"
-    log.warning("%s code=%s seconds=%.1f found=%r", what, error.code, pause, error.found)
+    log.warning("%s code=%s seconds=%.1f found=%r action=%r", what, error.code, pause, error.found, error.action)
     return pause
 
 

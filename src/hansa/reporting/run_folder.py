@@ -50,12 +50,7 @@ class RunFolder:
         try:
             path.mkdir(parents=True)
         except FileExistsError:
-            raise RunError(
-                "HANSA-RUN-FOLDER",
-                rule="A run never overwrites what exists.",
-                found=f"{path} exists.",
-                action=f"Choose another --out, or go on with it: hansa run --resume {path}",
-            ) from None
+            raise taken(path) from None
         except OSError as error:
             raise RunError(
                 "HANSA-RUN-FOLDER",
@@ -272,3 +267,13 @@ def describe_environment(executor: str) -> dict[str, str]:
         "processors": str(os.cpu_count()),
         "byteorder": sys.byteorder,
     }
+
+
+def taken(path: Path) -> RunError:
+    """Return the error for a run folder that is to be made, where there is something already."""
+    return RunError(
+        "HANSA-RUN-FOLDER",
+        rule="A run never overwrites what exists.",
+        found=f"{path} exists.",
+        action=f"Choose another --out, or go on with it: hansa run --resume {path}",
+    )

@@ -59,7 +59,15 @@ class Prepared:
 def prepare(plan: Plan) -> Prepared:
     """Load the data, build the model and check what only they can show. Raises HansaError."""
     if plan.data is None:
-        raise PlanError([Problem("data", 'a simulation needs examples; add [data] with source = "heart", for one.')])
+        raise PlanError(
+            [
+                Problem(
+                    "data",
+                    'a simulation needs examples; add [data] with source = "heart", for one. A plan for a federation '
+                    "needs none: hansa submit checks it.",
+                )
+            ]
+        )
     data = load(plan.data, plan.features, plan.seed)
     if data.features is not None:
         plan = dataclasses.replace(plan, features=data.features)

@@ -143,7 +143,7 @@ def _copy_blobs(source: Path, target: Path) -> None:
 
 
 def _problems_of_database(path: Path) -> list[str]:
-    with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as database:
+    with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
         said = [str(row[0]) for row in database.execute("PRAGMA integrity_check")]
         broken = len(database.execute("PRAGMA foreign_key_check").fetchall())
     problems = [] if said == ["ok"] else [f"The database is damaged: {said[0]}."]

@@ -46,7 +46,7 @@ _ENROL: Final = (
     update(tables.clients)
     .where(_C.id == bindparam("which"))
     .values(
-        state="enrolled",
+        state=bindparam("becomes"),
         public_key=bindparam("public_key"),
         profile=bindparam("profile"),
         invitation=bindparam("invitation"),
@@ -219,12 +219,16 @@ class Enrolments:
         return client
 
     async def _take_place(self, client: str, newcomer: Newcomer, invitation: str | None, at: float) -> Client:
-        """Let somebody in as a client that is known: invited before, or enrolled again with another key."""
+        """Let somebody in as a client that is known: invited before, or enrolled again with another key.
+
+        A suspended one stays suspended: its old key is gone at once, and the new one waits until it is resumed.
+        """
         known = await self._one(_LOCKED, id=client)
-        if known is None or known.state in _BARRED:
+        if known is None or known.state == "retired":
             raise _refused()
         values = {
             "which": client,
+            "becomes": "suspended" if known.state == "suspended" else "enrolled",
             "public_key": newcomer.public_key,
             "profile": await self._profile(known.population, newcomer),
             "invitation": invitation,
