@@ -89,7 +89,7 @@ class Generator:
                 self._give_up()
                 break
             wait = max(0.0, calls[due].due - (time.perf_counter() - self._began)) if due < len(calls) else 0.05
-            for number, _ in self._poll.poll(min(wait, 0.05), 256):
+            for number, _ in self._poll.poll(min(wait, 0.05), 16):
                 self._go_on(self._busy[number])
         self._outcome.seconds = time.perf_counter() - self._began
         for connection in self._idle:

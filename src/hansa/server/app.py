@@ -59,6 +59,9 @@ class SignedCalls:
             )
         except HansaError as error:
             return error
+        except Exception as error:  # noqa: BLE001 - told as a bug, and nothing of it
+            _LOG.error("call failed", error=type(error).__name__)
+            return internal()
 
 
 def create(services: Services) -> ASGIApp:
@@ -66,7 +69,6 @@ def create(services: Services) -> ASGIApp:
     transfers = Transfers(services, Recorder(services))
     api = FederationASGIApplication(ClientApi(services), read_max_bytes=services.settings.largest_request_bytes)
     routes = [
-        Mount(_RPC.rstrip("/"), app=_unmounted(SignedCalls(services, api))),
         Route("/v1/jobs/{sha256}", _signed(services, transfers.job), methods=["GET"]),
         Route("/v1/models/{sha256}", _signed(services, transfers.model), methods=["GET"]),
         Route("/v1/updates/{run}/{kind}/{round}/{attempt}", _signed(services, transfers.offset), methods=["HEAD"]),
@@ -78,7 +80,7 @@ def create(services: Services) -> ASGIApp:
     application = Starlette(routes=routes, lifespan=lambda _: background(services))
     application.add_exception_handler(HansaError, _handled)
     application.add_exception_handler(Exception, _handled)
-    return application
+    return _either(SignedCalls(services, api), application)
 
 
 @contextlib.asynccontextmanager
@@ -196,10 +198,11 @@ def _replay(body: bytes, receive: Receive) -> Receive:
     return replayed
 
 
-def _unmounted(application: ASGIApp) -> ASGIApp:
-    """Return an application that sees whole paths though it is mounted below one."""
+def _either(calls: ASGIApp, others: ASGIApp) -> ASGIApp:
+    """Return an application whose calls of the client protocol, the many small ones, take no way but their own."""
 
-    async def whole(scope: Scope, receive: Receive, send: Send) -> None:
-        await application({**scope, "root_path": "", "path": scope["path"]}, receive, send)
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        ours = scope["type"] == "http" and scope["path"].startswith(_RPC)
+        await (calls if ours else others)(scope, receive, send)
 
-    return whole
+    return application
