@@ -23,7 +23,8 @@ _PATIENCE: Final = 60.0
 
 def plan_of(**settings: Any) -> Plan:
     """Return the plan of all loads, with some settings."""
-    return read_plan(PLANS / "federation.toml", [f"{key.replace('__', '.')}={value}" for key, value in settings.items()])
+    overrides = [f"{key.replace('__', '.')}={value}" for key, value in settings.items()]
+    return read_plan(PLANS / "federation.toml", overrides)
 
 
 def submit(calls: Operator, plan: Plan, size: int, **options: Any) -> str:

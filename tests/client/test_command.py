@@ -84,8 +84,8 @@ def test_data_of_a_function_need_the_policys_leave(server, tmp_path):
     [
         [],
         ["--server", "http://127.0.0.1:9"],
-        ["--server", "http://127.0.0.1:9", "--data", "x", "--attribute", "region"],
-        ["--server", "http://127.0.0.1:9", "--data", "x", "--certificate", "x"],
+        ["--server", "http://127.0.0.1:9", "--data", ".", "--attribute", "region"],
+        ["--server", "http://127.0.0.1:9", "--data", ".", "--certificate", "x"],
         ["allow"],
         ["allow", "a.b:c"],
     ],
