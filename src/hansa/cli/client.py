@@ -26,7 +26,6 @@ from hansa.client.site_data import Own
 from hansa.core.allowed import allowing
 from hansa.core.registry import import_named
 from hansa.core.settings import CA, SERVER, TOKEN, value_of
-from hansa.data.refusals import unreadable
 
 _CODE: Final = re.compile(r"[\w.]+:\w+")
 
@@ -170,6 +169,8 @@ def _source(data: str, policy: Policy) -> str | Own:
     if Path(data).exists():
         return data
     if not _CODE.fullmatch(data):
+        from hansa.data.refusals import unreadable  # noqa: PLC0415 - a client at rest is small
+
         raise unreadable(Path(data), "there is nothing", action="Correct --data.")
     with allowing(policy.code.allowances()):
         found: Own = import_named(data)
