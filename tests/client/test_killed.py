@@ -83,10 +83,14 @@ def test_a_client_ends_cleanly_when_told_to(server, data, tmp_path, number):
 
 
 def test_a_client_at_rest_is_small(server, data, tmp_path):
-    """80 MB is the limit; also after it has trained."""
+    """50 MB of its own, also after it has trained.
+
+    What is resident beside is pages of library files: 30 to 40 MB, by how the system maps them, shared by all agents.
+    """
     path = server.assign(job_of())
     process = start(server, data, tmp_path / "state")
     server.wait_for(lambda: path in server.reports and len(server.check_ins) > 3)
-    pages = int(Path(f"/proc/{process.pid}/statm").read_text().split()[1])
+    rolled = Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines()
     stop(process)
-    assert pages * os.sysconf("SC_PAGE_SIZE") < 80e6
+    own = next(int(line.split()[1]) for line in rolled if line.startswith("Anonymous:"))
+    assert own * 1024 < 50e6
