@@ -193,35 +193,11 @@ def test_a_rule_over_rows_refuses_what_means_something_in_a_sum_only(rule, trans
     assert problems(aggregator=rule) == {}
 
 
-def under_a_secure_sum(transforms=(), aggregator=None):
-    sections = {"secure_aggregation": {"protocol": "secagg-full"}, "transforms": transforms}
-    found = soundness.problems(sections | {"aggregator": aggregator or Mean()})
-    return {problem.path: problem.message for problem in found}
-
-
-@pytest.mark.parametrize("rule", [Median(), TrimmedMean(fraction=0.1)])
-def test_a_median_under_a_secure_sum_is_refused(rule):
-    found = under_a_secure_sum(aggregator=rule)
-    assert "needs every update in the clear, which a secure sum hides" in found["aggregator"]
-    assert "use mean or fixed-mean, or remove [secure_aggregation]" in found["aggregator"]
-    assert under_a_secure_sum(aggregator=Mean()) == {}
-    assert under_a_secure_sum(aggregator=FixedMean(divisor=1)) == {}
-    assert problems(aggregator=rule) == {}
-
-
-def test_a_non_linear_transform_under_a_secure_sum_is_refused():
-    found = under_a_secure_sum(transforms=(WEIGH, INT8))
-    assert list(found) == ["transforms.1"]
-    assert "a secure sum shows the server no row; remove it" in found["transforms.1"]
-    assert under_a_secure_sum(transforms=(WEIGH,)) == {}
-
-
-@pytest.mark.parametrize("section", ["privacy", "secure_aggregation"])
 @pytest.mark.parametrize("table", [{}, {"epsilon": 8.0}])
-def test_a_claim_of_privacy_or_secrecy_is_refused_until_its_room_exists(section, table):
-    found = problems(**{section: table})
-    assert "is not part of this version" in found[section]
-    assert "remove the table" in found[section]
+def test_a_claim_of_privacy_is_refused_until_its_room_exists(table):
+    found = problems(privacy=table)
+    assert "is not part of this version" in found["privacy"]
+    assert "remove the table" in found["privacy"]
 
 
 def test_a_plan_that_claims_privacy_refuses_averaged_buffers():
@@ -456,10 +432,8 @@ def test_noise_beside_buffers_is_refused_as_staleness_would_scale_it_down():
     assert noisy(CLIP, schedule=BUFFERED) == {}
 
 
-def test_protection_of_rounds_is_refused_beside_buffers():
-    found = problems(schedule=BUFFERED, secure_aggregation={"protocol": "secagg-full"}, privacy={"unit": "client"})
-    assert "remove [secure_aggregation]" in found["schedule"]
-    assert "remove [privacy]" in found["schedule"]
+def test_privacy_is_refused_beside_buffers():
+    assert "remove [privacy]" in problems(schedule=BUFFERED, privacy={"unit": "client"})["schedule"]
 
 
 def test_over_selection_and_goals_need_a_sampler_that_picks_a_number():

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 
+from hansa.algorithms.rotation import hadamard, padded, signs
 from hansa.algorithms.transforms import Identity
 from hansa.core.layout import Array, Floats
 from hansa.core.nouns import Assignment, Batch, ClientContext
@@ -33,7 +33,7 @@ class Int8Rotation(Identity):
 
     def encode(self, batch: Batch, context: ClientContext, states: dict[str, Array]) -> Batch:  # noqa: ARG002 - the transform protocol
         """Return int8 values [n, padded] and side arrays "scales" float32 [n, blocks]."""
-        blocks = self._rotate(_padded(batch.values, self.block), context.assignment.round, context.streams)
+        blocks = self._rotate(padded(batch.values, self.block), context.assignment.round, context.streams)
         scales = np.abs(blocks).max(axis=2) / np.float32(127)
         levels = blocks / np.maximum(scales, np.finfo(np.float32).tiny)[..., None]
         coins = context.streams.of("rounding", context.assignment.round)
@@ -45,43 +45,13 @@ class Int8Rotation(Identity):
         """Return float32 values [n, d]."""
         scales = batch.side["scales"]
         blocks = batch.values.reshape(len(batch), -1, self.block) * scales[..., None]
-        turned = _hadamard(blocks) * self._signs(blocks.shape[1], assignment.round, streams)
+        turned = hadamard(blocks) * self._signs(blocks.shape[1], assignment.round, streams)
         values = turned.reshape(len(batch), -1)[:, : batch.layout.size]
         side = {name: array for name, array in batch.side.items() if name != "scales"}
         return replace(batch, values=np.ascontiguousarray(values), side=side)
 
     def _rotate(self, blocks: Floats, round_number: int, streams: Streams) -> Floats:
-        return _hadamard(blocks * self._signs(blocks.shape[1], round_number, streams))
+        return hadamard(blocks * self._signs(blocks.shape[1], round_number, streams))
 
     def _signs(self, blocks: int, round_number: int, streams: Streams) -> Floats:
-        words = streams.of("rotation", round_number).coins().words(-(-blocks * self.block // 64))
-        bits = np.unpackbits(words.astype("<u8").view(np.uint8))[: blocks * self.block]
-        return (1 - 2 * bits.astype(np.float32)).reshape(blocks, self.block)
-
-
-def _padded(values: Floats, block: int) -> Floats:
-    """Return values [n, d] with zeros at the end, as [n, blocks, block]."""
-    count, size = values.shape
-    blocks = -(-size // block)
-    padded = np.zeros((count, blocks * block), dtype=np.float32)
-    padded[:, :size] = values
-    return padded.reshape(count, blocks, block)
-
-
-def _hadamard(blocks: Floats) -> Floats:
-    """Return the orthonormal Walsh-Hadamard transform of the last axis, its own inverse, as two products."""
-    size = blocks.shape[-1]
-    left = 1 << (size.bit_length() - 1) // 2
-    right = size // left
-    square = blocks.reshape(*blocks.shape[:-1], left, right)
-    turned = _hadamard_matrix(left) @ square @ _hadamard_matrix(right)
-    return (turned.reshape(blocks.shape) / np.float32(np.sqrt(size))).astype(np.float32, copy=False)
-
-
-@cache
-def _hadamard_matrix(size: int) -> Floats:
-    if size == 1:
-        return np.ones((1, 1), dtype=np.float32)
-    half = _hadamard_matrix(size // 2)
-    matrix: Floats = np.block([[half, half], [half, -half]]).astype(np.float32)
-    return matrix
+        return signs(blocks * self.block, round_number, streams).reshape(blocks, self.block)

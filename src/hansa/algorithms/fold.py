@@ -161,7 +161,7 @@ class Fold:
         self.end()
         unset = {branch.name: math.nan for branch in self.layout.branches}
         total = Aggregate(self.values, unset, self.lanes, self.count, population, self.layout)
-        return _finished(aggregator, total)
+        return finished(aggregator, total)
 
     def end(self) -> None:
         """Merge what is left. Raises ValueError if a block is missing."""
@@ -185,15 +185,15 @@ class Fold:
             self.merged += 1
 
 
-def _finished(aggregator: Any, total: Aggregate) -> Aggregate:
+def finished(aggregator: Any, total: Aggregate) -> Aggregate:
     """Return what an aggregator makes of the sum. Raises PlanError if that cannot be divided."""
-    finished = aggregator.finish(total)
-    if not isinstance(finished, Aggregate) or finished.values.shape != total.values.shape:
+    made = aggregator.finish(total)
+    if not isinstance(made, Aggregate) or made.values.shape != total.values.shape:
         raise _unfit("finish must return the Aggregate that it was given, with its weights set.")
-    missing = [name for name in total.weights if not math.isfinite(finished.weights.get(name, math.nan))]
+    missing = [name for name in total.weights if not math.isfinite(made.weights.get(name, math.nan))]
     if missing:
         raise _unfit(f"finish must set the weight that each branch is divided by; {', '.join(missing)} has none.")
-    return finished
+    return made
 
 
 def _unfit(sentence: str) -> PlanError:

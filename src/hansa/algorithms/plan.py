@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final
 
 from annotated_types import Ge, Le, MinLen
 
-from hansa.algorithms import soundness
+from hansa.algorithms import secure_checks, soundness
 from hansa.algorithms.aggregators import Mean
 from hansa.algorithms.recipes import essential_problems
 from hansa.algorithms.samplers import Full
@@ -21,6 +21,7 @@ from hansa.core import pieces, schema
 from hansa.core.errors import HansaError, PlanError, Problem
 from hansa.core.registry import nearest, resolve
 from hansa.core.schema import Doc, Family
+from hansa.core.secure_aggregation import SecureAggregation
 from hansa.core.sections import Data, Devices, Evaluation, Features, Model, Stopping
 
 FORMAT: Final = 1
@@ -64,7 +65,9 @@ class Plan:
     evaluation: Annotated[Evaluation, Doc("what is measured")] = field(default_factory=Evaluation)
     stopping: Annotated[Stopping, Doc("when a run ends early")] = field(default_factory=Stopping)
     privacy: Annotated[Mapping[str, Any] | None, Doc("differential privacy; not in this version")] = None
-    secure_aggregation: Annotated[Mapping[str, Any] | None, Doc("secure sums; not in this version")] = None
+    secure_aggregation: Annotated[
+        SecureAggregation | None, Doc("secure sums: the server sees the sum of a cohort only; absent: off")
+    ] = None
 
     def __post_init__(self) -> None:
         try:
@@ -125,10 +128,15 @@ def recipe(kind: str, /, **sections: Any) -> Plan:
 
 
 def plan_sha256(plan: Plan) -> str:
-    """Return SHA-256 of the canonical JSON (RFC 8785) of the resolved plan, without name, data and devices."""
+    """Return SHA-256 of the canonical JSON (RFC 8785) of the resolved plan, without name, data and devices.
+
+    How a simulation computes a secure sum is no part of it either: the plan that is simulated is the one that is run.
+    """
     import rfc8785  # noqa: PLC0415 - needed when a plan is hashed, not when a piece is imported
 
     tables = {name: table for name, table in schema.to_mapping(plan).items() if name not in _NOT_HASHED}
+    if plan.secure_aggregation is not None:
+        tables["secure_aggregation"].pop("mode")
     floats = list(_whole_floats(tables["model"]["arguments"], ()))
     told = {"whole_floats": floats} if floats else {}
     return hashlib.sha256(rfc8785.dumps({"format": FORMAT, **told, **tables})).hexdigest()
@@ -150,6 +158,7 @@ def population_problems(plan: Plan, population: int) -> list[Problem]:
         *(Problem(f"cohort.{key}", text) for key, text in plan.cohort.problems(population, plan.rounds)),
         *(Problem(f"schedule.{key}", text) for key, text in plan.schedule.problems(plan.cohort, population)),
         *(Problem(f"aggregator.{key}", text) for key, text in plan.aggregator.problems(cohort)),
+        *secure_checks.population_problems(plan, population),
     ]
 
 

@@ -17,11 +17,14 @@ from typing import Any
 
 import numpy as np
 
+from hansa.algorithms.fixed_point import encode
 from hansa.algorithms.plan import Plan
 from hansa.algorithms.schedule import picking
+from hansa.algorithms.secure_sums import training_code
 from hansa.algorithms.server_optimizers import Sgd
+from hansa.algorithms.travelling import travelling_lanes
 from hansa.core.errors import PlanError, Problem
-from hansa.core.layout import COUNT, NON_FINITE, TRAIN_LOSS, Array, Branch, Floats, Int64s, Lane, Layout, weight_lane
+from hansa.core.layout import COUNT, NON_FINITE, TRAIN_LOSS, Array, Branch, Floats, Int64s, Layout, weight_lane
 from hansa.core.nouns import (
     Aggregate,
     Assignment,
@@ -53,12 +56,9 @@ def travelling_layout(plan: Plan, model: Layout) -> Layout:
     parameters = model.branch("params").parameters
     added = [Branch(name, parameters) for hook in plan.trainer.hooks for name in hook.branches]
     layout = model.with_branches(*added)
-    weights = [
-        Lane(weight_lane(branch.name), low=0.0, high=2.0**24, resolution=2.0**-8, purpose="weight")
-        for branch in layout.branches
-    ]
-    own = [lane for transform in plan.transforms for lane in transform.lanes()]
-    return layout.with_lanes(COUNT, NON_FINITE, TRAIN_LOSS, *weights, *own)
+    names = [branch.name for branch in layout.branches]
+    secure = plan.secure_aggregation is not None
+    return layout.with_lanes(*travelling_lanes(names, plan.transforms, secure=secure))
 
 
 def client_start(plan: Plan, layout: Layout, signature: Signature) -> dict[str, Array]:
@@ -87,15 +87,17 @@ def client_update(
 ) -> tuple[Batch, dict[str, Array]]:
     """Train, then encode in order: n clients at once, on a device n = 1.
 
-    Returns the encoded updates and the clients' next states, which become current when the round has closed
-    with these clients included. An update that is not finite is emptied and counted, and its client's states stay.
+    Returns the encoded updates (under a secure sum the integers of :mod:`hansa.algorithms.fixed_point`) and the
+    clients' next states, which become current when the round has closed with these clients included. An update that is not finite is emptied and counted, and its client's states stay.
     """
     context = ClientContext(assignment, clients, streams)
     batch, following = plan.trainer.train(plan.model, context, states)
     batch, following = _counted(batch, states, following)
     for transform in plan.transforms:
         batch = transform.encode(batch, context, following)
-    return replace(batch, side={name: column for name, column in batch.side.items() if name != "steps"}), following
+    batch = replace(batch, side={name: column for name, column in batch.side.items() if name != "steps"})
+    code = training_code(plan, assignment.layout)
+    return (batch if code is None else encode(code, batch, context)), following
 
 
 def receive(plan: Plan, assignment: Assignment, batch: Batch, streams: Streams) -> Batch:

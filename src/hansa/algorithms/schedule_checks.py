@@ -73,16 +73,8 @@ def buffers_and_noise(transforms: tuple[Any, ...], schedule: Any) -> Found:
             )
 
 
-def buffers_and_protection(
-    privacy: Mapping[str, Any] | None, secure_aggregation: Mapping[str, Any] | None, schedule: Any
-) -> Found:
+def buffers_and_privacy(privacy: Mapping[str, Any] | None, schedule: Any) -> Found:
     """Refuse what protects a round and does not hold for a buffer."""
-    if not schedule.synchronous and secure_aggregation is not None:
-        yield Problem(
-            "schedule",
-            "a secure sum is over clients with one model version, whose updates the server cannot weigh one by one; "
-            'use "sync", or remove [secure_aggregation].',
-        )
     if not schedule.synchronous and privacy is not None:
         yield Problem(
             "schedule",
@@ -97,5 +89,5 @@ CHECKS: Final[tuple[Callable[..., Found], ...]] = (
     buffers_and_rows,
     buffers_and_hooks,
     buffers_and_noise,
-    buffers_and_protection,
+    buffers_and_privacy,
 )

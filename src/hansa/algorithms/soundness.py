@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
 from typing import Any, Final
 
-from hansa.algorithms import schedule_checks
+from hansa.algorithms import schedule_checks, secure_checks
+from hansa.algorithms.travelling import travelling_branches
 from hansa.core.errors import Problem
 from hansa.core.layout import Branch, Layout, Parameter
 from hansa.core.registry import PIECES, kind_of, nearest
@@ -67,7 +68,7 @@ def one_of_each(transforms: tuple[Any, ...]) -> Found:
 
 def noise_is_sized(transforms: tuple[Any, ...], trainer: Any, model: Model) -> Found:
     """Noise needs a bound that still holds where it is added, in the unit in which it is added."""
-    names = _branches(trainer, model)
+    names = travelling_branches(trainer, model)
     layout = Layout(tuple(Branch(name, (Parameter(name, (1,)),)) for name in names))
     bounds: Mapping[str, float | None] = dict.fromkeys(names)
     unit, lost = "value", "there is no clip"
@@ -145,31 +146,14 @@ def rules_over_rows(transforms: tuple[Any, ...], aggregator: Any) -> Found:
             )
 
 
-def secure_sums(secure_aggregation: Mapping[str, Any] | None, transforms: tuple[Any, ...], aggregator: Any) -> Found:
-    """Under a secure sum the server sees the sum alone."""
-    if secure_aggregation is None:
-        return
-    if not aggregator.needs_sum_only:
-        yield Problem(
-            "aggregator",
-            f"{kind_of('aggregator', aggregator)} needs every update in the clear, which a secure sum hides; "
-            "use mean or fixed-mean, or remove [secure_aggregation].",
-        )
-    for position, transform in enumerate(transforms):
-        if not transform.linear:
-            yield Problem(
-                f"transforms.{position}",
-                f"{_kind(transform)} must be undone row by row, but a secure sum shows the server no row; remove it.",
-            )
-
-
-def absent_rooms(privacy: Mapping[str, Any] | None, secure_aggregation: Mapping[str, Any] | None) -> Found:
+def absent_rooms(privacy: Mapping[str, Any] | None) -> Found:
     """Claims that nothing stands behind are refused."""
-    missing = "is not part of this version, so the plan would promise what nothing keeps; remove the table."
     if privacy is not None:
-        yield Problem("privacy", f"differential privacy {missing}")
-    if secure_aggregation is not None:
-        yield Problem("secure_aggregation", f"secure aggregation {missing}")
+        yield Problem(
+            "privacy",
+            "differential privacy is not part of this version, so the plan would promise what nothing keeps; "
+            "remove the table.",
+        )
 
 
 def buffers_and_privacy(model: Model, privacy: Mapping[str, Any] | None) -> Found:
@@ -223,7 +207,7 @@ def branch_optimizers(trainer: Any, server_optimizer: Any) -> Found:
 
 def clipped_branches(trainer: Any, transforms: tuple[Any, ...], model: Model) -> Found:
     """Clips name branches that exist."""
-    known = set(_branches(trainer, model))
+    known = set(travelling_branches(trainer, model))
     for position, transform in enumerate(transforms):
         for name in sorted(set(getattr(transform, "branches", ())) - known):
             yield Problem(f"transforms.{position}.branches", f"no branch {name!r}; {nearest(name, known)}")
@@ -280,24 +264,18 @@ CHECKS: Final[tuple[Callable[..., Found], ...]] = (
     noise_comes_last,
     noise_over_a_fixed_divisor,
     rules_over_rows,
-    secure_sums,
     absent_rooms,
     buffers_and_privacy,
     hooks,
     normalised_steps,
     *schedule_checks.CHECKS,
+    *secure_checks.CHECKS,
     branch_optimizers,
     clipped_branches,
     declared_scaling,
     metrics,
     watched_metric,
 )
-
-
-def _branches(trainer: Any, model: Model) -> tuple[str, ...]:
-    """Return the branches that travel under a plan."""
-    buffers = ("buffers",) if model.buffers == "average" else ()
-    return ("params", *buffers, *(branch for hook in trainer.hooks for branch in hook.branches))
 
 
 def _kind(transform: Any) -> str:

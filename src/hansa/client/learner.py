@@ -178,6 +178,13 @@ def plan_of(job: JobDescriptor) -> Plan:
     Raises PlanError for one that does not build, RefusedError where it is another than the job says.
     """
     plan = plan_from_mapping({key: value for key, value in job.plan.items() if key not in _SIMULATED_ONLY})
+    if plan.secure_aggregation is not None:
+        raise RefusedError(
+            "HANSA-POLICY-REFUSED",
+            rule="A client sends nothing in the clear where a plan says that only a sum is shown.",
+            found="The plan has [secure_aggregation], whose messages this version's client does not send.",
+            action="Submit the plan without it, or simulate it.",
+        )
     digest = plan_sha256(plan)
     if digest != job.plan_sha256:
         raise RefusedError(

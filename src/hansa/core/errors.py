@@ -87,6 +87,10 @@ CATALOGUE: Final[dict[str, Entry]] = {
     "HANSA-REPORT-INVALID": Entry(1, "an update has another form than the plan's", 400, "invalid_argument"),
     "HANSA-REPORT-NOT-FINITE": Entry(1, "an update holds numbers that are not finite", 400, "invalid_argument"),
     "HANSA-RING-INVALID": Entry(1, "a packed vector of a secure sum has another form", 400, "invalid_argument"),
+    "HANSA-SUM-RANGE": Entry(
+        4, "a secure sum lies outside what its clients can give; nothing of it is used", 500, "internal"
+    ),
+    "HANSA-SUM-MACHINES": Entry(3, "the machines of a secure sum are not part of this version", 500, "unimplemented"),
     "HANSA-RUN-STATE": Entry(1, "the run is not in a state in which this can be done", 409, "failed_precondition"),
     "HANSA-STATE": Entry(
         1, "a client, model or token is not in a state in which this can be done", 409, "failed_precondition"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 
@@ -31,13 +31,42 @@ class Tallied:
     totals: Mapping[str, Array]
 
 
-def tally_clients(metrics: tuple[Metric, ...], predict: Predict, clients: ClientBatch, *, one_by_one: bool) -> Tallied:
+class Summed(Protocol):
+    """Adds up the tallies of clients."""
+
+    def add(self, tallies: Mapping[str, Array], position: int) -> None:
+        """Add the tallies of consecutive clients: metric -> float64 [n, k]."""
+
+    def totals(self) -> dict[str, Array]:
+        """Return the sums: metric -> float64 [k]."""
+
+
+class PlainSum:
+    """Adds up tallies as they are."""
+
+    def __init__(self) -> None:
+        self._totals: dict[str, Array] = {}
+
+    def add(self, tallies: Mapping[str, Array], position: int) -> None:  # noqa: ARG002 - the protocol of sums
+        """Add the tallies of consecutive clients."""
+        for name, rows in tallies.items():
+            self._totals[name] = self._totals.get(name, 0.0) + rows.sum(axis=0)
+
+    def totals(self) -> dict[str, Array]:
+        """Return the sums; empty without clients."""
+        return self._totals
+
+
+def tally_clients(
+    metrics: tuple[Metric, ...], predict: Predict, clients: ClientBatch, *, one_by_one: bool, summed: Summed | None = None
+) -> Tallied:
     """Measure every client on all its examples.
 
-    Clients are predicted together in chunks, or one by one where each has buffers of its own.
+    Clients are predicted together in chunks, or one by one where each has buffers of its own. Tallies are added up
+    here, or by ``summed``.
     """
+    summed = PlainSum() if summed is None else summed
     values = {metric.name: np.full(len(clients), np.nan) for metric in metrics}
-    totals: dict[str, Array] = {}
     start = 0
     for part in clients.parts(rows=_ROWS_AT_ONCE, clients=1 if one_by_one else _CLIENTS_AT_ONCE):
         x, y = part.everything()
@@ -45,12 +74,12 @@ def tally_clients(metrics: tuple[Metric, ...], predict: Predict, clients: Client
         owners = np.nonzero(real)[0]
         ordinal = int(part.ordinals[0]) if one_by_one else None
         outputs = predict(x[real], ordinal) if len(owners) else np.zeros((0, 1))
+        tallies = {metric.name: metric.tallies(outputs, y[real], owners, len(part)) for metric in metrics}
         for metric in metrics:
-            tallies = metric.tallies(outputs, y[real], owners, len(part))
-            values[metric.name][start : start + len(part)] = [metric.of(tally) for tally in tallies]
-            totals[metric.name] = totals.get(metric.name, 0.0) + tallies.sum(axis=0)
+            values[metric.name][start : start + len(part)] = [metric.of(tally) for tally in tallies[metric.name]]
+        summed.add(tallies, start)
         start += len(part)
-    return Tallied(values, totals)
+    return Tallied(values, summed.totals())
 
 
 def evaluate_centrally(metrics: tuple[Metric, ...], predict: Predict, examples: Examples) -> dict[str, float | None]:

@@ -25,7 +25,8 @@ BINS: Final = 1000
 class Metric:
     """How one metric is tallied and what a tally means.
 
-    ``tally(outputs [b, o], y [b], owners [b], clients)`` returns float64 [clients, k].
+    ``tally(outputs [b, o], y [b], owners [b], clients)`` returns float64 [clients, k]. Where tallies are summed as
+    integers, an entry is a multiple of ``resolution`` and at most ``most``.
     """
 
     name: str
@@ -34,6 +35,8 @@ class Metric:
     needs: str
     tally: Callable[[Array, Array, Array, int], Array]
     value: Callable[[Array], float | None]
+    most: float = 2.0**24
+    resolution: float = 1.0
 
     def tallies(self, outputs: Array, y: Array, owners: Array, clients: int) -> Array:
         """Return each client's tally; one with an output that is not finite has NaN, and so no value."""
@@ -162,6 +165,8 @@ LOSS: Final = Metric(
     needs="a label",
     tally=lambda outputs, y, owners, clients: _sum_and_count(example_losses(outputs, y), owners, clients),
     value=_ratio,
+    most=2.0**32,
+    resolution=2.0**-16,
 )
 ACCURACY: Final = Metric(
     name="accuracy",
@@ -186,6 +191,8 @@ RMSE: Final = Metric(
     needs="a real-valued label",
     tally=lambda outputs, y, owners, clients: _sum_and_count(np.square(_first(outputs) - y), owners, clients),
     value=_root_ratio,
+    most=2.0**40,
+    resolution=2.0**-8,
 )
 MAE: Final = Metric(
     name="mae",
@@ -194,4 +201,6 @@ MAE: Final = Metric(
     needs="a real-valued label",
     tally=lambda outputs, y, owners, clients: _sum_and_count(np.abs(_first(outputs) - y), owners, clients),
     value=_ratio,
+    most=2.0**32,
+    resolution=2.0**-16,
 )

@@ -156,6 +156,12 @@ def _federation_problems(plan: Plan, signature: Signature) -> Iterator[Problem]:
     """Yield what a simulation finds in its data and a federation must find in the plan."""
     if plan.features is not None:
         yield from _feature_problems(plan.features, signature)
+    if plan.secure_aggregation is not None:
+        yield Problem(
+            "secure_aggregation",
+            "is computed in simulations only: this version's server does not carry the messages of a secure sum; "
+            "remove the table, with which every site sees its updates sent in the clear.",
+        )
     part = (plan.stopping.metric or "").partition(".")[0]
     if part in _ABSENT:
         yield Problem("stopping.metric", f'a federation has no {part} examples; watch "federated." metrics.')

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from hansa.algorithms import divergence
-from hansa.algorithms.fold import Collector, collector, one_after_another
+from hansa.algorithms.fold import Collector, one_after_another
 from hansa.algorithms.rounds import close_round
 from hansa.algorithms.stopping import stopping_reason
 from hansa.core.layout import Array
@@ -24,6 +24,7 @@ from hansa.simulation.executors import Executor
 from hansa.simulation.interruption import Interruption
 from hansa.simulation.measuring import Measured, measure
 from hansa.simulation.preparation import Prepared, federated_scaling
+from hansa.simulation.secure_sum import collector_of
 from hansa.simulation.timeline import timeline_of
 from hansa.simulation.work import Timeline
 
@@ -73,7 +74,7 @@ def simulate_round(
     for part in opened.parts:
         cohort = part.assignment.cohort
         with storing(store.folder.parent):
-            collected = collector(plan.aggregator, state.layout, len(cohort), store.folder)
+            collected = collector_of(plan, part.assignment, prepared.streams, store.folder)
         for partial in executor.partials(prepared, part.assignment, store.states, part.factors):
             bytes_up += partial.bytes_up
             collected.merge(partial.collected)

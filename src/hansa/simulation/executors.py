@@ -11,11 +11,13 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 
-from hansa.algorithms.fold import BLOCK, Fold, Rows, partial_collector
+from hansa.algorithms.fold import BLOCK, Fold, Rows
 from hansa.algorithms.rounds import client_update, receive, weighed
+from hansa.algorithms.secure_sums import RingFold, RingRows
 from hansa.core.layout import Array, Floats, Int64s
 from hansa.core.nouns import Assignment, ClientBatch
 from hansa.simulation.preparation import Prepared
+from hansa.simulation.secure_sum import bytes_each, partial_of
 from hansa.simulation.spans import AHEAD, Span, gathered, in_order_of_work, spans
 from hansa.training.kernels import PLAIN, Kernels, use
 
@@ -32,7 +34,7 @@ class Partial:
     """What one span of the cohort gave: its updates, collected, and the next rows of its clients by position."""
 
     position: int
-    collected: Fold | Rows
+    collected: Fold | Rows | RingFold | RingRows
     states: Mapping[str, Array]
     bytes_up: float
 
@@ -78,14 +80,14 @@ def with_kernels(kernels: Kernels, compute_it: Callable[..., Partial], *argument
 def compute(prepared: Prepared, assignment: Assignment, work: Work) -> Partial:
     """Compute the updates of a span, a chunk of clients at a time, and collect them."""
     plan, span = prepared.plan, work.span
-    collected = partial_collector(plan.aggregator, assignment.layout)
+    collected = partial_of(plan, assignment, prepared.streams)
     following: list[dict[str, Array]] = []
     bytes_up = 0.0
     for start, clients in _parts(prepared, assignment, work):
         here = slice(start - span.start, start - span.start + len(clients))
         states = {name: rows[here] for name, rows in work.states.items()}
         batch, after = client_update(plan, assignment, clients, states, prepared.streams)
-        bytes_up += batch.bytes_each * len(batch)
+        bytes_up += bytes_each(plan, batch) * len(batch)
         batch = receive(plan, assignment, batch, prepared.streams)
         collected.add(batch if work.factors is None else weighed(batch, work.factors[here]), start)
         following.append(after)

@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 
 from hansa.core.datasets import Examples
-from hansa.core.layout import Array
+from hansa.core.layout import Array, Layout
 from hansa.core.nouns import ClientBatch, ClientDatasets, Scaling, ServerState
 from hansa.evaluation.federated import (
     Predict,
@@ -19,8 +19,10 @@ from hansa.evaluation.federated import (
     summarise,
     tally_clients,
 )
+from hansa.evaluation.lanes import tallies_of, tally_lanes, tally_layout
 from hansa.simulation.client_store import ClientStore
 from hansa.simulation.preparation import Prepared
+from hansa.simulation.secure_sum import LaneSum
 
 FIRST: Final = slice(0, 5000)
 """The clients whose own figures are written to the run folder, at most."""
@@ -52,7 +54,8 @@ def measure(prepared: Prepared, state: ServerState, store: ClientStore, *, every
             return None, []
         ordinals = np.arange(len(datasets.names)) if all_of_it else _some(prepared)
         clients = ClientBatch(ordinals, datasets, data.signature, state.features)
-        tallied = tally_clients(prepared.metrics, predict, clients, one_by_one=local)
+        summed = None if datasets is data.held_out else secure_tallies(prepared, len(clients), state.round)
+        tallied = tally_clients(prepared.metrics, predict, clients, one_by_one=local, summed=summed)
         return summarise(prepared.metrics, tallied), client_rows(prepared, tallied, clients, FIRST)
 
     federated, clients = part(data.test, all_of_it=everyone, local=own_buffers)
@@ -65,6 +68,30 @@ def measure(prepared: Prepared, state: ServerState, store: ClientStore, *, every
         "held_out_clients": part(data.held_out, all_of_it=True, local=False)[0],
     }
     return Measured(event, clients)
+
+
+def secure_tallies(prepared: Prepared, clients: int, number: int) -> SecureTallies | None:
+    """Return what adds up the tallies of so many clients after a round, or None where the plan has no secure sum."""
+    if prepared.plan.secure_aggregation is None:
+        return None
+    layout = tally_layout(prepared.metrics)
+    return SecureTallies(layout, LaneSum(prepared.plan, layout, clients, prepared.streams, number=number))
+
+
+@dataclass(frozen=True)
+class SecureTallies:
+    """Tallies as lanes of a secure sum."""
+
+    layout: Layout
+    lanes: LaneSum
+
+    def add(self, tallies: Mapping[str, Array], position: int) -> None:
+        """Add the tallies of consecutive clients."""
+        self.lanes.add(tally_lanes(self.layout, tallies), position)
+
+    def totals(self) -> dict[str, Array]:
+        """Return the sums, as the server decodes them."""
+        return tallies_of(self.layout, self.lanes.total().lanes)
 
 
 def client_rows(prepared: Prepared, tallied: Tallied, clients: ClientBatch, which: slice) -> list[dict[str, Any]]:

@@ -9,8 +9,6 @@ from typing import Final
 import numpy as np
 
 from hansa.algorithms import rounds
-from hansa.algorithms.aggregators import FixedMean
-from hansa.algorithms.fold import Fold
 from hansa.algorithms.plan import Plan, plan_sha256, population_problems
 from hansa.algorithms.prologue import client_statistics, close_prologue, declared_scaling, statistics_layout
 from hansa.core.datasets import FederatedData
@@ -23,6 +21,7 @@ from hansa.data import load
 from hansa.evaluation.metrics import Metric, choose
 from hansa.reporting.figures import NOT_EVALUATED, not_evaluated
 from hansa.simulation.devices import Fleet, fleet_of
+from hansa.simulation.secure_sum import LaneSum
 
 _ROWS_AT_ONCE: Final = 65536
 
@@ -99,18 +98,22 @@ def prepare(plan: Plan) -> Prepared:
 
 
 def federated_scaling(prepared: Prepared, ordinals: Array | None = None) -> Scaling | None:
-    """Return the features' centre and scale: as declared, or by the prologue over some clients (default: all)."""
+    """Return the features' centre and scale: as declared, or by the prologue over some clients (default: all).
+
+    Over all of them it is round 0 of the federation, and secure where the plan says so.
+    """
     plan = prepared.plan
     if plan.features is None or plan.features.scaling != "federated":
         return prepared.first.features
-    fold = Fold(statistics_layout(plan.features))
-    position = 0
+    federated = ordinals is None
     ordinals = np.arange(prepared.population) if ordinals is None else ordinals
+    layout = statistics_layout(plan.features)
+    lanes = LaneSum(plan, layout, len(ordinals), prepared.streams, secure=federated)
+    position = 0
     for part in prepared.clients(ordinals, None).parts(rows=_ROWS_AT_ONCE, clients=256):
-        fold.add(client_statistics(plan, part), position)
+        lanes.add(client_statistics(plan, part).lanes, position)
         position += len(part)
-    total = fold.finish(FixedMean(divisor=1.0), len(ordinals))
-    return close_prologue(plan, prepared.first, total).features
+    return close_prologue(plan, prepared.first, lanes.total()).features
 
 
 def held_out_notes(plan: Plan, data: FederatedData) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
@@ -16,10 +16,8 @@ from hansa.core.nouns import Assignment, ServerState
 from hansa.core.streams import Coins
 from hansa.simulation.client_store import ClientStore
 from hansa.simulation.devices import HOUR
-from hansa.simulation.work import DRAWS, WAIT, Cost, Opened, Part, stalled
+from hansa.simulation.work import ATTEMPTS, DRAWS, WAIT, Cost, Opened, Part, stalled
 
-_ATTEMPTS: Final = 100
-"""Rounds in a row without enough reports, before the run ends."""
 
 
 @dataclass
@@ -35,7 +33,7 @@ class TimedRounds:
         """Return the round of those who report in time. Raises RunError where no round has enough of them."""
         coins = self.cost.prepared.streams.of("cohort", state.round + 1).coins()
         told: Counter[str] = Counter()  # floats are counted too
-        for attempt in range(1, _ATTEMPTS + 1):
+        for attempt in range(1, ATTEMPTS + 1):
             assignment, size = self._pick(state, store, coins)
             played = self._play(assignment.cohort, size)
             told.update(self._counts(played))
@@ -50,7 +48,7 @@ class TimedRounds:
                 }
                 return Opened((Part(replace(assignment, cohort=cohort)),), facts)
         raise stalled(
-            f"In {_ATTEMPTS} attempts none of round {state.round + 1} had enough reports.",
+            f"In {ATTEMPTS} attempts none of round {state.round + 1} had enough reports.",
             "Lower schedule.report_goal, or raise schedule.round_deadline, over_selection or the cohort.",
         )
 
@@ -100,6 +98,9 @@ class TimedRounds:
         schedule: Any = self.cost.prepared.plan.schedule
         at_goal = self.cost.prepared.plan.secure_aggregation is None
         played = Round.opened(schedule, cohort.tolist(), at=self.clock, size=size, at_goal=at_goal)
+        section = self.cost.prepared.plan.secure_aggregation
+        if section is not None:
+            played.needed = max(played.needed, section.least_survivors(len(cohort)))
         ends, lost = self.cost.ends(cohort, self.clock, self.started + np.arange(1, len(cohort) + 1))
         self.started += len(cohort)
         for position in np.argsort(ends, kind="stable").tolist():

@@ -11,7 +11,7 @@ from hansa.simulation.client_store import ClientStore
 from hansa.simulation.preparation import Prepared
 from hansa.simulation.timed_buffers import TimedBuffers
 from hansa.simulation.timed_rounds import TimedRounds
-from hansa.simulation.work import Cost, Opened, Part, Timeline
+from hansa.simulation.work import ATTEMPTS, Cost, Opened, Part, Timeline, stalled
 
 
 class NoClock:
@@ -21,9 +21,20 @@ class NoClock:
         self.prepared = prepared
 
     def open(self, state: ServerState, store: ClientStore) -> Opened:
-        """Return the round of the drawn cohort."""
-        coins = self.prepared.streams.of("cohort", state.round + 1).coins()
-        return Opened((Part(open_round(self.prepared.plan, state, store, coins)),))
+        """Return the round of the drawn cohort; under a secure sum, of the first that is large enough.
+
+        Raises RunError where none is.
+        """
+        plan, coins = self.prepared.plan, self.prepared.streams.of("cohort", state.round + 1).coins()
+        least = 0 if plan.secure_aggregation is None else plan.secure_aggregation.minimum_cohort
+        for _ in range(ATTEMPTS):
+            assignment = open_round(plan, state, store, coins)
+            if len(assignment.cohort) >= least:
+                return Opened((Part(assignment),))
+        raise stalled(
+            f"In {ATTEMPTS} attempts none of round {state.round + 1} had the {least} clients that a secure sum needs.",
+            "Raise the cohort, or lower secure_aggregation.minimum_cohort.",
+        )
 
     def notes(self) -> dict[str, Any]:
         """Return nothing: there is no clock."""

@@ -18,9 +18,12 @@ from hansa.core.nouns import Assignment, Batch, ClientContext, ServerState
 from hansa.simulation.client_store import ClientStore
 from hansa.simulation.devices import HOUR, Fleet, examples_seen
 from hansa.simulation.preparation import Prepared
+from hansa.simulation.secure_sum import bytes_each
 
 WAIT: Final = HOUR / 6
 """Seconds after which a server looks again when nobody can be reached."""
+ATTEMPTS: Final = 100
+"""Rounds in a row without enough reports, before the run ends."""
 DRAWS: Final = 64
 """Draws for clients that can be reached, before a cohort stays smaller."""
 
@@ -92,6 +95,8 @@ def encoded_bytes(prepared: Prepared) -> float:
     states = {name: row[None].copy() for name, row in prepared.first_rows.items()}
     for transform in prepared.plan.transforms:
         batch = transform.encode(batch, context, states)
+    if prepared.plan.secure_aggregation is not None:
+        return bytes_each(prepared.plan, batch)
     return replace(batch, side={name: column for name, column in batch.side.items() if name != "steps"}).bytes_each
 
 

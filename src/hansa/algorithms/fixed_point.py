@@ -1,0 +1,195 @@
+"""From updates to the integers of a secure sum, and from their sum back: the only way in and out of the ring.
+
+On the client: (clip, where the plan lists it) -> weight in whole units -> optional rotation -> scale -> stochastic
+rounding -> modulo 2^b. Weights, counts, the loss and every other lane travel as integers of the same vector.
+Source: Bonawitz, Salehi, Konecny, McMahan, Gruteser 2019, "Federated learning with autotuned communication-efficient
+secure aggregation", section III, https://arxiv.org/abs/1912.00131.
+
+Formal guarantees: no entry of a client's vector is larger than :mod:`hansa.algorithms.ring_plan` counts with, whatever
+the update; rounding has no bias (an entry that is not scaled down is right on average); the decoded weights are exactly
+those by which the values were multiplied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
+
+from hansa.algorithms.ring_plan import BranchCode, RingCode, lane_limit
+from hansa.algorithms.rotation import hadamard, padded, signs
+from hansa.algorithms.travelling import CAPPED, SCALED_DOWN
+from hansa.core.errors import HansaError, PlanError, Problem
+from hansa.core.layout import NON_FINITE, TRAIN_LOSS, Array, Int64s, weight_lane
+from hansa.core.nouns import Batch, ClientContext
+from hansa.core.ring import RingVector, UInts
+from hansa.core.streams import Streams
+
+_ENTRIES_AT_ONCE: Final = 2**20
+"""Entries that are rounded at a time: about 40 MB."""
+
+
+def encode(code: RingCode, batch: Batch, context: ClientContext) -> Batch:
+    """Return updates as integers: values unsigned [n, width], modulo 2^b of each branch; lanes int64 [n, lanes].
+
+    Raises PlanError where a transform left arrays beside the values, which no sum holds.
+    """
+    if batch.side:
+        named = ", ".join(sorted(batch.side))
+        raise PlanError([Problem("transforms", f"leave {named} beside the values, which a secure sum cannot add.")])
+    batch = _finite(batch)
+    weights = {branch.name: _weights(code, batch, branch.name) for branch in code.branches}
+    values = np.zeros((len(batch), code.width), dtype=code.dtype)
+    scaled = np.zeros(len(batch), dtype=np.bool_)
+    coins = context.streams.of("rounding", context.assignment.round)
+    rows = max(1, _ENTRIES_AT_ONCE // max(1, code.width))
+    for start in range(0, len(batch), rows):
+        here = slice(start, start + rows)
+        uniform = coins.uniform(context.clients.ordinals[here], code.width)
+        for branch in code.branches:
+            entries = _entries(branch, batch.values[here, batch.layout.slices[branch.name]], context)
+            whole, beyond = _rounded(branch, entries, weights[branch.name][here], uniform[:, branch.part])
+            values[here, branch.part] = modulo(whole, branch.bits).astype(code.dtype)
+            scaled[here] |= beyond
+    return replace(_with_lanes(code, batch, weights, scaled), values=values)
+
+
+def _weights(code: RingCode, batch: Batch, branch: str) -> Array:
+    """Return the weight that each update carries in a branch, and the units that it is to carry: [n, 2]."""
+    carried = batch.lane(weight_lane(branch))
+    return np.stack([carried, weight_units(code, carried)], axis=1)
+
+
+def weight_units(code: RingCode, weights: Array) -> Array:
+    """Return weights [n] in whole units: 0 stays 0, everything else is rounded to 1 or more, and at most the cap."""
+    units = np.clip(np.rint(weights / code.weight_unit), 1, code.weight_steps)
+    return np.asarray(np.where(weights > 0, units, 0.0))
+
+
+def vectors(code: RingCode, batch: Batch) -> list[RingVector]:
+    """Return the vector of each client of an encoded batch: what a client's machine masks."""
+    return [_vector(code, values, lanes) for values, lanes in zip(batch.values, batch.lanes, strict=True)]
+
+
+def joined(code: RingCode, values: UInts, lanes: Int64s) -> RingVector:
+    """Return sums of encoded values [width], which may have wrapped in their type, and of lanes, as one vector."""
+    return code.ring.reduce(_vector(code, values, lanes))
+
+
+def whole_numbers(code: RingCode, total: Sequence[UInts], clients: int) -> tuple[Int64s, Int64s]:
+    """Return the sum of so many clients' vectors as whole numbers: values int64 [width], lanes int64 [lanes].
+
+    Raises HansaError where an entry lies outside what so many clients can give: then somebody's vector was none.
+    """
+    values, lanes = np.zeros(code.width, dtype=np.int64), np.zeros(len(code.layout.lanes), dtype=np.int64)
+    for branch, array in zip(code.branches, total, strict=False):
+        values[branch.part] = _signed(array, branch.bits)
+        _require_range(values[branch.part], code.most(branch, clients), branch.name)
+    for run, array in zip(code.lanes, total[len(code.branches) :], strict=True):
+        lanes[run.start : run.stop] = _signed(array, run.bits)
+    for lane, value in zip(code.layout.lanes, lanes, strict=True):
+        _require_range(value, clients * lane_limit(lane), lane.name)
+    return values, lanes
+
+
+def decode(code: RingCode, values: Int64s, round_number: int, streams: Streams) -> Array:
+    """Return a sum of values in the units of the update, as weighed: float64 [d]."""
+    decoded = np.zeros(code.layout.size)
+    for branch in code.branches:
+        part = values[branch.part] * (branch.step * code.weight_unit)
+        if branch.block > 1:
+            part = hadamard(part.reshape(-1, branch.block)).reshape(-1) * _signs(branch, round_number, streams)
+        decoded[code.layout.slices[branch.name]] = part[: branch.size]
+    return decoded
+
+
+def modulo(whole: Int64s, bits: int) -> UInts:
+    """Return whole numbers modulo 2^bits: uint64, the shape of ``whole``."""
+    return whole.view(np.uint64) & np.uint64((1 << bits) - 1)
+
+
+def _signed(entries: UInts, bits: int) -> Int64s:
+    """Return the number of smallest size that has each remainder modulo 2^bits: int64."""
+    half = np.uint64(1 << (bits - 1))
+    return ((entries.astype(np.uint64) ^ half) - half).view(np.int64)
+
+
+def _require_range(found: Array, most: int, what: str) -> None:
+    if np.any(found > most) or np.any(found < -most):
+        raise HansaError(
+            "HANSA-SUM-RANGE",
+            rule="Every entry of a secure sum lies within what its clients can give.",
+            found=f"One of {what!r} does not.",
+            action="Nothing of this sum is used. A client sent something else than an encoded update, or a mask is left.",
+        )
+
+
+def _finite(batch: Batch) -> Batch:
+    """Return the batch with every update emptied that the transforms made infinite: a sum cannot leave it out."""
+    finite: Array = np.asarray(np.isfinite(batch.values).all(axis=1))
+    if finite.all() or NON_FINITE.name not in batch.layout.lane_index:
+        return batch
+    emptied = [
+        lane.name
+        for lane in batch.layout.lanes
+        if lane.weighted or lane.purpose == "weight" or lane.name == TRAIN_LOSS.name
+    ]
+    lanes = {name: batch.lane(name) * finite for name in emptied}
+    lanes[NON_FINITE.name] = np.maximum(batch.lane(NON_FINITE.name), 1.0 - finite)
+    return replace(batch, values=np.where(finite[:, None], batch.values, np.float32(0))).with_lanes(lanes)
+
+
+def _entries(branch: BranchCode, values: Array, context: ClientContext) -> Array:
+    """Return the entries that are rounded: those of the branch, rotated if the plan says so: [n, length]."""
+    if branch.block == 1:
+        return values
+    flat = padded(values, branch.block).reshape(len(values), -1)
+    turned = flat * _signs(branch, context.assignment.round, context.streams)
+    return hadamard(turned.reshape(len(values), -1, branch.block)).reshape(len(values), -1)
+
+
+def _signs(branch: BranchCode, round_number: int, streams: Streams) -> Array:
+    return signs(branch.start + branch.length, round_number, streams)[branch.start :]
+
+
+def _rounded(branch: BranchCode, entries: Array, weights: Array, uniform: Array) -> tuple[Int64s, Array]:
+    """Return entries [n, length] as whole steps, weighed anew, and whose largest was beyond the limit: [n].
+
+    ``weights`` [n, 2] holds the weight that the entries carry, and the units that they are to carry. One that is too
+    large is scaled down as a whole, which keeps its direction.
+    """
+    carried, units = weights[:, 0], weights[:, 1]
+    factors = np.divide(units, carried * branch.step, out=np.zeros(len(units)), where=carried > 0)
+    exact = entries * factors[:, None]
+    most = units * branch.limit
+    largest = np.abs(exact).max(axis=1, initial=0.0)
+    beyond = largest > most
+    exact *= np.where(beyond, most / np.maximum(largest, 1e-300), 1.0)[:, None]
+    whole = np.floor(exact + uniform)
+    np.clip(whole, -most[:, None], most[:, None], out=whole)
+    return whole.astype(np.int64), beyond
+
+
+def _with_lanes(code: RingCode, batch: Batch, weights: dict[str, Array], scaled: Array) -> Batch:
+    """Return the batch with weights as they were rounded, weighted lanes to match, and what was cut counted."""
+    carried = {name: pair[:, 0] for name, pair in weights.items()}
+    rounded = {name: pair[:, 1] * code.weight_unit for name, pair in weights.items()}
+    columns: dict[str, Array] = {weight_lane(name): column for name, column in rounded.items()}
+    if "params" in carried:
+        old = carried["params"]
+        factors = np.divide(rounded["params"], old, out=np.zeros(len(old)), where=old > 0)
+        columns |= {lane.name: batch.lane(lane.name) * factors for lane in batch.layout.lanes if lane.weighted}
+    capped = np.zeros(len(batch), dtype=np.bool_)
+    for column in carried.values():
+        capped |= column > code.max_weight
+    counted = {SCALED_DOWN.name: scaled, CAPPED.name: capped}
+    return batch.with_lanes(columns | {name: flags.astype(np.float64) for name, flags in counted.items()})
+
+
+def _vector(code: RingCode, values: UInts, lanes: Int64s) -> RingVector:
+    segments = code.ring.segments
+    parts = [values[branch.part] for branch in code.branches]
+    runs = [modulo(lanes[run.start : run.stop], run.bits) for run in code.lanes]
+    return tuple(part.astype(segment.dtype) for segment, part in zip(segments, (*parts, *runs), strict=True))

@@ -1,0 +1,128 @@
+"""Secure sums in a simulation: the protocol's own machines ("exact"), or the same integers without masks.
+
+Whatever goes to the server goes through here: updates, the prologue's statistics, evaluations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from hansa.algorithms.aggregators import FixedMean
+from hansa.algorithms.fold import Collector, Fold, Rows, collector, partial_collector
+from hansa.algorithms.plan import Plan
+from hansa.algorithms.secure_sums import Groups, Opening, RingFold, RingRows, lanes_code, training_code
+from hansa.core.errors import HansaError, RunError
+from hansa.core.layout import Int64s, Layout
+from hansa.core.nouns import Assignment, Batch
+from hansa.core.ring import Ring, RingVector
+from hansa.core.streams import Streams
+
+MEANING: Final = {
+    "exact": (
+        "exact: the protocol's own machines ran for every client, with keys, shares and masks, in this one process; "
+        "each sum is the one that they unmasked"
+    ),
+    "arithmetic": (
+        "arithmetic: every sum is of the same integers that the protocol adds, so it is the same bit for bit; but no "
+        "key was made and nothing was masked, so this run says nothing of the protocol itself"
+    ),
+}
+"""What each mode of a simulation means, in the words of the summary and the report."""
+
+
+def exact_sum(
+    plan: Plan, assignment: Assignment, ring: Ring, vectors: Sequence[RingVector]
+) -> tuple[RingVector, Int64s]:
+    """Return what the protocol's machines make of one group's vectors, and whose they summed: int64 positions in them.
+
+    ``assignment.cohort`` holds the group's clients, in the order of the vectors; the prologue has round 0, and an
+    evaluation the round that it follows.
+
+    Raises RunError where the machines are not part of this version.
+    """
+    raise RunError(
+        "HANSA-SUM-MACHINES",
+        rule='secure_aggregation.mode = "exact" runs the machines of the protocol.',
+        found=f"This version has none for {plan.secure_aggregation and plan.secure_aggregation.protocol} "
+        f"({len(vectors)} vectors of {ring.nbytes} bytes in round {assignment.round}).",
+        action='Use mode = "arithmetic", which gives the same sum bit for bit without masks.',
+    )
+
+
+def collector_of(plan: Plan, assignment: Assignment, streams: Streams, folder: Path | None) -> Collector:
+    """Return what collects a round's updates: their sum, every row, or the secure sum of the plan."""
+    opening = _opening(plan, assignment, streams)
+    if opening is None:
+        return collector(plan.aggregator, assignment.layout, len(assignment.cohort), folder)
+    return _secure_collector(plan, assignment, opening)
+
+
+def partial_of(plan: Plan, assignment: Assignment, streams: Streams) -> Fold | Rows | RingFold | RingRows:
+    """Return an empty collector of a part of a round, which goes into the round's own by ``merge``."""
+    opening = _opening(plan, assignment, streams)
+    if opening is None or plan.secure_aggregation is None:
+        return partial_collector(plan.aggregator, assignment.layout)
+    return RingFold(opening) if plan.secure_aggregation.mode == "arithmetic" else RingRows(opening)
+
+
+def bytes_each(plan: Plan, batch: Batch) -> float:
+    """Return the size of one client's encoded update in bytes: packed to the bit under a secure sum."""
+    code = training_code(plan, batch.layout)
+    return batch.bytes_each if code is None else float(code.ring.nbytes)
+
+
+class LaneSum:
+    """The sum of some clients' lanes, added as they come: secure where the plan says so."""
+
+    def __init__(  # noqa: PLR0913 - a plan, what is summed, over whom and when
+        self, plan: Plan, layout: Layout, clients: int, streams: Streams, *, number: int = 0, secure: bool = True
+    ) -> None:
+        """Begin the sum of so many clients in round ``number``."""
+        self._layout = layout
+        self._clients = clients
+        self._collected: Collector = Fold(layout)
+        code = lanes_code(plan, layout, clients) if secure else None
+        if code is not None and plan.secure_aggregation is not None:
+            nobody = np.zeros(0, dtype=np.float32)
+            everyone = Assignment(number, layout, nobody, np.arange(clients), population=clients)
+            opening = Opening(code, Groups(clients, plan.secure_aggregation.groups(clients)), number, streams)
+            self._collected = _secure_collector(plan, everyone, opening)
+
+    def add(self, lanes: Int64s, position: int) -> None:
+        """Add the lanes of clients from a position on: int64 [n, lanes]."""
+        self._collected.add(Batch(np.zeros((len(lanes), 0), dtype=np.uint16), lanes, self._layout), position)
+
+    def total(self) -> Any:
+        """Return the sum, an Aggregate without values. Raises ValueError where a client is missing."""
+        return self._collected.finish(FixedMean(divisor=1.0), self._clients)
+
+
+def _opening(plan: Plan, assignment: Assignment, streams: Streams) -> Opening | None:
+    code = training_code(plan, assignment.layout)
+    if code is None or plan.secure_aggregation is None:
+        return None
+    return Opening.of(plan.secure_aggregation, code, assignment, streams)
+
+
+def _secure_collector(plan: Plan, assignment: Assignment, opening: Opening) -> Collector:
+    if plan.secure_aggregation is None or plan.secure_aggregation.mode == "arithmetic":
+        return RingFold(opening)
+
+    def sum_of(ring: Ring, vectors: Sequence[RingVector], place: slice) -> RingVector:
+        group = replace(assignment, cohort=assignment.cohort[place])
+        total, survivors = exact_sum(plan, group, ring, vectors)
+        if len(survivors) != len(vectors):
+            raise HansaError(
+                "HANSA-INTERNAL",
+                rule="The clients of a simulated secure sum are those who reported in time: none is lost later.",
+                found=f"{len(vectors) - len(survivors)} of {len(vectors)} are not in the sum.",
+                action="Report this as a bug.",
+            )
+        return total
+
+    return RingRows(opening, sum_of)
