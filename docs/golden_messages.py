@@ -40,6 +40,7 @@ GOLDEN: Final = Path(__file__).parent / "reference" / "golden"
 CLIENT_SEED: Final = bytes(range(32))
 SERVER_SEEDS: Final = (b"\x01" * 32, b"\x02" * 32)
 CERTIFICATE_SEED: Final = b"\x03" * 32
+NEXT_CLIENT_SEED: Final = b"\x04" * 32
 CLIENT: Final = "c0ffee00c0ffee00"
 RUN: Final = "5eed5eed5eed5eed"
 INVITATION: Final = "q2VnZ0ZzY2hlaW4gZsO8ciBlaW5lbiBLbGllbnRlbg"
@@ -210,6 +211,10 @@ def messages() -> dict[str, Message]:
         "report-response-late": wire.ReportResponse(verdict=wire.VERDICT_LATE, sha256=_sha256(updates()["training"])),
         "exchange-request": wire.ExchangeRequest(id=answered, phase="advertise", message=b"\x00\x01\x02\xff"),
         "exchange-response": wire.ExchangeResponse(phase="share", message=b"\xff\x00", come_back_seconds=1.5),
+        "rotate-key-request": wire.RotateKeyRequest(
+            public_key=_public(NEXT_CLIENT_SEED), key_proof=_key(NEXT_CLIENT_SEED).sign(signatures.client_key(CLIENT))
+        ),
+        "rotate-key-response": wire.RotateKeyResponse(),
         "goodbye-request": wire.GoodbyeRequest(),
         "goodbye-response": wire.GoodbyeResponse(),
         "problem": _problem(),

@@ -92,6 +92,8 @@ class FakeServer:
     cut_downloads_after: list[int] = field(default_factory=list)
     cut_uploads: list[str] = field(default_factory=list)
     refuse: list[str] = field(default_factory=list)
+    lose_answers: list[str] = field(default_factory=list)
+    """What is answered in place of what was done."""
     verdict: str = "VERDICT_ACCEPTED"
     seen: set[bytes] = field(default_factory=set)
     lock: threading.RLock = field(default_factory=threading.RLock)
@@ -181,6 +183,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._enrol(state, wire.EnrolRequest.FromString(body))
         elif self.path == "/hansa.v1.Federation/CheckIn":
             self._check_in(state, wire.CheckInRequest.FromString(body))
+        elif self.path == "/hansa.v1.Federation/RotateKey":
+            self._rotate_key(state, wire.RotateKeyRequest.FromString(body))
         elif self.path == "/hansa.v1.Federation/Goodbye":
             self._answer(200, b"")
         elif self.path.startswith(("/v1/jobs/", "/v1/models/")):
@@ -200,6 +204,13 @@ class _Handler(BaseHTTPRequestHandler):
             client="client-1", number=5, name="a hospital", population="hospitals", server_keys=state.keys
         )
         self._answer(200, answer.SerializeToString())
+
+    def _rotate_key(self, state: FakeServer, request: wire.RotateKeyRequest) -> None:
+        signatures.verify(request.public_key, request.key_proof, signatures.client_key("client-1"))
+        state.public_key = request.public_key
+        if state.lose_answers:
+            raise refused(state.lose_answers.pop(0))
+        self._answer(200, b"")
 
     def _check_in(self, state: FakeServer, request: wire.CheckInRequest) -> None:
         state.check_ins.append(request)

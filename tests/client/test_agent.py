@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -66,6 +67,33 @@ def test_a_wrong_token_is_refused_with_the_servers_code(server, data, tmp_path):
         agent.enrol("wrong")
     agent.close()
     assert error.value.code == "HANSA-ENROL-TOKEN"
+
+
+def test_a_client_rotates_its_key(server, agent):
+    before = server.public_key
+    agent.rotate_key()
+    assert server.public_key != before
+    assert agent.state.key().public_key().public_bytes_raw() == server.public_key
+    server.assign(job_of())
+    agent.step()
+    assert len(server.reports) == 1
+
+
+def test_a_rotation_whose_answer_was_lost_is_ended_by_the_next_start(server, agent, data, tmp_path):
+    folder, before = agent.state.path, server.public_key
+    server.lose_answers = ["HANSA-STATE"]
+    with pytest.raises(RefusedError):
+        agent.rotate_key()
+    after = server.public_key
+    assert after != before == agent.state.key().public_key().public_bytes_raw()  # the server is ahead
+    agent.close()
+    again, stop = Agent(server.url, data, folder, wait=0.0), threading.Event()
+    threading.Timer(1.0, stop.set).start()
+    again.run(stop)
+    assert server.public_key == after == again.state.key().public_key().public_bytes_raw()
+    assert again.state.next_key(make=False) is None
+    assert server.check_ins
+    again.close()
 
 
 def test_statistics_travel_as_lanes_only(server, agent):

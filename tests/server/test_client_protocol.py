@@ -7,9 +7,11 @@ import asyncio
 import numpy as np
 import pytest
 import safetensors.numpy
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tests.server.by_hand import Device, code_of, deployed, run_async
 
 from hansa.wire.generated import federation_pb2 as messages
+from hansa.wire.signatures import client_key
 
 TRAINING = "evaluation.federated=false", "features.label=disease", "features.scaling=none", "rounds=3"
 """A plan that begins with training."""
@@ -51,6 +53,35 @@ def test_another_key_an_unknown_client_a_wrong_clock_and_a_repeated_call_are_ref
             assert code_of(await device.call("CheckIn", message, header=header)) == "HANSA-AUTH-REPLAYED"
             other = device.header("POST", "/hansa.v1.Federation/Goodbye", body)
             assert code_of(await device.call("CheckIn", message, header=other)) == "HANSA-AUTH-SIGNATURE"
+
+    run_async(work())
+
+
+def test_a_client_takes_another_key_and_the_old_one_is_worth_nothing(tmp_path):
+    async def work():
+        async with deployed(tmp_path) as server:
+            device, other = await server.device("a"), await server.device("b")
+            old, new = device.key, Ed25519PrivateKey.generate()
+
+            async def rotate(key, proof=None, of=device):
+                proof = key.sign(client_key(of.id)) if proof is None else proof
+                return await of.call(
+                    "RotateKey",
+                    messages.RotateKeyRequest(public_key=key.public_key().public_bytes_raw(), key_proof=proof),
+                )
+
+            for proof in (b"", old.sign(client_key(device.id)), new.sign(client_key(other.id))):
+                assert code_of(await rotate(new, proof)) == "HANSA-AUTH-SIGNATURE"
+            stolen = await rotate(other.key, other.key.sign(client_key(device.id)))
+            assert code_of(stolen) == "HANSA-AUTH-SIGNATURE"  # a key that another client has
+            assert (await rotate(new)).status_code == 200
+            assert code_of(await device.call("CheckIn", device.check_in_request())) == "HANSA-AUTH-SIGNATURE"
+            device.key = new
+            assert (await rotate(new)).status_code == 200
+            await device.check_in()
+            async with server.services.store.reading() as rows:
+                events = await rows.events.after(server.token.tenant, 0, 100)
+            assert [event.client for event in events if event.kind == "client.key-rotated"] == [device.id]
 
     run_async(work())
 

@@ -14,6 +14,7 @@ import pytest
 from hansa.core.errors import StoreError
 from hansa.store.blobs import LocalBlobs
 from hansa.store.object_blobs import ObjectBlobs, open_blobs
+from hansa.testing.bucket import own_bucket
 
 UPDATE = "updates/run-training-1-1/client/" + "a" * 64 + "/00000000"
 
@@ -27,12 +28,20 @@ async def content(blobs, name, start=0, stop=None):
     return b"".join([chunk async for chunk in blobs.read(name, start, stop)])
 
 
-@pytest.fixture(params=["folder", "bucket"])
+@pytest.fixture(scope="module")
+def bucket():
+    with own_bucket() as url:
+        yield url
+
+
+@pytest.fixture(params=["folder", "bucket", "s3"])
 def blobs(request, tmp_path):
     if request.param == "folder":
         made = LocalBlobs(tmp_path / "blobs")
         yield made
         made.close()
+    elif request.param == "s3":
+        yield open_blobs(f"{request.getfixturevalue('bucket')}/{tmp_path.name}")
     else:
         from obstore.store import MemoryStore
 

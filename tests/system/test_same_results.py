@@ -6,6 +6,7 @@ import pytest
 
 import hansa
 from hansa.simulation.preparation import prepare
+from hansa.testing.bucket import own_bucket
 from hansa.testing.hospitals import finished, hospitals, model_of, small_plan, submit
 
 CLIP = [{"kind": "clip", "clip_norm": 0.05}]
@@ -65,3 +66,14 @@ def test_a_plan_gives_the_same_model_simulated_and_deployed(name, deployed, tmp_
     overall = next(each["report"]["federated"] for each in rounds if each["kind"] == "evaluation")
     for metric, values in simulated.summary["metrics"]["federated"].items():
         assert overall[metric]["overall"] == values["overall"]
+
+
+def test_a_federation_whose_blobs_are_in_a_bucket_gives_the_same_model(tmp_path):
+    plan = small_plan(name="in a bucket", rounds=3)
+    with own_bucket() as bucket, hospitals(tmp_path / "federation", blobs=bucket) as federation:
+        federation.start()
+        with federation.calls() as calls:
+            found = finished(calls, submit(calls, plan))
+            model = model_of(calls, prepare(plan), found)
+        assert not (tmp_path / "federation" / "server" / "blobs").exists()
+    assert model == hansa.run(plan, out=tmp_path / "run", executor="serial").summary["model_sha256"]

@@ -97,6 +97,7 @@ def test_a_server_reads_golden_requests_and_answers_in_the_golden_form():
         "Enrol": ("enrol-request-token", "enrol-response"),
         "CheckIn": ("check-in-request-reported", "check-in-response-assignment"),
         "Exchange": ("exchange-request", "exchange-response"),
+        "RotateKey": ("rotate-key-request", "rotate-key-response"),
         "Goodbye": ("goodbye-request", "goodbye-response"),
     }
     got = []
@@ -105,7 +106,7 @@ def test_a_server_reads_golden_requests_and_answers_in_the_golden_form():
         def __getattr__(self, name):
             async def answer(request, _context):
                 got.append(request)
-                call = name.replace("_", "-").replace("check-in", "CheckIn").capitalize().replace("Checkin", "CheckIn")
+                call = "".join(word.capitalize() for word in name.split("_"))
                 return MESSAGES[calls[call][1]]
 
             return answer
@@ -135,7 +136,7 @@ def test_an_error_of_connect_has_the_golden_form():
     golden = read_json("error-connect.json")
 
     class Service:
-        enrol = check_in = exchange = None
+        enrol = check_in = exchange = rotate_key = None
 
         async def goodbye(self, _request, _context):
             detail = Detail(type_url="type.googleapis.com/hansa.v1.Problem", value=problem.SerializeToString())

@@ -34,8 +34,9 @@ def command(  # noqa: PLR0913 - a command's options
     words: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[allow PACKAGE.MODULE:NAME ...]",
-            help="With allow: let plans name this code, and write down its files in --policy.",
+            metavar="[allow PACKAGE.MODULE:NAME ... | rotate-key]",
+            help="With allow: let plans name this code, and write down its files in --policy. With rotate-key: take "
+            "another key, and end.",
             show_default=False,
         ),
     ] = None,
@@ -94,17 +95,18 @@ def command(  # noqa: PLR0913 - a command's options
             "a secret is no argument, for others on this machine can see those; use --token-file or HANSA_TOKEN.",
             param_hint="--token",
         )
-    if words:
+    rotates = words == ["rotate-key"]
+    if words and not rotates:
         _allow(words, policy)
         return
     server = server or value_of(SERVER)
     ca = ca or (Path(given) if (given := value_of(CA)) else None)
-    if server is None or data is None:
+    if server is None or (data is None and not rotates):
         raise typer.BadParameter("a client needs --server URL (or HANSA_SERVER) and --data PATH.")
     accepted = Policy() if policy is None else read_policy(policy)
     agent = Agent(
         server,
-        _source(data, accepted),
+        _source(data or ".", accepted),
         state or _default_state(),
         accepted,
         ca=ca,
@@ -116,6 +118,9 @@ def command(  # noqa: PLR0913 - a command's options
     )
     _log_to_standard_error()
     with closing(agent), _until_told():
+        if rotates:
+            agent.insist(agent.rotate_key, threading.Event())
+            return
         _enrol(agent, token_file, certificate, certificate_key, population)
         if dry_run:
             _show(agent.rehearse(), as_json=as_json)
@@ -153,7 +158,7 @@ def _enrol(
 
 def _allow(words: list[str], policy: Path | None) -> None:
     if words[0] != "allow" or len(words) < 2:
-        raise typer.BadParameter("the only words are: allow PACKAGE.MODULE:NAME ...")
+        raise typer.BadParameter("the only words are: allow PACKAGE.MODULE:NAME ..., and rotate-key")
     if policy is None:
         raise typer.BadParameter("name the file that the allowance is written to.", param_hint="--policy")
     for pattern in words[1:]:

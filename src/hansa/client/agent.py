@@ -27,7 +27,7 @@ from hansa.core.errors import HansaError, RefusedError
 from hansa.core.killpoints import reached
 from hansa.wire.generated import federation_pb2 as wire
 from hansa.wire.jobs import JobDescriptor
-from hansa.wire.signatures import enrolment
+from hansa.wire.signatures import client_key, enrolment
 
 log = logging.getLogger("hansa.client")
 
@@ -132,6 +132,8 @@ class Agent:
 
     def run(self, stop: threading.Event) -> None:
         """Work until told to stop. Raises HansaError for what no waiting mends."""
+        if self.state.next_key(make=False) is not None:
+            self.insist(self.rotate_key, stop)
         failures = 0
         while not stop.is_set():
             try:
@@ -176,6 +178,25 @@ class Agent:
             return self._take(assigned)
         finally:
             self._usage_write()
+
+    def rotate_key(self) -> None:
+        """Take another key, known to the server from now on. One that was begun with and interrupted is ended."""
+        identity, key = self._enrolled(), self.state.next_key(make=True)
+        if key is None:
+            raise LookupError("a next key is made where there is none")
+        request = wire.RotateKeyRequest(
+            public_key=key.public_key().public_bytes_raw(), key_proof=key.sign(client_key(identity.client))
+        )
+        try:
+            self._transport.rotate_key(request)
+        except RefusedError as error:
+            if error.code != "HANSA-AUTH-SIGNATURE":
+                raise
+            self._transport.sign_as(identity.client, key)  # the server may have it already: it then signs for itself
+            self._transport.rotate_key(request)
+        self.state.take_next_key()
+        self._transport.sign_as(identity.client, key)
+        log.info("rotated key client=%s", identity.client)
 
     def goodbye(self) -> None:
         """End this client's part for good: it is never picked again."""

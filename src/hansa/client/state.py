@@ -36,6 +36,7 @@ from hansa.core.killpoints import reached
 from hansa.core.layout import Array
 
 KEY: Final = "key.pem"
+NEXT_KEY: Final = "next-key.pem"
 IDENTITY: Final = "identity.json"
 PENDING: Final = "pending"
 REPORTS: Final = "reports.json"
@@ -135,9 +136,13 @@ class StateFolder:
         """Return the client's key, made at the first call."""
         path = self.path / KEY
         if not path.exists():
-            key = Ed25519PrivateKey.generate()
-            self._write(path, [key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())])
-            return key
+            self._write_key(path, Ed25519PrivateKey.generate())
+        return self._read_key(path)
+
+    def _write_key(self, path: Path, key: Ed25519PrivateKey) -> None:
+        self._write(path, [key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())])
+
+    def _read_key(self, path: Path) -> Ed25519PrivateKey:
         with self._using():
             _refuse_open(path)
             try:
@@ -147,6 +152,19 @@ class StateFolder:
         if not isinstance(read, Ed25519PrivateKey):
             raise _unusable(path, "it holds no Ed25519 key", "Restore it, or enrol anew with an empty folder.")
         return read
+
+    def next_key(self, *, make: bool) -> Ed25519PrivateKey | None:
+        """Return the key that is to take the key's place: one that was begun with, or made now if wanted."""
+        path = self.path / NEXT_KEY
+        if not path.exists() and make:
+            self._write_key(path, Ed25519PrivateKey.generate())
+        return self._read_key(path) if path.exists() else None
+
+    def take_next_key(self) -> None:
+        """Put the next key in the key's place."""
+        with self._using():
+            (self.path / NEXT_KEY).replace(self.path / KEY)
+            _sync_folder(self.path)
 
     def split_seed(self) -> bytes:
         """Return the seed by which this site tells test from training examples, made at the first call."""

@@ -14,7 +14,7 @@ from protobuf.wkt import Any as Detail
 from hansa.core.errors import CATALOGUE, HansaError, RefusedError
 from hansa.core.killpoints import reached
 from hansa.server.board import Posted
-from hansa.server.enrolment import check_declared, enrol, read_attributes
+from hansa.server.enrolment import check_declared, enrol, read_attributes, rotate_key
 from hansa.server.measures import CHECK_INS
 from hansa.server.services import Services
 from hansa.server.transfers import RUN_ID, internal, malformed
@@ -67,6 +67,14 @@ class ClientApi:
             raise malformed("No round here takes messages of a secure sum.")  # noqa: TRY301 - answered as others are
         except Exception as error:  # noqa: BLE001 - what is no refusal is told as a bug, and nothing of it
             raise_connect(error)
+
+    async def rotate_key(self, request: messages.RotateKeyRequest, _context: Any) -> messages.RotateKeyResponse:
+        """Give the client that calls another key, from its next call on."""
+        try:
+            await rotate_key(self.services, _caller(), request)
+        except Exception as error:  # noqa: BLE001 - what is no refusal is told as a bug, and nothing of it
+            raise_connect(error)
+        return messages.RotateKeyResponse()
 
     async def goodbye(self, _request: messages.GoodbyeRequest, _context: Any) -> messages.GoodbyeResponse:
         """Retire the client that calls."""

@@ -12,15 +12,15 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
-from hansa.core.errors import RefusedError
+from hansa.core.errors import RefusedError, StoreConflictError
 from hansa.core.killpoints import reached
 from hansa.server.eligibility import older
 from hansa.server.services import Services
 from hansa.server.settings import ServerSettings
 from hansa.server.tokens import DEFAULT_TENANT
 from hansa.store.records import Client, Population
-from hansa.wire.generated.federation_pb2 import EnrolRequest
-from hansa.wire.signatures import bad_signature, enrolment, verify
+from hansa.wire.generated.federation_pb2 import EnrolRequest, RotateKeyRequest
+from hansa.wire.signatures import bad_signature, client_key, enrolment, verify
 from hansa.wire.strict_json import read_json
 
 _LONGEST: Final = 256
@@ -66,6 +66,22 @@ async def enrol(services: Services, request: EnrolRequest) -> tuple[Client, Popu
     reached("server.enrolled")
     services.clients.drop(client.id)
     return client, population
+
+
+async def rotate_key(services: Services, client: Client, request: RotateKeyRequest) -> None:
+    """Give a client another key of which it shows that it has it. Raises RefusedError for a key that is taken."""
+    public_key = bytes(request.public_key)
+    verify(public_key, bytes(request.key_proof), client_key(client.id))
+    if public_key == client.public_key:
+        return
+    now = services.clock.now()
+    try:
+        async with services.store.transaction() as rows:
+            await rows.clients.set_key(client.id, public_key)
+            await rows.events.add("client.key-rotated", tenant=client.tenant, at=now, client=client.id)
+    except StoreConflictError:
+        raise bad_signature() from None  # another client's key: nothing is told of it
+    services.clients.drop(client.id)
 
 
 def read_attributes(given: Mapping[str, str]) -> dict[str, Any]:

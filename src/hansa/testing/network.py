@@ -6,6 +6,7 @@ import asyncio
 import random
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Self
 
 from hansa.testing.proxy import Proxy
@@ -27,8 +28,9 @@ class Network:
         return self.proxy.port
 
     def tell(self, what: Callable[[Proxy], None]) -> None:
-        """Do something with the proxy, in its own thread."""
-        self._loop.call_soon_threadsafe(what, self.proxy)
+        """Do something with the proxy, in its own thread; nothing once the network is no more."""
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(what, self.proxy)
 
     def set(self, **settings: float) -> None:
         """Change settings of the proxy: delay, loss ..."""

@@ -33,6 +33,8 @@ class Tally:
     kills: Counter[str] = field(default_factory=Counter)
     missed: Counter[str] = field(default_factory=Counter)
     surprises: list[str] = field(default_factory=list)
+    suffering: Counter[str] = field(default_factory=Counter)
+    """Who is still to be killed somewhere."""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def note(self, point: str, *, hit: bool) -> None:
@@ -58,6 +60,8 @@ class Victim:
     passes: int = 3
     outage: float = 0.0
     """Seconds, at most, until it is started again."""
+    restless: bool = False
+    """Whether it is killed anywhere while others are still to be killed: they may wait for what comes of it."""
     ends: float = math.inf
     """When to suffer no more, as ``time.monotonic`` tells it."""
     died: Callable[[str], None] = lambda _: None
@@ -65,10 +69,14 @@ class Victim:
     def run(self, wanted: Iterable[str]) -> None:
         """Suffer, then live on unharmed. A point that was waited for in vain is tried again at the end."""
         left = deque((point, _TRIES) for point in wanted)
+        self.tally.suffering[self.name] = len(left)
         while left and time.monotonic() < self.ends:
             point, tries = left.popleft()
             if not self.once(point) and tries > 1:
                 left.append((point, tries - 1))
+        del self.tally.suffering[self.name]
+        while self.restless and self.tally.suffering and time.monotonic() < self.ends:
+            self.once(ANYWHERE)
         self.start({})
 
     def once(self, point: str) -> bool:

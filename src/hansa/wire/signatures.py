@@ -81,6 +81,11 @@ def enrolment(secret: str | bytes) -> bytes:
     return b"hansa-enrol-1\0" + hashlib.sha256(content).digest()
 
 
+def client_key(client: str) -> bytes:
+    """Return what a client's next key signs to take the place of the one that it has."""
+    return b"hansa-client-key-1\0" + client.encode()
+
+
 def assignment(content: bytes) -> bytes:
     """Return what the server signs of a serialised assignment."""
     return b"hansa-assignment-1\0" + content

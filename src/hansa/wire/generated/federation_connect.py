@@ -21,7 +21,7 @@ from connectrpc.protocol import ProtocolType
 from connectrpc.server import ConnectASGIApplication, ConnectWSGIApplication, DEFAULT_READ_MAX_BYTES, Endpoint, EndpointSync
 from pyqwest import Client, SyncClient
 
-from .federation_pb2 import CheckInRequest, CheckInResponse, EnrolRequest, EnrolResponse, ExchangeRequest, ExchangeResponse, GoodbyeRequest, GoodbyeResponse
+from .federation_pb2 import CheckInRequest, CheckInResponse, EnrolRequest, EnrolResponse, ExchangeRequest, ExchangeResponse, GoodbyeRequest, GoodbyeResponse, RotateKeyRequest, RotateKeyResponse
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable, Mapping
@@ -53,6 +53,12 @@ class Federation(Protocol):
     async def exchange(self, request: ExchangeRequest, ctx: RequestContext[ExchangeRequest, ExchangeResponse], /) -> ExchangeResponse:
         """
         Carries one message of a secure sum, opaque to this protocol; is answered with what the client is to do next.
+        """
+        raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
+
+    async def rotate_key(self, request: RotateKeyRequest, ctx: RequestContext[RotateKeyRequest, RotateKeyResponse], /) -> RotateKeyResponse:
+        """
+        Gives the client another key. The call is signed by the key that it has; repeating it changes nothing.
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
@@ -108,6 +114,17 @@ class FederationASGIApplication(ConnectASGIApplication[Federation]):
                         stream_type=StreamType.UNARY,
                     ),
                     function=svc.exchange,
+                ),
+                "/hansa.v1.Federation/RotateKey": Endpoint.unary(
+                    method=MethodInfo(
+                        name="RotateKey",
+                        service_name="hansa.v1.Federation",
+                        input=RotateKeyRequest,
+                        output=RotateKeyResponse,
+                        idempotency_level=IdempotencyLevel.UNKNOWN,
+                        stream_type=StreamType.UNARY,
+                    ),
+                    function=svc.rotate_key,
                 ),
                 "/hansa.v1.Federation/Goodbye": Endpoint.unary(
                     method=MethodInfo(
@@ -227,6 +244,29 @@ class FederationClient(ConnectClient):
             headers=headers,
             timeout_ms=timeout_ms,
         )
+    async def rotate_key(
+        self,
+        request: RotateKeyRequest,
+        *,
+        headers: Headers | Mapping[str, str] | None = None, 
+        timeout_ms: int | None = None,
+    ) -> RotateKeyResponse:
+        """
+        Gives the client another key. The call is signed by the key that it has; repeating it changes nothing.
+        """
+        return await self.execute_unary(
+            request=request,
+            method=MethodInfo(
+                name="RotateKey",
+                service_name="hansa.v1.Federation",
+                input=RotateKeyRequest,
+                output=RotateKeyResponse,
+                idempotency_level=IdempotencyLevel.UNKNOWN,
+                stream_type=StreamType.UNARY,
+            ),
+            headers=headers,
+            timeout_ms=timeout_ms,
+        )
     async def goodbye(
         self,
         request: GoodbyeRequest,
@@ -267,6 +307,12 @@ class FederationSync(Protocol):
     def exchange(self, request: ExchangeRequest, ctx: RequestContext[ExchangeRequest, ExchangeResponse], /) -> ExchangeResponse:
         """
         Carries one message of a secure sum, opaque to this protocol; is answered with what the client is to do next.
+        """
+        raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
+
+    def rotate_key(self, request: RotateKeyRequest, ctx: RequestContext[RotateKeyRequest, RotateKeyResponse], /) -> RotateKeyResponse:
+        """
+        Gives the client another key. The call is signed by the key that it has; repeating it changes nothing.
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
@@ -320,6 +366,17 @@ class FederationWSGIApplication(ConnectWSGIApplication):
                         stream_type=StreamType.UNARY,
                     ),
                     function=service.exchange,
+                ),
+                "/hansa.v1.Federation/RotateKey": EndpointSync.unary(
+                    method=MethodInfo(
+                        name="RotateKey",
+                        service_name="hansa.v1.Federation",
+                        input=RotateKeyRequest,
+                        output=RotateKeyResponse,
+                        idempotency_level=IdempotencyLevel.UNKNOWN,
+                        stream_type=StreamType.UNARY,
+                    ),
+                    function=service.rotate_key,
                 ),
                 "/hansa.v1.Federation/Goodbye": EndpointSync.unary(
                     method=MethodInfo(
@@ -433,6 +490,29 @@ class FederationClientSync(ConnectClientSync):
                 service_name="hansa.v1.Federation",
                 input=ExchangeRequest,
                 output=ExchangeResponse,
+                idempotency_level=IdempotencyLevel.UNKNOWN,
+                stream_type=StreamType.UNARY,
+            ),
+            headers=headers,
+            timeout_ms=timeout_ms,
+        )
+    def rotate_key(
+        self,
+        request: RotateKeyRequest,
+        *,
+        headers: Headers | Mapping[str, str] | None = None, 
+        timeout_ms: int | None = None,
+    ) -> RotateKeyResponse:
+        """
+        Gives the client another key. The call is signed by the key that it has; repeating it changes nothing.
+        """
+        return self.execute_unary(
+            request=request,
+            method=MethodInfo(
+                name="RotateKey",
+                service_name="hansa.v1.Federation",
+                input=RotateKeyRequest,
+                output=RotateKeyResponse,
                 idempotency_level=IdempotencyLevel.UNKNOWN,
                 stream_type=StreamType.UNARY,
             ),

@@ -204,6 +204,18 @@ class ExchangeResponse(_message.Message):
     come_back_seconds: float
     def __init__(self, phase: _Optional[str] = ..., message: _Optional[bytes] = ..., come_back_seconds: _Optional[float] = ...) -> None: ...
 
+class RotateKeyRequest(_message.Message):
+    __slots__ = ("public_key", "key_proof")
+    PUBLIC_KEY_FIELD_NUMBER: _ClassVar[int]
+    KEY_PROOF_FIELD_NUMBER: _ClassVar[int]
+    public_key: bytes
+    key_proof: bytes
+    def __init__(self, public_key: _Optional[bytes] = ..., key_proof: _Optional[bytes] = ...) -> None: ...
+
+class RotateKeyResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class GoodbyeRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...

@@ -1,0 +1,229 @@
+"""A campaign of chaos: a federation whose processes are killed at named instants, one after another, and the audit.
+
+Four hospitals' agents and a server, or several on PostgreSQL: whoever comes to its kill point of
+:mod:`hansa.core.killpoints` is killed and started again, on a bad network if wanted, until every point had its turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+from hansa.algorithms.plan import Plan
+from hansa.cli.operator_client import Operator
+from hansa.core.errors import HansaError
+from hansa.core.settings import UPLOAD_PART
+from hansa.simulation.preparation import prepare
+from hansa.simulation.run import run as simulate
+from hansa.testing.audit import client_problems, problems, read_books, recomputed
+from hansa.testing.hospitals import Hospitals, as_simulated, hospitals, small_plan, submit
+from hansa.testing.network import Network
+from hansa.testing.victims import ENROLMENT, Tally, Victim
+
+WITH_STATE: Final = {
+    "trainer": {
+        "kind": "linear",
+        "epochs": 1,
+        "batch_size": 64,
+        "optimizer": {"kind": "sgd", "learning_rate": 0.05},
+        "hooks": [{"kind": "control-variate"}],
+    },
+    "transforms": [],
+    "server_optimizer": {
+        "kind": "momentum",
+        "learning_rate": 1.0,
+        "branches": {"control": {"kind": "sgd", "learning_rate": "included/population"}},
+    },
+}
+"""What makes the small plan keep rows on its clients and slots on its server."""
+FULL: Final = small_plan(name="all take part", rounds=3, **WITH_STATE)
+"""Full participation: whatever is killed, the model is the same."""
+SHORT: Final = small_plan(
+    name="some are late",
+    rounds=3,
+    cohort={"kind": "uniform", "size": 2},
+    devices={"preset": "hospitals"},  # for a simulation; nothing of it is deployed
+    schedule={"kind": "sync", "over_selection": 0.5, "report_goal": 2, "round_deadline": 2.5},
+    evaluation={"every": 3, "metrics": ["auc"], "baselines": []},
+)
+"""Over-selection, a goal and a deadline shorter than outages: who is late is made up for."""
+AWAY: Final = small_plan(
+    name="whoever is away is missed",
+    rounds=3,
+    cohort={"kind": "uniform", "size": 2},
+    devices={"preset": "hospitals"},  # as above
+    schedule={"kind": "sync", "report_goal": 2, "round_deadline": 2.5},
+    features={"label": "disease", "scaling": "none"},
+    evaluation={"federated": False},
+)
+"""Training only, and a goal that nobody on top makes up for: with outages, rounds are abandoned."""
+_RUN: Final = 60.0
+"""Seconds that a run may take to its end once nobody is killed any more."""
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """What is tortured, and how: points for each of the replicas and agents, one list after another."""
+
+    server: Sequence[str]
+    clients: Sequence[str]
+    plans: Sequence[Plan] = (FULL,)
+    database: str = ""
+    replicas: int = 1
+    seed: int = 0
+    passes: int = 3
+    """Passes of a point, at most, until it kills."""
+    outage: float = 0.0
+    """Seconds, at most, that an agent is away after it was killed. If any, agents are restless."""
+    seconds: float = math.inf
+    """After so many, nobody is killed any more."""
+    bad_network: bool = True
+
+    def replica_names(self) -> list[str]:
+        """Return the replicas' names."""
+        return ["server", *(f"server-{number}" for number in range(2, self.replicas + 1))]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came out of a campaign."""
+
+    tally: Tally
+    runs: int
+    abandoned: int
+    problems: tuple[str, ...]
+    seconds: float
+
+
+def torture(campaign: Campaign, folder: Path) -> Result:
+    """Run a campaign in an empty folder; return what came out."""
+    began, tally = time.monotonic(), Tally()
+    settings: dict[str, Any] = {"max_attempts": 1000, "lease_seconds": 2}
+    if campaign.database:
+        settings["database"] = campaign.database
+    with hospitals(folder, **settings) as federation, Network(federation.local.port, campaign.seed) as network:
+        submitted = _suffer(campaign, federation, network, tally)
+        states = [federation.local.state(name) for name in federation.sites]
+    url = campaign.database or f"sqlite+aiosqlite:///{folder / 'server' / 'hansa.sqlite'}"
+    books = asyncio.run(read_books(url))
+    found = [*tally.surprises, *(f"{run}: {problem}" for run in submitted for problem in problems(books[run]))]
+    found += [problem for state in states for problem in client_problems(state, books)]
+    found += list(_other_models(campaign, submitted, books, folder))
+    abandoned = sum(each.state == "abandoned" for run in submitted for each in books[run].rounds)
+    return Result(tally, len(submitted), abandoned, tuple(found), time.monotonic() - began)
+
+
+def _suffer(campaign: Campaign, federation: Hospitals, network: Network, tally: Tally) -> dict[str, Plan]:
+    """Start everything, kill what is to be killed while runs go on; return the runs, all at their end."""
+    local, names = federation.local, campaign.replica_names()
+    for name in names:
+        local.start_server(name)
+    federation.invite()
+    coins = random.Random(campaign.seed)  # noqa: S311 - repeats with the seed, protects nobody
+    url, part = local.url_at(network.port), {UPLOAD_PART.name: "6000"}
+
+    def died(name: str) -> None:
+        living = [other for other in names if other != name and local.is_running(other)]
+        network.lead_to(local.ports[coins.choice(living or [name])])
+
+    for name in names:  # the first start was to make the certificates; from now on the threads start and kill
+        local.kill(name)
+
+    def agent(name: str, more: dict[str, str]) -> None:
+        federation.start_agent(name, url, {**part, **more})
+
+    tortured = (local, tally, coins, campaign.passes)
+    threads, ends = [], time.monotonic() + campaign.seconds
+    for place, of in zip(names, _shared(campaign.server, len(names)), strict=True):
+        victim = Victim(place, partial(local.launch_server, place), *tortured, died=died, ends=ends)
+        threads.append(threading.Thread(target=victim.run, args=(of,), daemon=True))
+    for place, of in zip(federation.sites, _shared(campaign.clients, len(federation.sites)), strict=True):
+        away, start = campaign.outage, partial(agent, place)
+        victim = Victim(place, start, *tortured, outage=away, restless=away > 0, ends=ends)
+        threads.append(threading.Thread(target=victim.run, args=(of,), daemon=True))
+    stop = threading.Event()
+    if campaign.bad_network:
+        own = random.Random(campaign.seed)  # noqa: S311 - as above
+        weather = threading.Thread(target=network.weather, args=(stop, own), daemon=True)
+        weather.start()
+    for thread in threads:
+        thread.start()
+    return _work(campaign, federation, threads, stop)
+
+
+def _work(
+    campaign: Campaign, federation: Hospitals, threads: Sequence[threading.Thread], stop: threading.Event
+) -> dict[str, Plan]:
+    """Submit run after run while there is somebody to be killed; wait for the end of all."""
+    submitted: dict[str, Plan] = {}
+    number = 0
+    while any(thread.is_alive() for thread in threads) or number < len(campaign.plans):
+        plan = campaign.plans[number % len(campaign.plans)]
+        number += 1
+        submitted[_patiently(campaign, federation, partial(_submit, plan))] = plan
+        _wait(campaign, federation, submitted, lambda: not any(thread.is_alive() for thread in threads))
+    stop.set()
+    _wait(campaign, federation, submitted, lambda: False)
+    return submitted
+
+
+def _wait(campaign: Campaign, federation: Hospitals, runs: Iterable[str], enough: Callable[[], bool]) -> None:
+    """Wait until all runs are at their end, or it is enough."""
+    until = time.monotonic() + _RUN
+    for run in runs:
+        while not enough():
+            found = _patiently(campaign, federation, partial(_look, run))
+            if found["state"] != "running" or time.monotonic() > until:
+                break
+            time.sleep(0.05)
+
+
+def _submit(plan: Plan, calls: Operator) -> str:
+    return submit(calls, plan)
+
+
+def _look(run: str, calls: Operator) -> dict[str, Any]:
+    return calls.get(f"/runs/{run}")
+
+
+def _patiently(campaign: Campaign, federation: Hospitals, call: Callable[[Operator], Any]) -> Any:
+    """Call whichever replica answers, until one does."""
+    until = time.monotonic() + _RUN
+    while True:
+        for name in campaign.replica_names():
+            try:
+                with federation.calls(federation.local.url_at(federation.local.ports[name])) as calls:
+                    return call(calls)
+            except HansaError:
+                if time.monotonic() > until:
+                    raise
+        time.sleep(0.05)
+
+
+def _shared(wanted: Sequence[str], count: int) -> Iterator[list[str]]:
+    """Share points out among so many victims; each hears of enrolment first."""
+    ordered = sorted(wanted, key=lambda point: point not in ENROLMENT)
+    yield from (list(ordered[start::count]) for start in range(count))
+
+
+def _other_models(campaign: Campaign, submitted: dict[str, Plan], books: Any, folder: Path) -> Iterator[str]:
+    """Yield the runs that gave another model than the one that follows from their rounds, or from none being killed."""
+    for plan in campaign.plans:
+        prepared = prepare(plan)
+        runs = [run for run, of in submitted.items() if of is plan]
+        wanted = None
+        if runs and plan is FULL:
+            wanted = simulate(plan, out=folder / "undisturbed", executor="serial").summary["model_sha256"]
+        for run in runs:
+            found = books[run].run
+            content = (folder / "server" / "blobs" / "models" / found.model).read_bytes()
+            if as_simulated(prepared, content, found.round) != (wanted or recomputed(prepared, books[run])):
+                yield f"{run} ({plan.name}) gave another model"
