@@ -10,7 +10,7 @@ import pytest
 from tests.store.rows import enrolled, job_of, opened, report_of, round_of, run_of, seeded
 
 from hansa.core.errors import StoreConflictError
-from hansa.store.records import Assigned, Population, Release, RoundKey, SigningKey, Token
+from hansa.store.records import Assigned, Population, Release, RoundKey, SigningKey, SumRecord, Token
 from hansa.store.store import Store
 
 
@@ -480,3 +480,33 @@ def test_two_processes_take_turns(database):
             await store.close()
 
     asyncio.run(test())
+
+
+def test_records_of_a_sum_have_one_place_each(run_on):
+    async def test(store, seed):
+        round_ = round_of(seed.run)
+
+        async def add(content, *places):
+            async with store.transaction() as rows:
+                await rows.sums.add(round_.id, [SumRecord(place, content, 1.0) for place in places])
+
+        async with store.transaction() as rows:
+            await rows.rounds.add(round_, [])
+        await add(b"first", 0, 1)
+        found = await asyncio.gather(*[add(bytes([each]), 2, 3) for each in range(6)], return_exceptions=True)
+        assert [type(each) for each in found if each is not None] == [StoreConflictError] * 5
+        winner = bytes([found.index(None)])
+        async with store.reading() as rows:
+            assert [(each.place, each.content) for each in await rows.sums.after(round_.id)] == [
+                (0, b"first"),
+                (1, b"first"),
+                (2, winner),
+                (3, winner),
+            ]
+            assert [each.place for each in await rows.sums.after(round_.id, 3)] == [3]
+        async with store.transaction() as rows:
+            await rows.sums.remove(round_.id)
+        async with store.reading() as rows:
+            assert await rows.sums.after(round_.id) == []
+
+    run_on(test)

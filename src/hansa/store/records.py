@@ -192,6 +192,15 @@ class Report:
 
 
 @dataclass(frozen=True)
+class SumRecord:
+    """One record of a round's secure sum, sealed with the round's key. ``place`` counts from 0."""
+
+    place: int
+    content: bytes
+    at: float
+
+
+@dataclass(frozen=True)
 class Release:
     """A model that a closed round gave. Only what has such a row can be fetched."""
 

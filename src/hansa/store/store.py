@@ -21,6 +21,7 @@ from hansa.store.runs import Runs
 from hansa.store.schema import parse_url, prepare
 from hansa.store.signing_keys import SigningKeys
 from hansa.store.sqlite import SqliteDatabase
+from hansa.store.sums import Sums
 from hansa.store.tenants import Tenants, Tokens
 
 
@@ -37,6 +38,7 @@ class Rows:
         self.runs = Runs(connection)
         self.rounds = Rounds(connection)
         self.reports = Reports(connection)
+        self.sums = Sums(connection)
         self.releases = Releases(connection)
         self.events = Events(connection, pending)
         self.signing_keys = SigningKeys(connection)

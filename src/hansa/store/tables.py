@@ -272,6 +272,17 @@ reports = Table(
     ForeignKeyConstraint([*_ROUND, "client"], [f"assigned.{name}" for name in (*_ROUND, "client")]),
 )
 
+sum_records = Table(
+    "sum_records",
+    METADATA,
+    *_round_columns(),
+    _integer("place"),
+    Column("content", LargeBinary, nullable=False),
+    _time("at"),
+    PrimaryKeyConstraint(*_ROUND, "place"),
+    ForeignKeyConstraint(_ROUND, [f"rounds.{name}" for name in _ROUND]),
+)
+
 participation = Table(
     "participation",
     METADATA,

@@ -293,10 +293,27 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("run", "kind", "round", "attempt", "client", name=op.f("pk_reports")),
     )
+    op.create_table(
+        "sum_records",
+        sa.Column("run", _TEXT, nullable=False),
+        sa.Column("kind", _TEXT, nullable=False),
+        sa.Column("round", sa.BigInteger(), nullable=False),
+        sa.Column("attempt", sa.BigInteger(), nullable=False),
+        sa.Column("place", sa.BigInteger(), nullable=False),
+        sa.Column("content", sa.LargeBinary(), nullable=False),
+        sa.Column("at", sa.Float(precision=53), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["run", "kind", "round", "attempt"],
+            ["rounds.run", "rounds.kind", "rounds.round", "rounds.attempt"],
+            name=op.f("fk_sum_records_run_rounds"),
+        ),
+        sa.PrimaryKeyConstraint("run", "kind", "round", "attempt", "place", name=op.f("pk_sum_records")),
+    )
 
 
 def downgrade() -> None:
     """Drop the tables."""
+    op.drop_table("sum_records")
     op.drop_table("reports")
     op.drop_table("assigned")
     op.drop_index(
