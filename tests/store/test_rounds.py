@@ -484,7 +484,7 @@ def test_two_processes_take_turns(database):
 
 def test_records_of_a_sum_have_one_place_each(run_on):
     async def test(store, seed):
-        round_ = round_of(seed.run)
+        round_ = round_of(RoundKey(seed.run.id, "training", 1, 1))
 
         async def add(content, *places):
             async with store.transaction() as rows:

@@ -51,7 +51,7 @@ class AssignmentId(_message.Message):
     def __init__(self, run: _Optional[str] = ..., kind: _Optional[_Union[Kind, str]] = ..., round: _Optional[int] = ..., attempt: _Optional[int] = ...) -> None: ...
 
 class Assignment(_message.Message):
-    __slots__ = ("id", "job_sha256", "plan_sha256", "model_sha256", "model_size", "client", "number", "cohort_size", "population", "deadline_ms")
+    __slots__ = ("id", "job_sha256", "plan_sha256", "model_sha256", "model_size", "client", "number", "cohort_size", "population", "deadline_ms", "secure_sum")
     ID_FIELD_NUMBER: _ClassVar[int]
     JOB_SHA256_FIELD_NUMBER: _ClassVar[int]
     PLAN_SHA256_FIELD_NUMBER: _ClassVar[int]
@@ -62,6 +62,7 @@ class Assignment(_message.Message):
     COHORT_SIZE_FIELD_NUMBER: _ClassVar[int]
     POPULATION_FIELD_NUMBER: _ClassVar[int]
     DEADLINE_MS_FIELD_NUMBER: _ClassVar[int]
+    SECURE_SUM_FIELD_NUMBER: _ClassVar[int]
     id: AssignmentId
     job_sha256: str
     plan_sha256: str
@@ -72,7 +73,8 @@ class Assignment(_message.Message):
     cohort_size: int
     population: int
     deadline_ms: int
-    def __init__(self, id: _Optional[_Union[AssignmentId, _Mapping]] = ..., job_sha256: _Optional[str] = ..., plan_sha256: _Optional[str] = ..., model_sha256: _Optional[str] = ..., model_size: _Optional[int] = ..., client: _Optional[str] = ..., number: _Optional[int] = ..., cohort_size: _Optional[int] = ..., population: _Optional[int] = ..., deadline_ms: _Optional[int] = ...) -> None: ...
+    secure_sum: bytes
+    def __init__(self, id: _Optional[_Union[AssignmentId, _Mapping]] = ..., job_sha256: _Optional[str] = ..., plan_sha256: _Optional[str] = ..., model_sha256: _Optional[str] = ..., model_size: _Optional[int] = ..., client: _Optional[str] = ..., number: _Optional[int] = ..., cohort_size: _Optional[int] = ..., population: _Optional[int] = ..., deadline_ms: _Optional[int] = ..., secure_sum: _Optional[bytes] = ...) -> None: ...
 
 class SignedAssignment(_message.Message):
     __slots__ = ("assignment", "signature", "key_id")
@@ -185,24 +187,24 @@ class ReportResponse(_message.Message):
     def __init__(self, verdict: _Optional[_Union[Verdict, str]] = ..., sha256: _Optional[str] = ..., offset: _Optional[int] = ...) -> None: ...
 
 class ExchangeRequest(_message.Message):
-    __slots__ = ("id", "phase", "message")
+    __slots__ = ("id", "message", "seen", "wait_seconds")
     ID_FIELD_NUMBER: _ClassVar[int]
-    PHASE_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    SEEN_FIELD_NUMBER: _ClassVar[int]
+    WAIT_SECONDS_FIELD_NUMBER: _ClassVar[int]
     id: AssignmentId
-    phase: str
     message: bytes
-    def __init__(self, id: _Optional[_Union[AssignmentId, _Mapping]] = ..., phase: _Optional[str] = ..., message: _Optional[bytes] = ...) -> None: ...
+    seen: int
+    wait_seconds: float
+    def __init__(self, id: _Optional[_Union[AssignmentId, _Mapping]] = ..., message: _Optional[bytes] = ..., seen: _Optional[int] = ..., wait_seconds: _Optional[float] = ...) -> None: ...
 
 class ExchangeResponse(_message.Message):
-    __slots__ = ("phase", "message", "come_back_seconds")
-    PHASE_FIELD_NUMBER: _ClassVar[int]
+    __slots__ = ("message", "come_back_seconds")
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     COME_BACK_SECONDS_FIELD_NUMBER: _ClassVar[int]
-    phase: str
     message: bytes
     come_back_seconds: float
-    def __init__(self, phase: _Optional[str] = ..., message: _Optional[bytes] = ..., come_back_seconds: _Optional[float] = ...) -> None: ...
+    def __init__(self, message: _Optional[bytes] = ..., come_back_seconds: _Optional[float] = ...) -> None: ...
 
 class RotateKeyRequest(_message.Message):
     __slots__ = ("public_key", "key_proof")
