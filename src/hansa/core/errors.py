@@ -91,6 +91,15 @@ CATALOGUE: Final[dict[str, Entry]] = {
         4, "a secure sum lies outside what its clients can give; nothing of it is used", 500, "internal"
     ),
     "HANSA-SUM-MACHINES": Entry(3, "the machines of a secure sum are not part of this version", 500, "unimplemented"),
+    "HANSA-SECAGG-TASK": Entry(2, "a secure sum has parameters that do not protect, or cannot be met"),
+    "HANSA-SECAGG-MESSAGE": Entry(1, "bytes are no message of a secure sum"),
+    "HANSA-SECAGG-UNEXPECTED": Entry(
+        1, "a message of a secure sum is for another task, role, client or phase", 409, "failed_precondition"
+    ),
+    "HANSA-SECAGG-ANSWERED": Entry(1, "a phase of a secure sum was answered before, differently", 409, "already_exists"),
+    "HANSA-SECAGG-REFUSED": Entry(
+        3, "a check of a secure sum's keys, signatures, sets or floors does not hold", 403, "permission_denied"
+    ),
     "HANSA-RUN-STATE": Entry(1, "the run is not in a state in which this can be done", 409, "failed_precondition"),
     "HANSA-STATE": Entry(
         1, "a client, model or token is not in a state in which this can be done", 409, "failed_precondition"

@@ -1,0 +1,83 @@
+"""What a client demands of every task, whatever the server says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from hansa.secagg.keys import signed
+from hansa.secagg.messages import Announcement
+from hansa.secagg.refusals import untrusted
+from hansa.secagg.roster import Registrar, proven, registration
+from hansa.secagg.task import SMALLEST, Task, read_task
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClientPolicy:
+    """A client's keys and floors. What a task offers below them is refused before anything is sent."""
+
+    server_key: bytes
+    """The server's Ed25519 key, pinned at enrolment."""
+    registrar: Registrar = "pinned"
+    authority_key: bytes = b""
+    """With ``registrar = "authority"``: the Ed25519 key that signs rosters, which the server does not hold."""
+    pinned: frozenset[bytes] = frozenset()
+    """With ``registrar = "pinned"``: the identity keys of all that may take part, this client's own among them."""
+    server: Literal["malicious", "curious"] = "malicious"
+    """``malicious`` demands that the server can fool nobody: a complete graph, a threshold above two thirds."""
+    minimum_cohort: int = SMALLEST
+    minimum_survivors: int = SMALLEST
+    minimum_threshold: int = 2
+    """Fewest holders that must work together to learn a secret, whatever the server."""
+    decryptors: Mapping[str, bytes] = field(default_factory=dict)
+    """Operators of decryptors that this client trusts to be independent -> their Ed25519 keys."""
+    minimum_operators: int = 2
+
+    def accepted(self, message: Announcement, identity: bytes) -> Task:
+        """Return the task that is announced. Raises RefusedError unless keys, signatures and floors hold."""
+        task = read_task(message.descriptor)
+        if task.hash != message.task:
+            raise untrusted("The task is not the one that its message names.")
+        if not signed(self.server_key, message.signature, "task", task.hash):
+            raise untrusted("The task is not signed by the server's key that was pinned.")
+        self._check_roster(task, message, identity)
+        self._check_floors(task)
+        if task.decryptors:
+            self._check_decryptors(task, message.decryptors)
+        return task
+
+    def _check_roster(self, task: Task, message: Announcement, identity: bytes) -> None:
+        if task.registrar != self.registrar:
+            raise untrusted(f"The roster's registrar is {task.registrar!r}; the policy demands {self.registrar!r}.")
+        key = self.authority_key if self.registrar == "authority" else self.server_key
+        if not signed(key, message.registration, "roster", registration(task.roster_root, task.roster_size)):
+            raise untrusted("The roster is not signed by its registrar.")
+        self.check_member(task, message.client, identity, message.proof)
+
+    def check_member(self, task: Task, client: int, identity: bytes, proof: tuple[bytes, ...]) -> None:
+        """Raise RefusedError unless a key has that place in the roster, and is pinned where keys are."""
+        if not proven(task.roster_root, task.roster_size, client, identity, proof):
+            raise untrusted("An identity is not in the roster at its place.")
+        if self.registrar == "pinned" and identity not in self.pinned:
+            raise untrusted("An identity is not among those that the policy pins.")
+
+    def _check_floors(self, task: Task) -> None:
+        if task.minimum_cohort < self.minimum_cohort or task.minimum_survivors < self.minimum_survivors:
+            raise untrusted(
+                f"The task is for {task.minimum_cohort} clients and {task.minimum_survivors} survivors or more; the"
+                f" policy demands {self.minimum_cohort} and {self.minimum_survivors}."
+            )
+        if task.protocol == "secagg-plus" and self.server == "malicious":
+            raise untrusted("secagg-plus protects against a curious server only; the policy assumes a malicious one.")
+
+    def _check_decryptors(self, task: Task, signatures: tuple[bytes, ...]) -> None:
+        if len(task.decryptors) < max(2, self.minimum_operators):
+            raise untrusted("There are fewer decryptors than the policy demands.")
+        if len(signatures) != len(task.decryptors):
+            raise untrusted("Not every decryptor has signed the task.")
+        for each, signature in zip(task.decryptors, signatures, strict=True):
+            if self.decryptors.get(each.operator) != each.identity:
+                raise untrusted("A decryptor is not among those that the policy names.")
+            if not signed(each.identity, signature, "task", task.hash):
+                raise untrusted("A decryptor has not signed the task.")

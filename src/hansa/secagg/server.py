@@ -1,0 +1,368 @@
+"""The server of ``secagg-full`` and ``secagg-plus``: it carries messages between clients and learns one sum.
+
+Phases: ADVERTISE, SHARE, MASK, CONSIST, UNMASK, DONE; ABORTED from any. The set of a phase is frozen when the phase
+closes, in a record that is durable before anybody is told.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from enum import IntEnum
+from functools import cached_property
+from typing import Final
+
+from hansa.core.errors import RefusedError
+from hansa.core.ring import RingVector
+from hansa.secagg import keys
+from hansa.secagg.composing import announcements, deliveries, keys_of, quorums, survivors_of
+from hansa.secagg.convention import Blame, Convention
+from hansa.secagg.encoding import Buffer, Reader, from_bitmap, prefixed, to_bitmap, u32
+from hansa.secagg.graph import Graph, sets_digest
+from hansa.secagg.masks import add
+from hansa.secagg.messages import (
+    MAGIC,
+    Abort,
+    Advert,
+    Complaint,
+    Consistent,
+    Masked,
+    Shares,
+    Unmask,
+    header_of,
+)
+from hansa.secagg.refusals import answered, malformed, unexpected, untrusted
+from hansa.secagg.step import Outgoing, Step
+from hansa.secagg.unmasking import Revealed, checked_shares, unmask
+
+_RECORD: Final = b"HSS1"
+_STARTED: Final = 0
+_CLOSED: Final = 1
+
+
+class Phase(IntEnum):
+    """What the server waits for."""
+
+    ADVERTISE = 0
+    SHARE = 1
+    MASK = 2
+    CONSIST = 3
+    UNMASK = 4
+    DONE = 5
+    ABORTED = 6
+
+
+class MaskingServer:
+    """The server of one task. Made by :meth:`start` and :meth:`restore`."""
+
+    def __init__(self, convention: Convention, threads: int) -> None:
+        if convention.task.protocol == "oneshot-seeds":
+            raise unexpected("The task is of another protocol.")
+        self.task, self._convention, self._threads = convention.task, convention, threads
+        self.phase = Phase.ADVERTISE
+        self.blamed: list[Blame] = []
+        self.complaints: list[tuple[int, int]] = []
+        """Who accused whom: proof that one of both lied, not which."""
+        self.abort_reason = ""
+        self._told: tuple[int, ...] = ()
+        self.result: RingVector | None = None
+        self._sets: dict[Phase, tuple[int, ...]] = {}
+        self._answers: dict[int, bytes] = {}
+        """Client -> hash of its answer in this phase."""
+        self._adverts: dict[int, Advert] = {}
+        self._keys: set[bytes] = set()
+        self._shares: dict[int, Shares] = {}
+        self._total = convention.task.ring.zeros()
+        self._complained: set[int] = set()
+        self._signatures: dict[int, bytes] = {}
+        self._revealed: dict[int, Revealed] = {}
+
+    @classmethod
+    def start(cls, convention: Convention, *, threads: int = 1) -> tuple[MaskingServer, Step]:
+        """Return a server that waits for adverts, and the announcements."""
+        server = cls(convention, threads)
+        record = _RECORD + bytes((_STARTED, 0, 1)) + prefixed(server.task.content, b"")
+        return server, Step(persist=(record,), send=server._sends())
+
+    @classmethod
+    def restore(
+        cls, convention: Convention, records: Sequence[Buffer], *, threads: int = 1
+    ) -> tuple[MaskingServer, Step]:
+        """Return the server of its records, and the messages of its phase again.
+
+        The messages are the same bytes; they may be sent to all, as clients repeat their answers.
+        """
+        server = cls(convention, threads)
+        try:
+            for record in records:
+                server._replay(record)
+        except RefusedError:
+            return server, server._end(Phase.ABORTED, "records are missing or damaged", ())
+        if server.phase < Phase.DONE and not server.waits_for:
+            return server, server._close(())
+        return server, Step(send=server._sends())
+
+    @property
+    def survivors(self) -> tuple[int, ...]:
+        """Return whose vectors the sum holds, once that is frozen."""
+        return self._sets.get(Phase.MASK, ())
+
+    @property
+    def waits_for(self) -> tuple[int, ...]:
+        """Return who has not answered in this phase."""
+        if self.phase >= Phase.DONE:
+            return ()
+        return tuple(each for each in self._asked() if each not in self._answers)
+
+    def on_message(self, message: Buffer) -> Step:
+        """Take a client's message. Raises RefusedError, with nothing changed, where it is not acceptable.
+
+        An answer that is known already changes nothing; a different one is refused.
+        """
+        header = header_of(message)
+        if header.task != self.task.hash:
+            raise unexpected("A message came that belongs to another task.")
+        if self.phase >= Phase.DONE:
+            raise unexpected("The task is over.")
+        if header.client not in self._asked():
+            raise unexpected("A message came from a client that is not asked in this phase.")
+        answer = hashlib.sha256(message).digest()
+        known = self._answers.get(header.client)
+        if known is not None:
+            if known != answer:
+                raise answered("A client has answered a phase in two ways.")
+            return Step()
+        self._take(message, trusted=False)
+        return Step(persist=(message,)) if self.waits_for else self._close((message,))
+
+    def on_deadline(self) -> Step:
+        """Close the phase with those who have answered, or give the task up."""
+        if self.phase >= Phase.DONE:
+            return Step()
+        return self._close(())
+
+    def _asked(self) -> Sequence[int]:
+        """Return who is asked in this phase: those who answered the one before."""
+        if self.phase is Phase.ADVERTISE:
+            return range(self.task.roster_size)
+        return self._sets[Phase(self.phase - 1)]
+
+    def _take(self, message: Buffer, *, trusted: bool) -> None:
+        """Take an answer into the state; one that a record holds was checked before."""
+        kind, client = header_of(message).kind, header_of(message).client
+        takers: dict[int, tuple[Phase, Callable[[Buffer, bool], None]]] = {
+            Advert.kind: (Phase.ADVERTISE, self._take_advert),
+            Shares.kind: (Phase.SHARE, self._take_shares),
+            Masked.kind: (Phase.MASK, self._take_masked),
+            Complaint.kind: (Phase.MASK, self._take_complaint),
+            Consistent.kind: (Phase.CONSIST, self._take_consistent),
+            Unmask.kind: (Phase.UNMASK, self._take_unmask),
+        }
+        phase, taker = takers.get(kind, (None, None))
+        if taker is None or phase is not self.phase:
+            raise unexpected("A message came that is of no use in this phase.")
+        taker(message, trusted)
+        self._answers[client] = hashlib.sha256(message).digest()
+
+    def _check_signature(self, client: int, signature: bytes, purpose: keys.Purpose, *signed: Buffer) -> None:
+        if not keys.signed(self._convention.roster.identities[client], signature, purpose, *signed):
+            raise untrusted("A message is not signed by its sender's identity.")
+
+    def _take_advert(self, content: Buffer, trusted: bool) -> None:  # noqa: FBT001 - one of a table of takers
+        message = Advert.decode(content, self.task.hash)
+        if not trusted:
+            self._check_signature(message.client, message.signature, "adv", *message.signed_fields())
+            new = {message.sealing, message.masking}
+            if len(new) < 2 or new & self._keys:
+                raise untrusted("A key of a round is there twice.")
+            if not all(map(keys.usable, new)):
+                raise untrusted("A key of a round is of small order.")
+        self._keys |= {message.sealing, message.masking}
+        self._adverts[message.client] = message
+
+    def _take_shares(self, content: Buffer, trusted: bool) -> None:  # noqa: FBT001 - one of a table of takers
+        message = Shares.decode(content, self.task.hash)
+        if not trusted:
+            if tuple(each.client for each in message.entries) != self.graph.neighbours(message.client):
+                raise untrusted("Shares are not for the sender's neighbours.")
+            self._check_signature(message.client, message.signature, "shares", *message.signed_fields())
+        self._shares[message.client] = message
+
+    def _take_masked(self, content: Buffer, trusted: bool) -> None:  # noqa: FBT001 - one of a table of takers
+        message = Masked.decode(content, self.task.hash)
+        if not trusted:
+            fields = self.task.hash, u32(message.client), hashlib.sha256(message.vector).digest()
+            self._check_signature(message.client, message.signature, "masked", *fields)
+        add(self._total, self.task.ring.unpack(message.vector))
+
+    def _take_complaint(self, content: Buffer, trusted: bool) -> None:  # noqa: FBT001 - one of a table of takers
+        message = Complaint.decode(content, self.task.hash)
+        if not trusted:
+            if not set(message.accused) <= set(self.graph.neighbours(message.client)):
+                raise untrusted("A complaint is about others than neighbours.")
+            self._check_signature(message.client, message.signature, "complaint", *message.signed_fields())
+        self.complaints += [(message.client, each) for each in message.accused]
+        self._complained.add(message.client)
+
+    def _take_consistent(self, content: Buffer, trusted: bool) -> None:  # noqa: FBT001 - one of a table of takers
+        message = Consistent.decode(content, self.task.hash)
+        if not trusted:
+            self._check_signature(message.client, message.signature, "surv", self._digest)
+        self._signatures[message.client] = message.signature
+
+    def _take_unmask(self, content: Buffer, trusted: bool) -> None:  # noqa: FBT001 - one of a table of takers
+        message = Unmask.decode(content, self.task.hash)
+        if not trusted:
+            dealers = self.graph.holders_within(message.client, self._sets[Phase.SHARE])
+            if [dealer for dealer, _ in message.shares] != dealers:
+                raise untrusted("Shares are not those of the sender's dealers.")
+            self._check_signature(message.client, message.signature, "unmask", *message.signed_fields())
+        good = checked_shares(message, self._shares, set(self.survivors))
+        if len(good) < len(message.shares):
+            self.blamed.append(Blame(message.client, "a share does not fit the hash that its dealer signed"))
+        self._revealed[message.client] = good
+
+    @cached_property
+    def graph(self) -> Graph:
+        """Return who shares keys with whom, once it is known who advertised."""
+        return Graph(self.task, self._sets[Phase.ADVERTISE])
+
+    @cached_property
+    def _digest(self) -> bytes:
+        return sets_digest(self.task, *(self._sets[each] for each in (Phase.ADVERTISE, Phase.SHARE, Phase.MASK)))
+
+    def _sends(self) -> tuple[Outgoing, ...]:
+        """Return the phase's messages to those who have not answered."""
+        match self.phase:
+            case Phase.ADVERTISE:
+                messages = announcements(self._convention, self.waits_for)
+            case Phase.SHARE:
+                messages = keys_of(self._convention, self.graph, self._adverts, self.waits_for)
+            case Phase.MASK:
+                messages = deliveries(self.graph, self._sets[Phase.SHARE], self._shares, self.waits_for)
+            case Phase.CONSIST:
+                messages = survivors_of(self._convention, self.survivors, self._digest, self.waits_for)
+            case Phase.UNMASK:
+                messages = quorums(self.graph, self._signatures, self.waits_for)
+            case Phase.ABORTED:
+                messages = (Abort(each, self.task.hash) for each in self._told)
+            case _:
+                messages = iter(())
+        return tuple(Outgoing(each.client, each.encode()) for each in messages)
+
+    def _close(self, persist: tuple[Buffer, ...]) -> Step:
+        """Freeze the phase's set and begin the next phase, or give up."""
+        members = tuple(sorted(set(self._answers) - self._complained))
+        if self.phase is Phase.UNMASK:
+            return self._finish(persist)
+        self._sets[self.phase] = members
+        if lacking := self._lacking(members):
+            del self._sets[self.phase]
+            return self._end(Phase.ABORTED, lacking, persist)
+        payload = self.task.ring.pack(self._total) if self.phase is Phase.MASK else b""
+        record = self._record(members, payload)
+        self._begin(Phase(self.phase + 1))
+        return Step(persist=(*persist, record), send=self._sends())
+
+    def _record(self, members: Iterable[int], payload: bytes, *, good: bool = True) -> bytes:
+        content = prefixed(to_bitmap(members, self.task.roster_size), payload)
+        return _RECORD + bytes((_CLOSED, self.phase, good)) + content
+
+    def _begin(self, phase: Phase) -> None:
+        self.phase, self._answers, self._complained = phase, {}, set()
+
+    def _lacking(self, members: Sequence[int]) -> str:
+        """Say what a phase lacks to go on with so many; nothing where it can."""
+        fewest = self.task.minimum_survivors
+        if self.phase is Phase.ADVERTISE:
+            fewest = self.task.minimum_cohort
+        elif self.phase is Phase.CONSIST:
+            fewest = self.graph.threshold
+        if len(members) < fewest:
+            return f"{len(members)} clients have answered in phase {self.phase.name}, fewer than {fewest}"
+        if self.phase is Phase.ADVERTISE and self.graph.threshold > self.graph.holders:
+            return f"{self.graph.threshold} shares are needed, and {self.graph.holders} clients hold some"
+        if self.phase in {Phase.MASK, Phase.CONSIST} and not self._recoverable(members):
+            return f"after phase {self.phase.name} too few hold shares of some secret"
+        return ""
+
+    def _recoverable(self, present: Sequence[int]) -> bool:
+        alive = set(self.survivors)
+        for dealer in self._sets[Phase.SHARE]:
+            masked = dealer in alive or any(each in alive for each in self.graph.neighbours(dealer))
+            if masked and len(self.graph.holders_within(dealer, present)) < self.graph.threshold:
+                return False
+        return True
+
+    def _finish(self, persist: tuple[Buffer, ...]) -> Step:
+        """Unmask the sum with the shares that came."""
+        unmasked = unmask(
+            self.graph, self._sets[Phase.SHARE], self.survivors,
+            adverts=self._adverts, revealed=self._revealed, total=self._total, threads=self._threads,
+        )  # fmt: skip
+        self.blamed += [Blame(each, "shares give no secret that fits its commitment") for each in unmasked.dealers]
+        if unmasked.lacking:
+            return self._end(Phase.ABORTED, unmasked.lacking, persist)
+        self.result = self.task.ring.reduce(self._total)
+        return self._end(Phase.DONE, "", persist)
+
+    def _end(self, phase: Phase, reason: str, persist: tuple[Buffer, ...]) -> Step:
+        """Stop, with the sum or without, and drop everything else."""
+        payload = self.task.ring.pack(self.result) if self.result is not None else reason.encode()
+        record = self._record(self.survivors, payload, good=phase is Phase.DONE)
+        told = tuple(self._asked()) if phase is Phase.ABORTED else ()
+        self._stop(phase, reason)
+        self._told = told
+        return Step(persist=(*persist, record), send=self._sends())
+
+    def _stop(self, phase: Phase, reason: str) -> None:
+        self._begin(phase)
+        self.abort_reason = reason
+        self._adverts, self._shares, self._signatures, self._revealed, self._total = {}, {}, {}, {}, ()
+
+    def _replay(self, record: Buffer) -> None:
+        if record[:4] == MAGIC:
+            self._take(record, trusted=True)
+            return
+        reader = Reader(record)
+        if reader.fixed(4) != _RECORD:
+            raise malformed("A record is not one of this version.")
+        tag, phase, good = reader.fixed(3)
+        first, payload = reader.blob(), reader.blob()
+        reader.end()
+        if tag == _STARTED:
+            if first != self.task.content:
+                raise malformed("The records are of another task.")
+            return
+        self._replay_closing(Phase(phase), from_bitmap(first, self.task.roster_size), payload, good=bool(good))
+
+    def _replay_closing(self, phase: Phase, members: tuple[int, ...], payload: bytes, *, good: bool) -> None:
+        if not good:
+            self.phase = phase
+            told = tuple(self._asked()) if phase == Phase.ADVERTISE or Phase(phase - 1) in self._sets else ()
+            self._stop(Phase.ABORTED, payload.decode())
+            self._told = told
+        elif phase is Phase.UNMASK:
+            self._sets[Phase.MASK] = members
+            self.result = self.task.ring.unpack(payload)
+            self._stop(Phase.DONE, "")
+        elif phase is not self.phase:
+            raise malformed("A record of a phase is missing.")
+        else:
+            self._sets[phase] = members
+            if phase is Phase.MASK:
+                self._total = tuple(array.copy() for array in self.task.ring.unpack(payload))
+            self._begin(Phase(phase + 1))
+
+
+def compact(records: Sequence[Buffer]) -> list[Buffer]:
+    """Return the records that a server still needs: no masked vectors once their total is frozen, at the end no shares.
+
+    A carrier may drop the others when the last of these is durable.
+    """
+    closed = [place for place, record in enumerate(records) if record[:4] == _RECORD]
+    _, phase, good = records[closed[-1]][4:7]
+    if records[closed[-1]][4] == _CLOSED and (not good or phase == Phase.UNMASK):
+        return [records[0], records[closed[-1]]]
+    folded = any(tuple(records[place][4:6]) == (_CLOSED, Phase.MASK) for place in closed)
+    return [each for each in records if not (folded and each[:4] == MAGIC and header_of(each).kind == Masked.kind)]

@@ -1,0 +1,213 @@
+"""A secure sum within one process: an in-memory carrier that loses, changes and repeats messages and kills machines.
+
+    federation = Federation(protocol="secagg-full", clients=10, ring=ring)
+    result = federation.run(drop={(3, "mask")})
+
+Every machine's records go through its own log, as they would through a disk: :meth:`Federation.kill_client` and
+:meth:`Federation.kill_server` throw a machine away and make it anew from what was durable.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from hansa.core.errors import RefusedError
+from hansa.core.ring import Ring, RingVector, Segment
+from hansa.secagg.client import MaskingClient
+from hansa.secagg.contribution import Contribution
+from hansa.secagg.convention import Convention, register
+from hansa.secagg.encoding import Buffer
+from hansa.secagg.masks import add, stream
+from hansa.secagg.messages import Announcement, Deliveries, Keys, Quorum, Survivors, header_of
+from hansa.secagg.policy import ClientPolicy
+from hansa.secagg.roster import Roster
+from hansa.secagg.server import MaskingServer
+from hansa.secagg.step import Step
+from hansa.secagg.task import Task
+
+SMALL_RING: Final = Ring((Segment("params", 50, 20), Segment("weight", 1, 40)))
+
+PHASE_OF: Final = {
+    Announcement.kind: "advertise",
+    Keys.kind: "share",
+    Deliveries.kind: "mask",
+    Survivors.kind: "consist",
+    Quorum.kind: "unmask",
+}
+"""Kind of a message to a client -> the phase that it asks for."""
+
+Tamper = Callable[[int, str, bytes], bytes | None]
+"""(client, phase, answer) -> what arrives at the server; None: nothing."""
+
+
+def coins(seed: str) -> Callable[[int], bytes]:
+    """Return a source of known bytes, one for each machine of a test; it protects nobody."""
+    drawn = [0]
+
+    def random(size: int) -> bytes:
+        drawn[0] += 1
+        return stream(hashlib.sha256(f"{seed}/{drawn[0]}".encode()).digest(), size)
+
+    return random
+
+
+def random_vector(ring: Ring, seed: str) -> RingVector:
+    """Return a vector of known, evenly spread entries."""
+    content = stream(hashlib.sha256(seed.encode()).digest(), sum(8 * each.length for each in ring.segments))
+    words, start, vector = np.frombuffer(content, "<u8"), 0, []
+    for segment in ring.segments:
+        part = words[start : start + segment.length] & np.uint64(segment.mask)
+        vector.append(part.astype(segment.dtype))
+        start += segment.length
+    return tuple(vector)
+
+
+def plain_sum(ring: Ring, vectors: Sequence[RingVector]) -> RingVector:
+    """Return the sum of vectors in the ring."""
+    total = ring.zeros()
+    for vector in vectors:
+        add(total, vector)
+    return ring.reduce(total)
+
+
+@dataclass
+class Federation:
+    """Clients and a server with known keys and vectors, and the logs of their machines."""
+
+    clients: int
+    ring: Ring = SMALL_RING
+    protocol: Any = "secagg-full"
+    seed: str = "federation"
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Fields of the task that differ from the usual ones."""
+    demands: dict[str, Any] = field(default_factory=dict)
+    """Fields of every client's policy that differ."""
+    vectors: dict[int, RingVector] = field(default_factory=dict)
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        self.server_key = self.key("server")
+        self.identities = [self.key(f"client {each}") for each in range(self.clients)]
+        self.roster = Roster(tuple(public(each) for each in self.identities))
+        usual: dict[str, Any] = {
+            "protocol": self.protocol, "run": "run-1", "round": 3, "attempt": 1, "plan_sha256": b"p" * 32,
+            "model_sha256": b"m" * 32, "roster_root": self.roster.root, "roster_size": self.clients,
+            "registrar": "pinned", "ring": self.ring, "minimum_cohort": 3, "minimum_survivors": 3,
+        }  # fmt: skip
+        self.task = Task(**(usual | self.settings))
+        self.convention = Convention(
+            task=self.task,
+            roster=self.roster,
+            signer=self.server_key,
+            registration=register(self.server_key, self.roster),
+        )
+        demands: dict[str, Any] = {"server_key": public(self.server_key), "pinned": frozenset(self.roster.identities)}
+        if self.protocol == "secagg-plus":
+            demands["server"] = "curious"
+        self.policy = ClientPolicy(**(demands | self.demands))
+        for each in range(self.clients):
+            self.vectors.setdefault(each, random_vector(self.ring, f"{self.seed} vector {each}"))
+        self.machines: dict[int, MaskingClient] = {}
+        self.client_logs: dict[int, list[bytes]] = {}
+        self.server_log: list[bytes] = []
+        self.server: MaskingServer
+        self.refused: list[tuple[str, str]] = []
+        """(who, error code) of every message that was refused."""
+
+    def key(self, name: str) -> Ed25519PrivateKey:
+        """Return a known identity key."""
+        return Ed25519PrivateKey.from_private_bytes(hashlib.sha256(f"{self.seed} {name}".encode()).digest())
+
+    def given(self, client: int) -> Contribution:
+        """Return what a client gives."""
+        return Contribution(self.task.plan_sha256, self.task.model_sha256, self.vectors[client])
+
+    def start(self) -> Step:
+        """Start the server."""
+        self.server, step = MaskingServer.start(self.convention, threads=self.threads)
+        return self.logged(step)
+
+    def logged(self, step: Step) -> Step:
+        """Make the server's records durable."""
+        self.server_log += [bytes(each) for each in step.persist]
+        return step
+
+    def start_client(self, client: int, announcement: Buffer) -> Step:
+        """Start a client."""
+        self.machines[client], step = MaskingClient.start(
+            bytes(announcement), signer=self.identities[client], identity=self.roster.identities[client],
+            policy=self.policy, given=self.given(client), random=coins(f"{self.seed} coins {client}"),
+        )  # fmt: skip
+        return step
+
+    def kill_client(self, client: int) -> Step:
+        """Make a client anew from its log."""
+        self.machines[client], step = MaskingClient.restore(
+            self.client_logs[client], signer=self.identities[client], identity=self.roster.identities[client],
+            policy=self.policy, given=self.given(client),
+        )  # fmt: skip
+        return step
+
+    def kill_server(self) -> Step:
+        """Make the server anew from its log."""
+        self.server, step = MaskingServer.restore(self.convention, self.server_log, threads=self.threads)
+        return self.logged(step)
+
+    def ask(self, client: int, message: Buffer) -> bytes | None:
+        """Return what a client answers to a message of the server; None where it refuses or has nothing to say."""
+        try:
+            if header_of(message).kind == Announcement.kind:
+                step = self.start_client(client, message)
+            else:
+                step = self.machines[client].on_message(message)
+        except RefusedError as error:
+            self.refused.append(("client", error.code))
+            return None
+        self.client_logs.setdefault(client, []).extend(bytes(each) for each in step.persist)
+        return step.send[0].message if step.send else None
+
+    def run(
+        self, *, drop: Collection[tuple[int, str]] = (), tamper: Tamper | None = None, step: Step | None = None
+    ) -> RingVector | None:
+        """Carry messages until the server is done or gives up; ``drop``: (client, phase) from which one is gone."""
+        waiting = list((step or self.start()).send)
+        gone: set[int] = set()
+        while waiting:
+            arrived: list[Step] = []
+            for to, message in waiting:
+                phase = PHASE_OF.get(header_of(message).kind, "abort")
+                gone |= {client for client, when in drop if (client, when) == (to, phase)}
+                if to in gone or (phase != "advertise" and to not in self.machines):
+                    continue
+                answer = self.ask(to, message)
+                if answer is not None and tamper is not None:
+                    answer = tamper(to, phase, answer)
+                if answer is not None:
+                    arrived.append(self.deliver(answer))
+            waiting = [each for one in arrived for each in one.send]
+            if not waiting:
+                waiting = list(self.logged(self.server.on_deadline()).send)
+        return self.server.result
+
+    def deliver(self, message: bytes) -> Step:
+        """Give a client's message to the server."""
+        try:
+            return self.logged(self.server.on_message(message))
+        except RefusedError as error:
+            self.refused.append(("server", error.code))
+            return Step()
+
+    def expected(self) -> RingVector:
+        """Return the plain sum of the survivors' vectors."""
+        return plain_sum(self.ring, [self.vectors[each] for each in self.server.survivors])
+
+
+def public(key: Ed25519PrivateKey) -> bytes:
+    """Return a key's public part."""
+    return key.public_key().public_bytes_raw()
