@@ -79,11 +79,11 @@ def test_a_buffer_of_several_model_versions_is_refused(secure):
         ({"protocol": "oneshot-seeds", "decryptors": ONE}, "1 operators are named", {"decryptors": TWO}),
         ({"decryptors": TWO}, "secagg-full has no decryptors", {"protocol": "oneshot-seeds"}),
         ({"protocol": "secagg-plus", "server": "malicious"}, "or name a beacon", {"beacon": "drand"}),
-        ({"protocol": "secagg-plus", "server": "malicious"}, 'use protocol = "secagg-full"', {"protocol": "secagg-full"}),
+        ({"protocol": "secagg-plus", "server": "malicious"}, "to its advantage", {"protocol": "secagg-full"}),
         ({"beacon": "drand"}, "a beacon serves nothing", {"protocol": "secagg-plus"}),
         ({"server": "malicious", "registrar": "server"}, "can invent all other clients", {"registrar": "authority"}),
         ({"minimum_survivors": 4}, "is more than minimum_cohort", {"minimum_cohort": 4}),
-        ({"assumed_colluding": 2}, "would learn the one other update", {"minimum_survivors": 4, "minimum_cohort": 10}),
+        ({"assumed_colluding": 2}, "would learn the other update", {"minimum_survivors": 4, "minimum_cohort": 10}),
         ({"assumed_colluding": 3, "minimum_cohort": 6, "minimum_survivors": 6},
          "secagg-full stands 2 clients that collude", {"minimum_cohort": 10}),
         ({"maximum_cohort": 10, "minimum_cohort": 11}, "raise it", {"minimum_cohort": 9}),
@@ -99,14 +99,18 @@ def test_a_protocol_that_does_not_protect_as_it_says_is_refused(secure, sentence
     assert problems(secure | mended) == {}
 
 
-@pytest.mark.parametrize("section", [{"protocol": "secagg"}, {"mode": "fast"}, {"bits": 7}, {"bits": 65}, {"weight_bits": 0}])
+@pytest.mark.parametrize(
+    "section", [{"protocol": "secagg"}, {"mode": "fast"}, {"bits": 7}, {"bits": 65}, {"weight_bits": 0}]
+)
 def test_a_value_out_of_its_bounds_is_told_with_its_key(section):
     assert list(problems(section)) == [f"secure_aggregation.{next(iter(section))}"]
 
 
 def test_weights_without_a_limit_are_refused():
     found = problems(transforms=(WeighBySize(),))
-    assert "weigh-by-size weighs by the number of examples, which has no limit" in found["secure_aggregation.max_weight"]
+    assert (
+        "weigh-by-size weighs by the number of examples, which has no limit" in found["secure_aggregation.max_weight"]
+    )
     assert problems({"max_weight": 500}, transforms=(WeighBySize(),)) == {}
     assert problems(transforms=(WeighBySize(maximum=500),)) == {}
 

@@ -122,7 +122,7 @@ def _require_range(found: Array, most: int, what: str) -> None:
             "HANSA-SUM-RANGE",
             rule="Every entry of a secure sum lies within what its clients can give.",
             found=f"One of {what!r} does not.",
-            action="Nothing of this sum is used. A client sent something else than an encoded update, or a mask is left.",
+            action="Nothing of this sum is used. A client sent no encoded update, or a mask is left.",
         )
 
 

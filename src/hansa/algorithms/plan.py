@@ -21,8 +21,8 @@ from hansa.core import pieces, schema
 from hansa.core.errors import HansaError, PlanError, Problem
 from hansa.core.registry import nearest, resolve
 from hansa.core.schema import Doc, Family
-from hansa.core.secure_aggregation import SecureAggregation
 from hansa.core.sections import Data, Devices, Evaluation, Features, Model, Stopping
+from hansa.core.secure_aggregation import SecureAggregation
 
 FORMAT: Final = 1
 """Version of the plan's schema; part of its hash."""

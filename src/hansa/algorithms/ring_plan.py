@@ -1,8 +1,8 @@
 """The plan of a secure sum's integers: how many bits each entry takes, and the proof that no sum overflows.
 
-One client's entry of a branch is a whole number of steps, at most ``weight_steps * limit`` of them in size, and a lane
-one of at most (high / resolution). A sum of n clients, with noise of at most ``tail``, lies in [-B, B] where B = n * most
-+ tail, and is read back from its remainder modulo 2^b exactly when 2 B + 1 <= 2^b.
+One client's entry of a branch is a whole number of steps, at most ``weight_steps * limit`` of them in size, and a
+lane one of at most (high / resolution). A sum of n clients, with noise of at most ``tail``, lies in [-B, B] where B is n times
+that, plus the tail; it is read back from its remainder modulo 2^b exactly when 2 B + 1 <= 2^b.
 """
 
 from __future__ import annotations
@@ -150,14 +150,16 @@ def largest_cohort(section: SecureAggregation, cohort: Any, schedule: Any) -> in
         )
         raise PlanError([Problem(path, sentence)])
     if section.maximum_cohort is not None and fixed is not None and fixed > section.maximum_cohort:
-        raise PlanError([Problem(path, f"{section.maximum_cohort} is less than the {fixed} that are picked; raise it.")])
+        raise PlanError(
+            [Problem(path, f"{section.maximum_cohort} is less than the {fixed} that are picked; raise it.")]
+        )
     return section.maximum_cohort or int(fixed or 0)
 
 
 def largest_weight(section: SecureAggregation, transforms: Sequence[Any]) -> tuple[float, bool]:
-    """Return the largest weight of a client, and whether weights are whole numbers. Raises PlanError where none is said.
+    """Return the largest weight of a client, and whether weights are whole numbers. PlanError: the plan does not say.
 
-    Weights that a transform of the user's own makes are at most ``max_weight``, or 1, whatever it does: see the encoder.
+    Weights of a transform of the user's own are cut to ``max_weight``, or 1, whatever it does: see the encoder.
     """
     weighing = next((each for each in transforms if kind_of("transform", each) == "weigh-by-size"), None)
     if section.max_weight is not None:
@@ -166,8 +168,8 @@ def largest_weight(section: SecureAggregation, transforms: Sequence[Any]) -> tup
         return 1.0, True
     if weighing.maximum is None:
         sentence = (
-            "is needed: weigh-by-size weighs by the number of examples, which has no limit; give the number above which "
-            "a client counts no more, here or as the transform's maximum."
+            "is needed: weigh-by-size weighs by the number of examples, which has no limit; give the number above "
+            "which a client counts no more, here or as the transform's maximum."
         )
         raise PlanError([Problem("secure_aggregation.max_weight", sentence)])
     return float(weighing.maximum), True
@@ -224,8 +226,8 @@ def _overflow(  # noqa: PLR0913, PLR0917 - the numbers of one sentence
     return Problem(
         path,
         f"the sum of {name} could overflow: {clients} clients, each up to {steps} units of weight times "
-        f"{2 ** (value_bits - 1) - 1} steps ({value_bits} bits with the sign){noise}, need {needed} bits, and there are "
-        f"{bits}; {advice}, or lower weight_bits, max_weight or the largest cohort.",
+        f"{2 ** (value_bits - 1) - 1} steps ({value_bits} bits with the sign){noise}, need {needed} bits, and there "
+        f"are {bits}; {advice}, or lower weight_bits, max_weight or the largest cohort.",
     )
 
 

@@ -88,7 +88,8 @@ def client_update(
     """Train, then encode in order: n clients at once, on a device n = 1.
 
     Returns the encoded updates (under a secure sum the integers of :mod:`hansa.algorithms.fixed_point`) and the
-    clients' next states, which become current when the round has closed with these clients included. An update that is not finite is emptied and counted, and its client's states stay.
+    clients' next states, which become current when the round has closed with these clients included. An update
+    that is not finite is emptied and counted, and its client's states stay.
     """
     context = ClientContext(assignment, clients, streams)
     batch, following = plan.trainer.train(plan.model, context, states)

@@ -1,4 +1,7 @@
-"""What a plan with secure sums cannot go with. Each sentence says what to change; see :mod:`hansa.algorithms.soundness`."""
+"""What a plan with secure sums cannot go with; each sentence says what to change.
+
+See :mod:`hansa.algorithms.soundness`.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,7 @@ def sums_only(secure_aggregation: SecureAggregation | None, transforms: tuple[An
 
 
 def written_once(secure_aggregation: SecureAggregation | None, transforms: tuple[Any, ...]) -> Found:
-    """The plan's own fixed point comes last, so no transform may make integers of its own before it."""
+    """Refuse integers before those that the section makes after the last transform."""
     for position, transform in enumerate(transforms if secure_aggregation is not None else ()):
         if transform.emits == "ring" or transform.noise_unit == "ring":
             yield Problem(
@@ -49,7 +52,7 @@ def written_once(secure_aggregation: SecureAggregation | None, transforms: tuple
 
 
 def one_version(secure_aggregation: SecureAggregation | None, schedule: Any) -> Found:
-    """A sum is over clients with one model, and nobody can weigh a single update in it."""
+    """Refuse buffers: a sum is over clients with one model, and nobody can weigh a single update in it."""
     if schedule.synchronous or secure_aggregation is None:
         return
     own = " of a buffer for each version, which this version has not" if _one_upload(secure_aggregation) else ""
@@ -65,7 +68,7 @@ def _one_upload(section: SecureAggregation) -> bool:
 
 
 def cohort_and_minimum(secure_aggregation: SecureAggregation | None, cohort: Any, schedule: Any) -> Found:
-    """A cohort of a fixed size must be large enough to hide its members."""
+    """Refuse a cohort of a fixed size that is too small to hide its members."""
     if secure_aggregation is None or not has_fixed_size(cohort):
         return
     size, least = cohort.size, secure_aggregation.minimum_cohort

@@ -29,7 +29,7 @@ SumOf = Callable[[Ring, Sequence[RingVector], slice], RingVector]
 
 
 def training_code(plan: Plan, layout: Layout) -> RingCode | None:
-    """Return the integers of a plan's updates, or None without a secure sum. Raises PlanError where one could overflow."""
+    """Return the integers of a plan's updates, or None without a secure sum. PlanError: a sum could overflow."""
     section = plan.secure_aggregation
     if section is None:
         return None

@@ -45,7 +45,9 @@ class SecureAggregation:
 
     protocol: Annotated[
         Protocol,
-        Doc("secagg-full: every pair masks; secagg-plus: a sparse graph of pairs; oneshot-seeds: one upload, decryptors"),
+        Doc(
+            "secagg-full: every pair masks; secagg-plus: a sparse graph of pairs; oneshot-seeds: one upload, decryptors"
+        ),
     ] = "secagg-full"
     mode: Annotated[
         Literal["exact", "arithmetic"],
@@ -68,7 +70,9 @@ class SecureAggregation:
             "key the server does not hold"
         ),
     ] = "pinned"
-    minimum_cohort: Annotated[int, Ge(3), Doc("fewest clients with which a sum begins; a site's policy may ask more")] = 3
+    minimum_cohort: Annotated[
+        int, Ge(3), Doc("fewest clients with which a sum begins; a site's policy may ask more")
+    ] = 3
     minimum_survivors: Annotated[int, Ge(3), Doc("fewest clients whose sum is shown to the server")] = 3
     maximum_cohort: Annotated[
         int | None,
@@ -135,7 +139,7 @@ class SecureAggregation:
         return 2 * clients // 3 + 1 if self.protocol == "secagg-full" else None
 
     def least_survivors(self, clients: int) -> int:
-        """Return how many of so many clients must be left for their sum to be shown; more than there are, if too few."""
+        """Return how many of so many must be left for their sum to be shown; more than there are, if too few began."""
         if clients < self.minimum_cohort:
             return self.minimum_cohort
         return max(self.minimum_survivors, self.threshold(clients) or 0)
@@ -175,10 +179,10 @@ class SecureAggregation:
         """Yield numbers that contradict each other."""
         least, colluding = self.minimum_survivors, self.assumed_colluding
         if least > self.minimum_cohort:
-            yield f"minimum_survivors {least} is more than minimum_cohort {self.minimum_cohort}; lower it, or raise that."
+            yield f"minimum_survivors {least} is more than minimum_cohort, {self.minimum_cohort}; lower it."
         if least - colluding < 2:
             yield (
-                f"of {least} survivors {colluding} may collude with the server, which would learn the one other update; "
+                f"of {least} survivors {colluding} may collude with the server, which would learn the other update: "
                 f"raise minimum_survivors to {colluding + 2}, or lower assumed_colluding."
             )
         if self.maximum_cohort is not None and self.maximum_cohort < self.minimum_cohort:

@@ -58,7 +58,12 @@ class PlainSum:
 
 
 def tally_clients(
-    metrics: tuple[Metric, ...], predict: Predict, clients: ClientBatch, *, one_by_one: bool, summed: Summed | None = None
+    metrics: tuple[Metric, ...],
+    predict: Predict,
+    clients: ClientBatch,
+    *,
+    one_by_one: bool,
+    summed: Summed | None = None,
 ) -> Tallied:
     """Measure every client on all its examples.
 

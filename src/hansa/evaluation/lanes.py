@@ -20,7 +20,9 @@ def tally_layout(metrics: tuple[Metric, ...]) -> Layout:
     for metric in metrics:
         nothing = metric.tally(np.zeros((0, 2)), np.zeros(0), np.zeros(0, dtype=np.int64), 1)
         lanes.append(Lane(f"undefined.{metric.name}", 0.0, 1.0))
-        lanes += [Lane(f"{metric.name}.{column}", 0.0, metric.most, metric.resolution) for column in range(nothing.shape[1])]
+        lanes += [
+            Lane(f"{metric.name}.{column}", 0.0, metric.most, metric.resolution) for column in range(nothing.shape[1])
+        ]
     return Layout((), tuple(lanes))
 
 
@@ -36,7 +38,7 @@ def tally_lanes(layout: Layout, tallies: Mapping[str, Array]) -> Int64s:
 
 
 def tallies_of(layout: Layout, total: Int64s) -> dict[str, Array]:
-    """Return the summed tallies of summed lanes [lanes]: metric -> float64 [k], NaN where one client's were not finite."""
+    """Return the tallies of summed lanes [lanes]: metric -> float64 [k], NaN where one client's were not finite."""
     decoded = total * _numbers(layout)[2]
     found: dict[str, list[float]] = {}
     undefined: dict[str, bool] = {}

@@ -15,7 +15,26 @@ BUFFERS: Final = "within each update: the client's statistics of activations (th
 SUMS: Final = "for evaluation, in the clear: each client's counts and sums"
 HISTOGRAMS: Final = "for evaluation, in the clear: each client's score histograms of every class"
 
+SUM_ONLY: Final = "of the updates the sum of a cohort only"
+SUM: Final = (
+    f"{SUM_ONLY}, with the sums of their weights, counts and training statistics such as the mean training loss; "
+    "nothing else about one client's update"
+)
+GROUPED: Final = "that sum for each group of a cohort"
+SUMMED_SCALING: Final = (
+    "before round 1: the sum over all clients of counts, sums and sums of squares of every numeric column"
+)
+SUMMED_BUFFERS: Final = "within the sum: the statistics of activations (the averaged buffers) of all clients of it"
+SUMMED_SUMS: Final = "for evaluation: the counts and sums of all clients together"
+SUMMED_HISTOGRAMS: Final = "for evaluation: the score histograms of every class of all clients together"
+PHASES: Final = "which clients began a sum, which were lost in which of its phases, and their public keys"
+
 _HISTOGRAM_METRICS: Final = frozenset({"auc"})
+
+
+def is_secure(plan: Mapping[str, Any]) -> bool:
+    """Say whether a plan, as a mapping, has secure sums."""
+    return isinstance(plan.get("secure_aggregation"), Mapping)
 
 
 def server_sees(plan: Mapping[str, Any], *, metrics: Sequence[str], on_clients: bool) -> tuple[str, ...]:
@@ -27,12 +46,15 @@ def server_sees(plan: Mapping[str, Any], *, metrics: Sequence[str], on_clients: 
     measured = set(metrics) if on_clients and nested(plan, "evaluation", "federated") is not False else set()
     sums = ", ".join(metric_name(name) for name in metrics if name in measured - _HISTOGRAM_METRICS)
     histograms = ", ".join(metric_name(name) for name in metrics if name in measured & _HISTOGRAM_METRICS)
+    secure = is_secure(plan)
     found = {
-        UPDATES: True,
+        SUM if secure else UPDATES: True,
+        GROUPED: nested(plan, "secure_aggregation", "group_size") is not None,
         ATTENDANCE: True,
-        SCALING: nested(plan, "features", "scaling") == "federated",
-        BUFFERS: nested(plan, "model", "buffers") == "average",
-        f"{SUMS} ({sums})": bool(sums),
-        f"{HISTOGRAMS} ({histograms})": bool(histograms),
+        PHASES: secure,
+        SUMMED_SCALING if secure else SCALING: nested(plan, "features", "scaling") == "federated",
+        SUMMED_BUFFERS if secure else BUFFERS: nested(plan, "model", "buffers") == "average",
+        f"{SUMMED_SUMS if secure else SUMS} ({sums})": bool(sums),
+        f"{SUMMED_HISTOGRAMS if secure else HISTOGRAMS} ({histograms})": bool(histograms),
     }
     return tuple(phrase for phrase, holds in found.items() if holds)

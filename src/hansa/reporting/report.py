@@ -298,6 +298,7 @@ def _privacy(run: Figures) -> dict[str, Any]:
     return {
         "readable": bool(run.plan),
         "protected": [name for name in ("secure_aggregation", "privacy") if name in run.plan],
+        "secure": nested(run.summary, "secure_aggregation", "meaning"),
         "sees": server_sees(run.plan, metrics=run.metrics, on_clients=on_clients),
         "baselines": any(nested(run.summary, "baselines", key) for key in ("local_only", "centralised")),
         "on_clients": on_clients,

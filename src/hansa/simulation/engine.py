@@ -24,7 +24,7 @@ from hansa.simulation.executors import Executor
 from hansa.simulation.interruption import Interruption
 from hansa.simulation.measuring import Measured, measure
 from hansa.simulation.preparation import Prepared, federated_scaling
-from hansa.simulation.secure_sum import collector_of
+from hansa.simulation.secure_sum import collector_of, cut_counts
 from hansa.simulation.timeline import timeline_of
 from hansa.simulation.work import Timeline
 
@@ -85,7 +85,8 @@ def simulate_round(
     aggregate = collections[0].finish(plan.aggregator, store.size)
     closed, report = close_round(plan, state, aggregate)
     each = bytes_up / max(1, before)
-    return ClosedRound(closed, report, journal, each, time.perf_counter() - began, opened.facts)
+    facts = {**opened.facts, **cut_counts(aggregate)}
+    return ClosedRound(closed, report, journal, each, time.perf_counter() - began, facts)
 
 
 @dataclass

@@ -5,7 +5,7 @@ Whatever goes to the server goes through here: updates, the prologue's statistic
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -16,9 +16,10 @@ from hansa.algorithms.aggregators import FixedMean
 from hansa.algorithms.fold import Collector, Fold, Rows, collector, partial_collector
 from hansa.algorithms.plan import Plan
 from hansa.algorithms.secure_sums import Groups, Opening, RingFold, RingRows, lanes_code, training_code
+from hansa.algorithms.travelling import CAPPED, SCALED_DOWN
 from hansa.core.errors import HansaError, RunError
 from hansa.core.layout import Int64s, Layout
-from hansa.core.nouns import Assignment, Batch
+from hansa.core.nouns import Aggregate, Assignment, Batch
 from hansa.core.ring import Ring, RingVector
 from hansa.core.streams import Streams
 
@@ -76,6 +77,37 @@ def bytes_each(plan: Plan, batch: Batch) -> float:
     return batch.bytes_each if code is None else float(code.ring.nbytes)
 
 
+def cut_counts(aggregate: Aggregate) -> dict[str, int]:
+    """Return how many updates of a secure sum were scaled down or had their weight capped; nothing without one."""
+    lanes = aggregate.layout.lane_index
+    return {lane.name: int(aggregate.lane(lane.name)) for lane in (SCALED_DOWN, CAPPED) if lane.name in lanes}
+
+
+def summary_of(plan: Plan, rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Return what a run's summary tells of its secure sums, from the events of its rounds; None without any."""
+    section = plan.secure_aggregation
+    if section is None:
+        return None
+    told = {"protocol": section.protocol, "mode": section.mode, "meaning": MEANING[section.mode]}
+    counted = ("cohort", SCALED_DOWN.name, CAPPED.name)
+    return told | {name: sum(event.get(name, 0) for event in rounds) for name in counted}
+
+
+def cut_notes(told: Mapping[str, Any] | None) -> list[str]:
+    """Return what the user should know of updates that did not fit the plan's integers."""
+    if told is None or not told["cohort"]:
+        return []
+    sentences = {
+        SCALED_DOWN.name: "had an entry beyond secure_aggregation.max_value and were scaled down",
+        CAPPED.name: "had a weight beyond secure_aggregation.max_weight and counted as that much",
+    }
+    return [
+        f"{told[name]} of {told['cohort']} updates {sentence}; raise it if that is not meant"
+        for name, sentence in sentences.items()
+        if told[name]
+    ]
+
+
 class LaneSum:
     """The sum of some clients' lanes, added as they come: secure where the plan says so."""
 
@@ -97,8 +129,8 @@ class LaneSum:
         """Add the lanes of clients from a position on: int64 [n, lanes]."""
         self._collected.add(Batch(np.zeros((len(lanes), 0), dtype=np.uint16), lanes, self._layout), position)
 
-    def total(self) -> Any:
-        """Return the sum, an Aggregate without values. Raises ValueError where a client is missing."""
+    def total(self) -> Aggregate:
+        """Return the sum, without values. Raises ValueError where a client is missing."""
         return self._collected.finish(FixedMean(divisor=1.0), self._clients)
 
 

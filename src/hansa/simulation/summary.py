@@ -12,6 +12,7 @@ import numpy as np
 from hansa.core.nouns import ServerState
 from hansa.reporting.run_folder import RunFolder
 from hansa.simulation.preparation import Prepared
+from hansa.simulation.secure_sum import cut_notes, summary_of
 from hansa.simulation.timeline import simulated
 
 _NAMED_CLIENTS: Final = 1000
@@ -33,6 +34,7 @@ def summarise(
     spent = list(seconds) or [event["seconds"] for event in rounds]
     up = sum(event["bytes_up"] * event["cohort"] for event in rounds)
     updates = sum(event["cohort"] for event in rounds)
+    secure = summary_of(prepared.plan, rounds)
     return {
         "run_id": identity["run_id"],
         "name": prepared.plan.name,
@@ -51,7 +53,8 @@ def summarise(
         "bytes_down_per_client": float(state.model.nbytes),
         "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "simulated": simulated(prepared, rounds),
-        "notes": list(prepared.notes),
+        "secure_aggregation": secure,
+        "notes": [*prepared.notes, *cut_notes(secure)],
         "data": describe_data(prepared),
     }
 

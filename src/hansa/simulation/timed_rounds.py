@@ -19,7 +19,6 @@ from hansa.simulation.devices import HOUR
 from hansa.simulation.work import ATTEMPTS, DRAWS, WAIT, Cost, Opened, Part, stalled
 
 
-
 @dataclass
 class TimedRounds:
     """Rounds of clients with devices: who can be reached is picked, who is late or lost is not waited for."""
