@@ -17,6 +17,7 @@ import numpy as np
 from hansa.algorithms.fixed_point import decode, joined, vectors, whole_numbers
 from hansa.algorithms.fold import finished
 from hansa.algorithms.plan import Plan
+from hansa.algorithms.prologue import statistics_layout
 from hansa.algorithms.ring_plan import RingCode, largest_sum, largest_weight, ring_code
 from hansa.core.layout import Array, Int64s, Layout
 from hansa.core.nouns import Aggregate, Assignment, Batch
@@ -42,6 +43,25 @@ def lanes_code(plan: Plan, layout: Layout, clients: int) -> RingCode | None:
     """Return the integers of lanes alone (statistics, evaluation) of so many clients, or None without a secure sum."""
     section = plan.secure_aggregation
     return None if section is None else ring_code(section, layout, clients=largest_group(section, clients))
+
+
+def round_code(plan: Plan, kind: str, cohort: int, *, updates: Layout, tallies: Layout) -> RingCode:
+    """Return the integers of a deployed round's sum, the same at the server and at every client.
+
+    ``kind`` is "training", "statistics" or "evaluation"; ``updates`` is the layout of updates, ``tallies`` that of an
+    evaluation's lanes.
+    """
+    if kind == "training":
+        code = training_code(plan, updates)
+    elif kind == "evaluation":
+        code = lanes_code(plan, tallies, cohort)
+    elif plan.features is None:
+        raise LookupError("a plan without features has no statistics")
+    else:
+        code = lanes_code(plan, statistics_layout(plan.features), cohort)
+    if code is None:
+        raise LookupError("a plan without [secure_aggregation] has no secure sum")
+    return code
 
 
 def largest_group(section: SecureAggregation, clients: int) -> int:

@@ -13,12 +13,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from hansa.client.machine import Machine, obstacles
 from hansa.client.policy import Asked, Policy, objections, refused
 from hansa.client.site_data import Own, SiteData
 from hansa.client.state import DECLINED, OWN_METRICS, Id, Identity, Outcome, Pending, Report, StateFolder
+from hansa.client.sum_folder import Begun, SumFolder
 from hansa.client.transport import Reach, Transport, passes_by_itself, said_by_hansa, wanted_pause
 from hansa.client.trust import believed, id_of, on_the_wire, with_new_keys
 from hansa.client.work import Workshop
@@ -28,6 +29,10 @@ from hansa.core.killpoints import reached
 from hansa.wire.generated import federation_pb2 as wire
 from hansa.wire.jobs import JobDescriptor
 from hansa.wire.signatures import client_key, enrolment
+
+if TYPE_CHECKING:
+    from hansa.client.sum_part import SumPart
+    from hansa.core.ring import Ring
 
 log = logging.getLogger("hansa.client")
 
@@ -40,6 +45,8 @@ _ENDS: Final = frozenset({"HANSA-AUTH-UNKNOWN", "HANSA-AUTH-SIGNATURE", "HANSA-C
 """What no waiting mends."""
 _VERDICTS: Final = ("HANSA-REPORT-", "HANSA-NOT-FOUND", "HANSA-REQUEST-")
 """Errors by which a server says that it never takes this report. After any other it stays to be sent."""
+_OVER: Final = ("HANSA-SECAGG-", "HANSA-REPORT-", "HANSA-NOT-FOUND", "HANSA-REQUEST-")
+"""Errors by which a server says that a secure sum goes on without this client."""
 _LONGEST_BACKOFF: Final = 300.0
 _LONGEST_REST: Final = 86400.0
 """Seconds, at most, that a server can send an agent away."""
@@ -82,6 +89,8 @@ class Agent:
         reach = Reach(server, ca=ca, certificate=certificate, plain=plain)
         self._transport = Transport(reach, clock=self._clock, sent=self._count)
         self.state = StateFolder(Path(state_folder))
+        self._sums = SumFolder(self.state)
+        self._part: SumPart | None = None
         self._usage = self._usage_read()
         source = data if callable(data) else Path(data)
         site_data = SiteData(source, self.state.split_seed(), test_fraction)
@@ -166,6 +175,9 @@ class Agent:
             pending = self.state.pending()
             if pending is not None:
                 return self._report(pending, resumes=True)
+            begun = self._sums.begun()
+            if begun is not None:
+                return self._sum(begun)
             hindered = obstacles(self.policy.resources, self._clock, self.used_today(), self._machine)
             if hindered:
                 log.info("resting because=%r", "; ".join(hindered))
@@ -175,7 +187,7 @@ class Agent:
                 return _rest(answer.come_back_seconds)
             assigned = believed(answer.assignment, self._enrolled())
             self._settle(assigned)
-            return self._take(assigned)
+            return self._take(assigned, answer.assignment.key_id)
         finally:
             self._usage_write()
 
@@ -262,7 +274,7 @@ class Agent:
             log.info("keys known=%d", len(keys))
         return answer
 
-    def _take(self, assigned: wire.Assignment) -> float:
+    def _take(self, assigned: wire.Assignment, key_id: str) -> float:
         """Answer an assignment, or decline it."""
         assignment = id_of(assigned)
         if self.state.answered(assignment) or assignment == self._declined:
@@ -274,7 +286,7 @@ class Agent:
         reached("client.assigned")
         began = time.perf_counter()
         try:
-            pending = self._compute(assigned, assignment)
+            pending = self._compute(assigned, assignment, key_id)
         except (HansaError, MemoryError) as error:
             if passes_by_itself(error):
                 raise
@@ -283,11 +295,14 @@ class Agent:
         except (Exception, SystemExit) as error:
             log.debug("failed", exc_info=True)
             return self._decline(assigned, assignment, "HANSA-INTERNAL", f"{type(error).__name__}: {error}")
+        log.info("computed assignment=%s seconds=%.2f", assignment, time.perf_counter() - began)
+        if pending is None:
+            return 0.0  # the secure sum is begun
         reached("client.pending-written")
-        log.info("computed assignment=%s bytes=%d seconds=%.2f", assignment, pending.size, time.perf_counter() - began)
         return self._report(pending, resumes=False)
 
-    def _compute(self, assigned: wire.Assignment, assignment: Id) -> Pending:
+    def _compute(self, assigned: wire.Assignment, assignment: Id, key_id: str) -> Pending | None:
+        """Return the report that is to be sent; None where the answer goes into a secure sum, which is begun."""
         job = self._workshop.job(assigned, self._transport)
         reasons = objections(self.policy, _asked(assigned, assignment, job))
         reasons += self._too_many_bytes(assigned.model_size)
@@ -299,8 +314,62 @@ class Agent:
         if answer.own is not None:
             own = {"run": assignment.run, "job": job.name, "round": assignment.round, **answer.own}
             self.state.note(OWN_METRICS, own)
+        if answer.ring is not None:
+            self.state.write_rows(assignment, answer.rows)
+            self._sums.begin(_begun(assigned, assignment, job, answer.ring, self._enrolled(), key_id), answer.content)
+            return None
         digest = hashlib.sha256(answer.content).hexdigest()
         return self.state.write_pending(assignment, answer.content, digest, answer.rows)
+
+    def _sum(self, begun: Begun) -> float:
+        """Go on with a secure sum by one message."""
+        from hansa.client.sum_part import SumPart  # noqa: PLC0415 - a client at rest needs none of it
+
+        if self._part is None or self._part.id != begun.id:
+            try:
+                self._part = SumPart.resume(self._sums, begun, self.policy.secure_sums, self.state.key())
+            except RefusedError as error:
+                return self._leave_sum(begun, error)
+        part = self._part
+        if part.gives_vector and not self.state.answered(part.id):
+            digest = hashlib.sha256(part.reply).hexdigest()
+            pending = self.state.write_pending(part.id, part.reply, digest, {})
+            reached("client.pending-written")
+            return self._report(pending, resumes=False)
+        try:
+            answer = self._transport.exchange(part.next_request(on_the_wire(part.id), self.wait))
+        except RefusedError as error:
+            if not error.code.startswith(_OVER) or not said_by_hansa(error):
+                raise
+            log.info("sum is over assignment=%s code=%s found=%r", begun.id, error.code, error.found)
+            self._end_sum()
+            return _AGAIN
+        try:
+            if answer.message:
+                part.take(answer.message)
+        except RefusedError as error:
+            return self._leave_sum(begun, error)
+        if part.done and not answer.message:
+            self._end_sum()
+            return 0.0
+        return _rest(answer.come_back_seconds)
+
+    def _leave_sum(self, begun: Begun, error: RefusedError) -> float:
+        """Take no part in a sum that does not hold what it must; the server is told so, and the reason stays here."""
+        log.warning("left sum assignment=%s code=%s found=%r", begun.id, error.code, error.found)
+        line = {"at": self._clock.now(), "assignment": str(begun.id), "plan_sha256": begun.plan_sha256}
+        self.state.note(DECLINED, {**line, "code": error.code, "why": str(error)})
+        self._end_sum()
+        self._declined = begun.id
+        return 0.0
+
+    def _end_sum(self) -> None:
+        """Forget the secure sum; nothing of it is sent any more."""
+        if self._part is None:
+            self._sums.end(None)
+        else:
+            self._part.end()
+        self._part = None
 
     def _too_many_bytes(self, model_size: int) -> list[str]:
         limit = self.policy.resources.bytes_a_day
@@ -374,6 +443,31 @@ class Agent:
         self._new_day()
         self._usage["up"] += up
         self._usage["down"] += down
+
+
+def _begun(  # noqa: PLR0913, PLR0917 - what a sum is begun with
+    assigned: wire.Assignment, assignment: Id, job: JobDescriptor, ring: Ring, identity: Identity, key_id: str
+) -> Begun:
+    """Return the sum of an assignment. Raises RefusedError where the server has announced none."""
+    section = job.plan["secure_aggregation"]
+    if not assigned.secure_sum:
+        raise RefusedError(
+            "HANSA-REQUEST-INVALID",
+            rule="What a plan gives to a secure sum is sent in no other way.",
+            found="The server has announced no secure sum.",
+            action="Tell the operator of the server; nothing was sent.",
+        )
+    return Begun(
+        id=assignment,
+        announcement=bytes(assigned.secure_sum),
+        server_key=identity.server_keys[key_id],
+        plan_sha256=assigned.plan_sha256,
+        model_sha256=assigned.model_sha256,
+        ring=tuple((each.name, each.length, each.bits) for each in ring.segments),
+        minimum_cohort=int(section["minimum_cohort"]),
+        minimum_survivors=int(section["minimum_survivors"]),
+        malicious=section["server"] == "malicious",
+    )
 
 
 def _backoff(error: RefusedError, failures: int) -> float:

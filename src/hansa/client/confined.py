@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -38,6 +38,7 @@ _ORDER, _CONTENT, _ROWS, _TOLD = "order.json", "content", "rows", "told.json"
 def confined_answer(workshop: Workshop, assigned: wire.Assignment, assignment: Id, model: Path) -> Answer:
     """Return an answer that a confined process computed. Raises what it raised, and RefusedError where it died."""
     from hansa.client.learner import Answer  # noqa: PLC0415 - a client at rest needs none of it
+    from hansa.core.ring import Ring, Segment  # noqa: PLC0415 - likewise
 
     data, resources = workshop.data, workshop.policy.resources
     with tempfile.TemporaryDirectory(prefix="work-", dir=workshop.state.path) as name:
@@ -48,7 +49,7 @@ def confined_answer(workshop: Workshop, assigned: wire.Assignment, assignment: I
             "model": str(model),
             "rows": str(rows) if (rows := workshop.state.rows_file(assignment.run)) is not None else None,
             "data": [str(data.source), data.seed.hex(), data.test_fraction],
-            "request": [assignment.kind, assignment.round, assigned.number, assigned.population],
+            "request": [assignment.kind, assignment.round, assigned.number, assigned.population, assigned.cohort_size],
             "memory": resources.memory_mb,
             "processors": _some_processors(resources.cpu_share),
         }
@@ -58,7 +59,8 @@ def confined_answer(workshop: Workshop, assigned: wire.Assignment, assignment: I
         if told.get("code") in CATALOGUE:
             raise RefusedError(told["code"], rule=told["rule"], found=told["found"], action=told["action"])
         rows_read = _load(folder / _ROWS) if told["rows"] else {}
-        return Answer((folder / _CONTENT).read_bytes(), rows_read, told["own"])
+        ring = None if told["ring"] is None else Ring(tuple(Segment(*each) for each in told["ring"]))
+        return Answer((folder / _CONTENT).read_bytes(), rows_read, told["own"], ring)
 
 
 def _some_processors(share: float) -> list[int]:
@@ -130,7 +132,8 @@ def _compute(folder: Path, order: Mapping[str, Any]) -> dict[str, Any]:
     (folder / _CONTENT).write_bytes(answer.content)
     if answer.rows:
         (folder / _ROWS).write_bytes(safetensors.numpy.save(dict(answer.rows)))
-    return {"rows": bool(answer.rows), "own": None if answer.own is None else dict(answer.own)}
+    ring = None if answer.ring is None else [astuple(each) for each in answer.ring.segments]
+    return {"rows": bool(answer.rows), "own": None if answer.own is None else dict(answer.own), "ring": ring}
 
 
 def _load(path: Path) -> dict[str, Any]:

@@ -13,15 +13,19 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
+from hansa.algorithms.fixed_point import vectors
 from hansa.algorithms.plan import Plan, plan_from_mapping, plan_sha256
 from hansa.algorithms.prologue import client_statistics, declared_scaling, statistics_layout
 from hansa.algorithms.rounds import client_start, client_update, travelling_layout
+from hansa.algorithms.secure_sums import round_code
 from hansa.core.allowed import DEFAULT, Allowance, allowing, refuse_named
 from hansa.core.errors import RefusedError
 from hansa.core.layout import Array, Int64s, Layout
-from hansa.core.nouns import Assignment, ClientBatch, ClientDatasets, Scaling
+from hansa.core.nouns import Assignment, Batch, ClientBatch, ClientDatasets, Scaling
+from hansa.core.ring import Ring
 from hansa.core.streams import Streams
 from hansa.evaluation.federated import tally_clients
+from hansa.evaluation.lanes import tally_lanes, tally_layout
 from hansa.evaluation.metrics import Metric, choose
 from hansa.training.kernels import PLAIN, use
 from hansa.wire.jobs import JobDescriptor
@@ -55,15 +59,20 @@ class Request:
     round: int
     number: int
     population: int
+    cohort: int = 1
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What is reported, the client's next rows, and its own figures, which stay with it."""
+    """What is reported, the client's next rows, and its own figures, which stay with it.
+
+    With a ``ring``, the content is a packed vector of it: what goes into a secure sum, and is never reported as it is.
+    """
 
     content: bytes
     rows: Rows
     own: Mapping[str, Any] | None = None
+    ring: Ring | None = None
 
 
 @dataclass(frozen=True)
@@ -109,7 +118,8 @@ class Learner:
         """Return what the client reports. ``rows`` are its current ones; empty before its first round."""
         with allowing(self._code), _as_in_a_simulation():
             if request.kind == "statistics":
-                return Answer(self._statistics(request, examples), rows)
+                statistics = client_statistics(self.plan, self._train(request, examples, None))
+                return self._answer(request, statistics, rows)
             if request.kind == "training":
                 return self._training(request, model, examples, rows)
             return self._evaluation(request, model, examples, rows)
@@ -128,8 +138,14 @@ class Learner:
         """Return what is tallied in an evaluation."""
         return choose(self.plan.evaluation.metrics, self.job.signature)
 
-    def _statistics(self, request: Request, examples: SiteExamples) -> bytes:
-        return encode_update(client_statistics(self.plan, self._train(request, examples, None)))
+    def _answer(self, request: Request, batch: Batch, rows: Rows, own: Mapping[str, Any] | None = None) -> Answer:
+        """Return an update as it is reported, or as the vector that it gives to a secure sum."""
+        if self.plan.secure_aggregation is None:
+            return Answer(encode_update(batch), rows, own)
+        tallies = tally_layout(self.metrics())
+        code = round_code(self.plan, request.kind, request.cohort, updates=self.layout, tallies=tallies)
+        (vector,) = vectors(code, batch)
+        return Answer(code.ring.pack(vector), rows, own, code.ring)
 
     def _training(self, request: Request, model: ServedModel, examples: SiteExamples, rows: Rows) -> Answer:
         cohort = np.array([request.number], dtype=np.int64)
@@ -139,7 +155,7 @@ class Learner:
         states = {name: row[None] for name, row in {**self.first_rows(), **rows}.items()}
         streams = Streams(self.plan.seed, "federation", _OWN)
         batch, following = client_update(self.plan, assignment, clients, states, streams)
-        return Answer(encode_update(batch), {name: row[0] for name, row in following.items()})
+        return self._answer(request, batch, {name: row[0] for name, row in following.items()})
 
     def _evaluation(self, request: Request, model: ServedModel, examples: SiteExamples, rows: Rows) -> Answer:
         metrics, trainer = self.metrics(), self.plan.trainer
@@ -155,7 +171,11 @@ class Learner:
         values = {name: float(column[0]) for name, column in tallied.values.items()}
         own: dict[str, Any] = {name: None if np.isnan(value) else value for name, value in values.items()}
         counted = {"examples": int(clients.sizes[0])}
-        return Answer(encode_tallies(tallied.totals), rows, counted | own)
+        if self.plan.secure_aggregation is None:
+            return Answer(encode_tallies(tallied.totals), rows, counted | own)
+        layout = tally_layout(metrics)
+        lanes = tally_lanes(layout, {name: tally[None] for name, tally in tallied.totals.items()})
+        return self._answer(request, Batch(np.zeros((1, 0), dtype=np.float32), lanes, layout), rows, counted | own)
 
     def _scaling(self, model: ServedModel) -> Scaling | None:
         return model.features if model.features is not None else declared_scaling(self.plan.features)
@@ -178,13 +198,6 @@ def plan_of(job: JobDescriptor) -> Plan:
     Raises PlanError for one that does not build, RefusedError where it is another than the job says.
     """
     plan = plan_from_mapping({key: value for key, value in job.plan.items() if key not in _SIMULATED_ONLY})
-    if plan.secure_aggregation is not None:
-        raise RefusedError(
-            "HANSA-POLICY-REFUSED",
-            rule="A client sends nothing in the clear where a plan says that only a sum is shown.",
-            found="The plan has [secure_aggregation], whose messages this version's client does not send.",
-            action="Submit the plan without it, or simulate it.",
-        )
     digest = plan_sha256(plan)
     if digest != job.plan_sha256:
         raise RefusedError(

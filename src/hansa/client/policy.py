@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import tomllib
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from annotated_types import Ge, Gt, Le
 
@@ -16,6 +17,8 @@ from hansa.core.schema import Doc, Unsound, build
 from hansa.wire.jobs import JobDescriptor
 
 Kind = Literal["statistics", "training", "evaluation"]
+
+_KEY_BYTES: Final = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,12 +96,47 @@ class Code:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SecureSums:
+    """What a site demands of secure sums, beside what a plan says."""
+
+    required: Annotated[bool, Doc("answer only plans with [secure_aggregation]")] = False
+    registrar: Annotated[
+        Literal["pinned", "server"],
+        Doc("who vouches for the other clients' keys: this site's own list, or the server, who could invent them"),
+    ] = "pinned"
+    peers: Annotated[
+        tuple[str, ...], Doc("keys of all who may take part, as `hansa client key` prints them at each site")
+    ] = ()
+    server: Annotated[
+        Literal["curious", "malicious"], Doc("malicious: only protocols that hold against a server that lies")
+    ] = "malicious"
+    minimum_cohort: Annotated[int, Ge(3), Doc("fewest clients with which a sum begins")] = 3
+    minimum_survivors: Annotated[int, Ge(3), Doc("fewest clients whose sum is shown to the server")] = 3
+
+    def __post_init__(self) -> None:
+        self.keys()
+
+    def keys(self) -> tuple[bytes, ...]:
+        """Return the peers' keys, 32 bytes each."""
+        found = []
+        for text in self.peers:
+            try:
+                found.append(base64.b64decode(text, validate=True))
+            except ValueError:
+                found.append(b"")
+            if len(found[-1]) != _KEY_BYTES:
+                raise Unsound(f"peers holds {text[:60]!r}, which is no key as `hansa client key` prints it.")
+        return tuple(found)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Policy:
     """A site's policy. Without a file: every job of the server that was enrolled with, of Hansa's own linear models."""
 
     accept: Annotated[Accept, Doc("which jobs")] = field(default_factory=Accept)
     resources: Annotated[Resources, Doc("at what cost, and when")] = field(default_factory=Resources)
     code: Annotated[Code, Doc("of what code")] = field(default_factory=Code)
+    secure_sums: Annotated[SecureSums, Doc("what is demanded of secure sums")] = field(default_factory=SecureSums)
 
 
 @dataclass(frozen=True)
@@ -154,6 +192,7 @@ def objections(policy: Policy, asked: Asked) -> list[str]:
         f"the purpose {job.purpose!r} is not accepted": bool(accept.purposes) and job.purpose not in accept.purposes,
         f"the operator {job.operator!r} is not accepted": bool(accept.operators)
         and job.operator not in accept.operators,
+        "the plan has no secure sum": policy.secure_sums.required and not job.plan.get("secure_aggregation"),
         f"{asked.kind} is not answered": asked.kind not in accept.kinds,
         f"the cohort has {asked.cohort_size} clients, fewer than {accept.smallest_cohort}": asked.cohort_size
         < accept.smallest_cohort,
@@ -193,7 +232,7 @@ def refused(reasons: list[str] | tuple[str, ...]) -> RefusedError:
 def _invalid(found: str) -> RefusedError:
     return RefusedError(
         "HANSA-POLICY-INVALID",
-        rule="A policy is a TOML file of the tables accept, resources and code.",
+        rule="A policy is a TOML file of the tables accept, resources, code and secure_sums.",
         found=found,
         action="Mend each at its key path.",
     )

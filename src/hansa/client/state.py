@@ -164,7 +164,7 @@ class StateFolder:
         """Put the next key in the key's place."""
         with self._using():
             (self.path / NEXT_KEY).replace(self.path / KEY)
-            _sync_folder(self.path)
+            sync_folder(self.path)
 
     def split_seed(self) -> bytes:
         """Return the seed by which this site tells test from training examples, made at the first call."""
@@ -200,14 +200,18 @@ class StateFolder:
 
     def write_pending(self, assignment: Id, content: bytes, sha256: str, rows: Mapping[str, Array]) -> Pending:
         """Put a report, and the rows that become current if it is included, on disk."""
+        self.write_rows(assignment, rows)
+        head = json.dumps({"id": asdict(assignment), "sha256": sha256, "size": len(content)}).encode() + b"\n"
+        self._write(self.path / PENDING, [head, content])
+        return Pending(assignment, sha256, self.path / PENDING, len(head), len(content))
+
+    def write_rows(self, assignment: Id, rows: Mapping[str, Array]) -> None:
+        """Put the rows that become current if an assignment's report is included on disk."""
         if rows and assignment.kind == "training":
             import safetensors.numpy  # noqa: PLC0415 - few plans keep anything with their clients
 
             self._write(self._next_rows(assignment), [safetensors.numpy.save(dict(rows))])
             reached("client.rows-written")
-        head = json.dumps({"id": asdict(assignment), "sha256": sha256, "size": len(content)}).encode() + b"\n"
-        self._write(self.path / PENDING, [head, content])
-        return Pending(assignment, sha256, self.path / PENDING, len(head), len(content))
 
     def acknowledged(self, pending: Pending, outcome: Outcome) -> None:
         """Note that a report has arrived (or was refused for good), and forget its bytes."""
@@ -237,7 +241,7 @@ class StateFolder:
         with self._using():
             if outcome == "included" and following.exists():
                 following.replace(self._current_rows(assignment.run))
-                _sync_folder(following.parent)
+                sync_folder(following.parent)
             else:
                 following.unlink(missing_ok=True)
         reached("client.rows-current")
@@ -290,6 +294,10 @@ class StateFolder:
         """Return what a file of the folder holds, or None where there is none."""
         return self._read_json(name)
 
+    def write_bytes(self, name: str, content: bytes) -> None:
+        """Write a file of the folder, as it is."""
+        self._write(self.path / name, [content])
+
     def write_json(self, name: str, content: Any) -> None:
         """Write a file of the folder."""
         self._write_json(name, content)
@@ -315,7 +323,9 @@ class StateFolder:
             shutil.rmtree(path)
         told = [report.id for report in self.reports() if report.outcome == "open"]
         pending = self.pending()
-        known = {self._next_rows(each) for each in (*told, *([pending.id] if pending else []))}
+        summed = self._read_json("sum/head.json")
+        going_on = [*([pending.id] if pending else []), *([Id(**summed["id"])] if summed else [])]
+        known = {self._next_rows(each) for each in (*told, *going_on)}
         for path in (self.path / "rows").glob("*.next"):
             if path not in known:
                 path.unlink()
@@ -344,7 +354,7 @@ class StateFolder:
                 file.flush()
                 os.fsync(file.fileno())
             new.replace(path)
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
 
     @contextmanager
     def _using(self) -> Iterator[None]:
@@ -377,7 +387,8 @@ def _named(sha256: str) -> str:
     return sha256
 
 
-def _sync_folder(path: Path) -> None:
+def sync_folder(path: Path) -> None:
+    """Bring a folder's names to disk, where the file system can."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         with contextlib.suppress(OSError):  # some file systems cannot

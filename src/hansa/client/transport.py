@@ -107,6 +107,10 @@ class Transport:
         """Say that the client is there; the answer may take as long as the request says that it waits."""
         return self._call("CheckIn", request, wire.CheckInResponse, wait=request.wait_seconds)
 
+    def exchange(self, request: wire.ExchangeRequest) -> wire.ExchangeResponse:
+        """Send a message of a secure sum; the answer may take as long as the request says that it waits."""
+        return self._call("Exchange", request, wire.ExchangeResponse, wait=request.wait_seconds)
+
     def rotate_key(self, request: wire.RotateKeyRequest) -> None:
         """Have the server know the client by another key from the next call on."""
         self._call("RotateKey", request, wire.RotateKeyResponse)

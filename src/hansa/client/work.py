@@ -81,7 +81,7 @@ class Workshop:
 
         learner = self._learner_of(assigned.job_sha256, job)
         served = ServedModel.from_bytes(model.read_bytes(), learner.layout.size)
-        request = Request(assignment.kind, assignment.round, assigned.number, assigned.population)
+        request = Request(assignment.kind, assignment.round, assigned.number, assigned.population, assigned.cohort_size)
         return learner.answer(request, served, self._examples_for(learner), self.state.rows(assignment.run))
 
     def _learner_of(self, sha256: str, job: JobDescriptor) -> Learner:

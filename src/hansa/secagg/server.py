@@ -355,6 +355,11 @@ class MaskingServer:
             self._begin(Phase(phase + 1))
 
 
+def closes_phase(record: Buffer) -> bool:
+    """Say whether a record is that of the end of a phase."""
+    return bytes(record[:4]) == _RECORD and record[4] == _CLOSED
+
+
 def compact(records: Sequence[Buffer]) -> list[Buffer]:
     """Return the records that a server still needs: no masked vectors once their total is frozen, at the end no shares.
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from hansa.algorithms.prologue import statistics_layout
 from hansa.server.board import Posted
 from hansa.server.services import Services
-from hansa.store.records import Client
+from hansa.store.records import Client, RoundKey
 from hansa.wire.update_checks import UpdateCheck
+
+NAMED: Final = frozenset({"HANSA-SECAGG-MESSAGE", "HANSA-SECAGG-REFUSED", "HANSA-SECAGG-ANSWERED"})
+"""What no honest client sends to a secure sum."""
 
 
 def checker(posted: Posted) -> UpdateCheck:
@@ -19,9 +24,9 @@ def checker(posted: Posted) -> UpdateCheck:
     return UpdateCheck(context.state.layout, encoded=posted.encoded)
 
 
-async def refuse(services: Services, posted: Posted, client: Client, code: str) -> None:
-    """Take note that a client's update was refused: it is not waited for, and the operator sees its name."""
-    key, now = posted.round.id, services.clock.now()
+async def name_sender(services: Services, key: RoundKey, client: Client, code: str) -> None:
+    """Take note that what a client sent was refused: it is not waited for, and the operator sees its name."""
+    now = services.clock.now()
     async with services.store.transaction() as rows:
         round_ = await rows.rounds.get(key, for_report=True)
         assigned = await rows.rounds.assignment(key, client.id, for_change=True)

@@ -14,8 +14,11 @@ from protobuf.wkt import Any as Detail
 from hansa.core.errors import CATALOGUE, HansaError, RefusedError
 from hansa.core.killpoints import reached
 from hansa.server.board import Posted
+from hansa.server.checking import NAMED, name_sender
+from hansa.server.contexts import RunContext, load_context
 from hansa.server.enrolment import check_declared, enrol, read_attributes, rotate_key
 from hansa.server.measures import CHECK_INS
+from hansa.server.recorder import unexpected
 from hansa.server.services import Services
 from hansa.server.transfers import RUN_ID, internal, malformed
 from hansa.store.records import Assigned, Client, RoundKey
@@ -27,6 +30,8 @@ _LOG: Final = structlog.get_logger("hansa.server")
 CALLER: Final[ContextVar[Client | HansaError | None]] = ContextVar("caller", default=None)
 """Who signed the call that is being answered, or why nobody did."""
 
+_SOON: Final = 1.0
+"""Seconds after which a client of a secure sum asks again, where it does not wait here."""
 _OUTCOMES: Final = {
     "included": messages.OUTCOME_INCLUDED,
     "reported": messages.OUTCOME_OPEN,
@@ -60,11 +65,10 @@ class ClientApi:
         except Exception as error:  # noqa: BLE001 - what is no refusal is told as a bug, and nothing of it
             raise_connect(error)
 
-    async def exchange(self, _request: messages.ExchangeRequest, _context: Any) -> messages.ExchangeResponse:
-        """Refuse: no round of this server takes a secure sum."""
+    async def exchange(self, request: messages.ExchangeRequest, _context: Any) -> messages.ExchangeResponse:
+        """Take a client's message of a secure sum; answer with the next one to it, or with when to come back."""
         try:
-            _caller()
-            raise malformed("No round here takes messages of a secure sum.")  # noqa: TRY301 - answered as others are
+            return await self._exchange(request)
         except Exception as error:  # noqa: BLE001 - what is no refusal is told as a bug, and nothing of it
             raise_connect(error)
 
@@ -106,10 +110,44 @@ class ClientApi:
             CHECK_INS.labels("come back").inc()
             answer.come_back_seconds = services.pace.seconds(services.board.callers.count(client.population))
             return answer
+        announcement = await self._announcement(*found)
+        if announcement is None:
+            answer.come_back_seconds = _SOON
+            return answer
         CHECK_INS.labels("assignment").inc()
-        answer.assignment.CopyFrom(self._signed(client, *found))
+        answer.assignment.CopyFrom(self._signed(client, *found, announcement))
         reached("server.check-in.answering")
         return answer
+
+    async def _exchange(self, request: messages.ExchangeRequest) -> messages.ExchangeResponse:
+        services, client, key = self.services, _caller(), read_key(request.id)
+        context = await self._context(key, client)
+        wait = min(max(0.0, request.wait_seconds), services.settings.long_poll_seconds)
+        now = services.clock.now()
+        try:
+            message = await services.sums.exchange(
+                context, key, client, bytes(request.message), request.seen, wait, now
+            )
+        except RefusedError as error:
+            if error.code in NAMED:
+                await name_sender(services, key, client, error.code)
+            raise
+        return messages.ExchangeResponse(message=message, come_back_seconds=0.0 if message else _SOON)
+
+    async def _context(self, key: RoundKey, client: Client) -> RunContext:
+        """Return what the round's run is about. Raises RefusedError unless it is of the client's population."""
+        standing = self.services.board.rounds.get(key)
+        if standing is not None and standing.posted.population == client.population:
+            return standing.posted.context
+        async with self.services.store.reading() as rows:
+            run = await rows.runs.get(key.run)
+            job = None if run is None else await rows.jobs.get(run.job)
+        if run is None or job is None or run.population != client.population:
+            raise unexpected()
+        context = await load_context(self.services.blobs, run, job, self.services.allowances)
+        if context.plan.secure_aggregation is None:
+            raise unexpected()
+        return context
 
     async def _declared(self, client: Client, request: messages.CheckInRequest) -> Client:
         """Take note of what a client declares anew; return its row. The first check-in makes it active."""
@@ -171,7 +209,18 @@ class ClientApi:
             return messages.OUTCOME_NOT_INCLUDED
         return _OUTCOMES.get(assigned.fate or "reported", messages.OUTCOME_NOT_INCLUDED)
 
-    def _signed(self, client: Client, posted: Posted, assigned: Assigned) -> messages.SignedAssignment:
+    async def _announcement(self, posted: Posted, assigned: Assigned) -> bytes | None:
+        """Return what tells a client of its round's secure sum; None once the sum goes on without it."""
+        if posted.context.plan.secure_aggregation is None:
+            return b""
+        try:
+            return await self.services.sums.announcement(posted.context, posted.round, assigned.position) or None
+        except RefusedError:
+            return None  # the round is over, and this replica did not know
+
+    def _signed(
+        self, client: Client, posted: Posted, assigned: Assigned, announcement: bytes
+    ) -> messages.SignedAssignment:
         round_, context = posted.round, posted.context
         content = messages.Assignment(
             id=message_of(round_.id),
@@ -184,6 +233,7 @@ class ClientApi:
             cohort_size=round_.cohort_size,
             population=round_.population,
             deadline_ms=int((assigned.notes.get("deadline") or round_.deadline or 0) * 1000),
+            secure_sum=announcement,
         ).SerializeToString(deterministic=True)
         signature, key_id = self.services.signer.sign(signed_content(content))
         return messages.SignedAssignment(assignment=content, signature=signature, key_id=key_id)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,11 +19,16 @@ from hansa.algorithms.aggregators import FixedMean
 from hansa.algorithms.fold import Collector, Fold, collector
 from hansa.algorithms.prologue import close_prologue, statistics_layout
 from hansa.algorithms.rounds import close_round, receive
+from hansa.algorithms.secure_sums import Groups
+from hansa.algorithms.secure_sums import Opening as SumOpening
 from hansa.core.errors import StoreError
 from hansa.core.layout import Array
-from hansa.core.nouns import Assignment, Batch, RoundReport, ServerState
+from hansa.core.nouns import Aggregate, Assignment, Batch, RoundReport, ServerState
+from hansa.core.ring import RingVector
+from hansa.evaluation.lanes import tallies_of
 from hansa.server.contexts import RunContext
 from hansa.server.rounds_at_rest import binding, update_prefix
+from hansa.server.secure_tasks import code_of
 from hansa.store.blobs import Blobs
 from hansa.store.records import Report, Round, RoundKey
 from hansa.store.sealing import unseal
@@ -87,6 +92,24 @@ async def close(  # noqa: PLR0913 - a round, its updates, and what unseals them
     return await _close_training(context, round_, updates, ordered, now=now)
 
 
+async def close_sum(
+    context: RunContext, round_: Round, reports: Sequence[Report], *, total: RingVector, now: float
+) -> Closed:
+    """Close a frozen round of which only the sum is known. Raises HansaError for one out of its range."""
+    kind, count = round_.id.kind, len(reports)
+    code = code_of(context, kind, round_.cohort_size)
+    opening = SumOpening(code, Groups(count, 1), round_.id.round, context.streams)
+    aggregator = context.plan.aggregator if kind == "training" else FixedMean(divisor=1.0)
+    summed = await asyncio.to_thread(opening.aggregate, [total], aggregator, round_.population)
+    if kind == "statistics":
+        closed = close_prologue(context.plan, context.state, summed)
+        return Closed(closed, {"event": "statistics", "round": 0, "cohort": count}, {"statistics": True})
+    if kind == "evaluation":
+        return _evaluated(context, round_, tallies_of(code.layout, summed.lanes), count)
+    state, report = await asyncio.to_thread(_stepped, context, summed)
+    return _trained(context, round_, state, report, [each.size for each in reports], now=now)
+
+
 async def _unsealed(blobs: Blobs, key: bytes, round_: RoundKey, reports: Sequence[Report]) -> AsyncIterator[bytes]:
     for report in reports:
         yield await update_bytes(blobs, key, round_, report)
@@ -111,6 +134,10 @@ async def _close_evaluation(context: RunContext, round_: Round, updates: AsyncIt
     async for content in updates:
         for name, tally in decode_tallies(content).items():
             totals[name] = totals[name] + tally if name in totals else tally
+    return _evaluated(context, round_, totals, count)
+
+
+def _evaluated(context: RunContext, round_: Round, totals: Mapping[str, Array], count: int) -> Closed:
     federated = {
         metric.name: {"overall": metric.of(totals[metric.name]), "clients": count}
         for metric in context.metrics
@@ -139,9 +166,15 @@ async def _close_training(
         await asyncio.to_thread(collected.add, batch, position)
         position += 1
     closed, report = await asyncio.to_thread(finish, context, collected, round_.population)
-    early = divergence.check(plan, report, context.run.notes.get("early_norms", []))
-    event = training_event(context, report, round_, [each.size for each in reports], now=now)
-    return Closed(closed, event, {"early_norms": early})
+    return _trained(context, round_, closed, report, [each.size for each in reports], now=now)
+
+
+def _trained(  # noqa: PLR0913 - what a step of the model gave
+    context: RunContext, round_: Round, state: ServerState, report: RoundReport, sizes: Sequence[int], *, now: float
+) -> Closed:
+    early = divergence.check(context.plan, report, context.run.notes.get("early_norms", []))
+    event = training_event(context, report, round_, sizes, now=now)
+    return Closed(state, event, {"early_norms": early})
 
 
 def training_event(
@@ -168,6 +201,11 @@ def training_event(
 def finish(context: RunContext, collected: Collector, population: int) -> tuple[ServerState, RoundReport]:
     """Return the next state from a sum of updates, and what is told of it."""
     return close_round(context.plan, context.state, collected.finish(context.plan.aggregator, population))
+
+
+@np.errstate(over="ignore", invalid="ignore")  # as above
+def _stepped(context: RunContext, summed: Aggregate) -> tuple[ServerState, RoundReport]:
+    return close_round(context.plan, context.state, summed)
 
 
 def next_notes(context: RunContext, closed: Closed) -> dict[str, Any]:

@@ -19,11 +19,14 @@ import structlog
 from hansa.algorithms.stopping import stopping_reason
 from hansa.core.errors import DivergenceError, HansaError, StoreConflictError, StoreError
 from hansa.core.killpoints import reached
+from hansa.core.ring import RingVector
+from hansa.secagg.server import Phase
 from hansa.server import buffered_runs, closing, lifecycle
 from hansa.server.contexts import RunContext, load_context, store_state
 from hansa.server.measures import ROUND_SECONDS, ROUNDS
 from hansa.server.opening import NotYet, Opening, open_next
 from hansa.server.rounds_at_rest import round_name, update_prefix
+from hansa.server.secure_sums import Held
 from hansa.server.services import Services
 from hansa.store.records import Fate, Release, Report, Round, Run
 from hansa.store.store import Rows
@@ -203,6 +206,8 @@ class Coordinator:
 
     async def _move(self, context: RunContext, round_: Round) -> bool:
         services, now = self.services, self.services.clock.now()
+        if context.plan.secure_aggregation is not None and round_.cohort_size:
+            return await self._move_secure(context, round_)
         async with services.store.reading() as rows:
             assigned = await rows.rounds.assigned(round_.id)
             reports = await rows.reports.of(round_.id)
@@ -230,6 +235,42 @@ class Coordinator:
             await self._abandon(round_, f"its updates cannot be read: {error.code}")
         return True
 
+    async def _move_secure(self, context: RunContext, round_: Round) -> bool:
+        """Make the next move of a round whose server learns a sum: its machine says which."""
+        try:
+            held = await self.services.sums.look(context, round_.id, self.services.clock.now())
+        except StoreError as error:
+            if error.code not in _UNREADABLE:
+                raise
+            await self._abandon(round_, f"its secure sum cannot be read: {error.code}")
+            return True
+        if held.server.phase is Phase.ABORTED:
+            await self._blame(round_, held)
+            await self._abandon(held.round, held.server.abort_reason)
+            return True
+        if held.server.result is None:
+            return False
+        async with self.services.store.reading() as rows:
+            reports = await rows.reports.of(round_.id)
+            frozen = await rows.rounds.get(round_.id)
+        if frozen is None or frozen.state != "aggregating":
+            raise StoreConflictError(f"The round {round_.id.name}")
+        await self._blame(round_, held)
+        await self._close(context, frozen, reports, total=held.server.result)
+        return True
+
+    async def _blame(self, round_: Round, held: Held) -> None:
+        """Name to the operator whoever sent what no honest client sends."""
+        clients = {position: client for client, position in held.positions.items()}
+        async with self.services.store.transaction() as rows:
+            for each in held.server.blamed:
+                detail = _named(round_, why=each.reason)
+                tenant, at = str(round_.notes["tenant"]), self.services.clock.now()
+                who = clients[each.client]
+                await rows.events.add(
+                    "client.blamed", tenant=tenant, at=at, run=round_.id.run, client=who, detail=detail
+                )
+
     async def _freeze(self, round_: Round) -> None:
         """Fix the survivors, once: whoever has an acknowledged report now. Who reports later is late."""
         reached("coordinator.round.freezing")
@@ -246,14 +287,24 @@ class Coordinator:
         services.board.take_down(round_.id)
         reached("coordinator.round.frozen")
 
-    async def _close(self, context: RunContext, round_: Round, reports: list[Report]) -> None:
+    async def _close(
+        self, context: RunContext, round_: Round, reports: list[Report], total: RingVector | None = None
+    ) -> None:
         services, now = self.services, self.services.clock.now()
         key = await asyncio.to_thread(services.keys.unwrap, round_name(round_.id), round_.key)
         try:
-            closed = await closing.close(context, round_, reports, blobs=services.blobs, key=key, now=now)
+            if total is None:
+                closed = await closing.close(context, round_, reports, blobs=services.blobs, key=key, now=now)
+            else:
+                closed = await closing.close_sum(context, round_, reports, total=total, now=now)
         except closing.BrokenUpdateError as error:
             await self._suspend(round_, error.report.client)
             await self._abandon(round_, f"an update was not what was acknowledged [{error.code}]")
+            return
+        except HansaError as error:
+            if error.code != "HANSA-SUM-RANGE":
+                raise
+            await self._abandon(round_, f"{error} [{error.code}]")
             return
         reached("coordinator.round.folded")
         model, slots, size = await store_state(services.blobs, closed.state)
@@ -289,6 +340,9 @@ class Coordinator:
     async def _sweep(self, round_: Round, reports: list[Report]) -> None:
         """Remove what a round needs no more: the sealed updates, then the key. What is missed here, retention finds."""
         blobs = self.services.blobs
+        self.services.sums.drop(round_.id)
+        async with self.services.store.transaction() as rows:
+            await rows.sums.remove(round_.id)
         for report in reports:
             for name in await blobs.names(update_prefix(round_.id, report.client)):
                 await blobs.delete(name)

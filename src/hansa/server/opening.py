@@ -95,9 +95,11 @@ async def eligible_of(services: Services, context: RunContext) -> Eligible:
 def _needed(context: RunContext, upcoming: Upcoming) -> int:
     """Return how many clients a round needs, at least. One in which coins picked nobody (Poisson) is a round too."""
     schedule: Any = context.plan.schedule
+    secure = context.plan.secure_aggregation
+    fewest = 1 if secure is None else secure.minimum_cohort
     if upcoming.kind != "training" or not schedule.synchronous:
-        return 1
-    return schedule.report_goal or int(has_fixed_size(context.plan.cohort))
+        return fewest
+    return max(schedule.report_goal or int(has_fixed_size(context.plan.cohort)), 0 if secure is None else fewest)
 
 
 async def _numbers(services: Services, context: RunContext, upcoming: Upcoming, eligible: Eligible) -> Int64s:
@@ -133,7 +135,7 @@ async def _commit(  # noqa: PLR0913 - what a round is made of
     failed: int,
 ) -> Opening:
     now, run = services.clock.now(), context.run
-    _, wrapped = await asyncio.to_thread(services.keys.create, round_name(key))
+    sealing, wrapped = await asyncio.to_thread(services.keys.create, round_name(key))
     model = run.model
     if run.slots is None:
         model, _, _ = await store_state(services.blobs, context.state)
@@ -162,6 +164,8 @@ async def _commit(  # noqa: PLR0913 - what a round is made of
         )
         assigned = tuple(_assigned(key, position, client) for position, client in enumerate(clients))
         await rows.rounds.add(round_, assigned)
+        if context.plan.secure_aggregation is not None:
+            await services.sums.open(rows, context, round_, clients, sealing)
         for kind in ("round.created", "round.opening"):
             detail = {"kind": key.kind, "round": key.round, "attempt": key.attempt, "selected": len(clients)}
             await rows.events.add(kind, tenant=run.tenant, at=now, run=run.id, detail=detail)

@@ -26,6 +26,11 @@ def binding(key: RoundKey, client: str, sha256: str, part: int) -> Binding:
     return Binding(round_name(key), client, sha256, str(part))
 
 
+def sum_binding(key: RoundKey, place: int) -> Binding:
+    """Return what a sealed record of a round's secure sum is bound to."""
+    return Binding(round_name(key), "", "sum", str(place))
+
+
 def model_name(sha256: str) -> str:
     """Return the name of a model's blob."""
     return f"models/{sha256}"

@@ -11,6 +11,7 @@ from hansa.server.authentication import Authenticator, ClientCache
 from hansa.server.board import Board
 from hansa.server.pace import Pace
 from hansa.server.rates import Rates
+from hansa.server.secure_sums import SecureSums
 from hansa.server.settings import ServerSettings
 from hansa.server.signing import Signer
 from hansa.store.blobs import Blobs
@@ -36,6 +37,7 @@ class Services:
     clients: ClientCache = field(init=False)
     authenticate: Authenticator = field(init=False)
     pace: Pace = field(init=False)
+    sums: SecureSums = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "clients", ClientCache(self.store))
@@ -45,6 +47,8 @@ class Services:
         shortest = self.settings.minimum_poll_seconds
         pace = Pace(shortest, max(shortest, 3600.0), self.settings.checkins_per_second)
         object.__setattr__(self, "pace", pace)
+        sums = SecureSums(self.store, self.blobs, self.keys, self.signer, self.board)
+        object.__setattr__(self, "sums", sums)
 
     def stop(self) -> None:
         """Answer who waits, give leases back, and look after nothing any more; what comes is still answered."""

@@ -17,6 +17,7 @@ from hansa.core.layout import Layout
 from hansa.core.nouns import Signature
 from hansa.core.schema import to_mapping
 from hansa.core.sections import Features
+from hansa.core.secure_aggregation import SecureAggregation
 from hansa.evaluation.metrics import choose
 from hansa.server.eligibility_checks import check_eligibility
 from hansa.server.model_files import HEADER, checked, read_header
@@ -157,16 +158,24 @@ def _federation_problems(plan: Plan, signature: Signature) -> Iterator[Problem]:
     if plan.features is not None:
         yield from _feature_problems(plan.features, signature)
     if plan.secure_aggregation is not None:
-        yield Problem(
-            "secure_aggregation",
-            "is computed in simulations only: this version's server does not carry the messages of a secure sum; "
-            "remove the table, with which every site sees its updates sent in the clear.",
-        )
+        yield from _secure_problems(plan.secure_aggregation)
     part = (plan.stopping.metric or "").partition(".")[0]
     if part in _ABSENT:
         yield Problem("stopping.metric", f'a federation has no {part} examples; watch "federated." metrics.')
     if part == "federated" and not plan.evaluation.federated:
         yield Problem("stopping.metric", "needs evaluation.federated = true.")
+
+
+def _secure_problems(section: SecureAggregation) -> Iterator[Problem]:
+    """Yield what a simulation computes and this version's server does not carry."""
+    if section.protocol != "secagg-full":
+        yield Problem(
+            "secure_aggregation.protocol", f'{section.protocol} is for simulations in this version; use "secagg-full".'
+        )
+    if section.registrar == "authority":
+        yield Problem("secure_aggregation.registrar", 'is for simulations in this version; use "pinned" or "server".')
+    if section.group_size is not None:
+        yield Problem("secure_aggregation.group_size", "is for simulations in this version; remove it.")
 
 
 def _feature_problems(features: Features, signature: Signature) -> Iterator[Problem]:

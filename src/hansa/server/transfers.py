@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import hashlib
 import re
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 from weakref import WeakValueDictionary
 
@@ -21,13 +22,15 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from hansa.core.errors import HansaError, RefusedError, StoreError
 from hansa.core.killpoints import reached
 from hansa.server.board import Posted
-from hansa.server.checking import checker, refuse
+from hansa.server.checking import NAMED, checker, name_sender
+from hansa.server.closing import BrokenUpdateError, update_bytes
 from hansa.server.following import follow_rounds
 from hansa.server.recorder import Recorder, unexpected
 from hansa.server.rounds_at_rest import binding, descriptor_name, model_name, part_name, round_name, update_prefix
 from hansa.server.services import Services
 from hansa.store.records import Client, Report, RoundKey
 from hansa.store.sealing import Binding, plain_size, seal, unseal
+from hansa.wire.update_checks import other_digest
 from hansa.wire.verdicts import KINDS, LATE, Verdict
 
 RUN_ID: Final = re.compile(r"[0-9A-Za-z_-]{1,64}")
@@ -130,7 +133,8 @@ class Transfers:
         complete = arrived == stop == total  # all was here, and the server was killed before it recorded the report
         if start != arrived and not complete:
             raise _wrong_offset(arrived)
-        if whole:
+        secure = posted.context.plan.secure_aggregation is not None
+        if whole and not secure:
             await self._check(posted, client, sha256, body)
         if start == 0 and not await self._begins(key, client, sha256):
             return await self._answer_without_round(key, client, sha256)  # another replica has taken its report
@@ -141,10 +145,38 @@ class Transfers:
         if stop < total:
             reached("server.upload.part-written")
             return JSONResponse({"offset": str(stop), "sha256": sha256}, status_code=202)
+        if secure:
+            return _verdict(await self._masked(posted, client, sha256, body if whole else None, total), sha256)
         if not whole:
             await self._check_parts(posted, client, sha256, sealing_key)
         reached("server.report.sealed")
         return _verdict(await self._record(key, client, sha256, total), sha256)
+
+    async def _masked(self, posted: Posted, client: Client, sha256: str, body: bytes | None, total: int) -> Verdict:
+        """Give a masked vector, which is sealed by now, to its round's secure sum, which records it."""
+        services, key = self.services, posted.round.id
+        report = Report(key, client.id, 0, sha256, total, update_prefix(key, client.id), services.clock.now())
+        try:
+            if body is None:
+                sealing_key = await asyncio.to_thread(services.keys.unwrap, round_name(key), posted.round.key)
+                body = await update_bytes(services.blobs, sealing_key, key, report)
+            elif hashlib.sha256(body).hexdigest() != sha256:
+                raise other_digest()
+            reached("server.report.sealed")
+            now = services.clock.now()
+            return await services.sums.take_masked(
+                posted.context, key, client, body, lambda: self._record(key, client, sha256, total), now
+            )
+        except BrokenUpdateError:
+            await self._remove(f"{report.blob}{sha256}/")
+            raise other_digest() from None
+        except RefusedError as error:
+            if error.code == "HANSA-SECAGG-UNEXPECTED":
+                return await self.recorder.record(replace(report, blob=""))  # the sum goes on without it, or has it
+            await self._remove(f"{report.blob}{sha256}/")
+            if error.code in NAMED:
+                await name_sender(services, key, client, error.code)
+            raise
 
     async def _begins(self, key: RoundKey, client: Client, sha256: str) -> bool:
         """Remove what a client began to send and did not end; return False, and remove nothing, where it has ended."""
@@ -174,7 +206,7 @@ class Transfers:
             await asyncio.to_thread(check.whole, body, sha256)
         except RefusedError as error:
             if error.code != "HANSA-UPLOAD-DIGEST":
-                await refuse(self.services, posted, client, error.code)
+                await name_sender(self.services, posted.round.id, client, error.code)
             raise
 
     async def _check_parts(self, posted: Posted, client: Client, sha256: str, sealing_key: bytes) -> None:
@@ -189,7 +221,7 @@ class Transfers:
         except RefusedError as error:
             await self._remove(prefix)
             if error.code != "HANSA-UPLOAD-DIGEST":
-                await refuse(self.services, posted, client, error.code)
+                await name_sender(self.services, posted.round.id, client, error.code)
             raise
 
     async def _remove(self, prefix: str) -> None:

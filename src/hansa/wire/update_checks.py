@@ -105,12 +105,7 @@ class UpdateCheck:
     def finish(self, sha256: str) -> None:
         """Check that nothing is missing, and that it is what was announced."""
         if self.digest.hexdigest() != sha256:
-            raise RefusedError(
-                "HANSA-UPLOAD-DIGEST",
-                rule="An update has the digest that was announced.",
-                found="What arrived has another.",
-                action="Send it again from the start.",
-            )
+            raise other_digest()
         if self._spans is None or self._at < len(self._spans):
             raise invalid("It ends too early.")
         if self.layout is not None:
@@ -258,4 +253,14 @@ def not_finite() -> RefusedError:
         rule="An update holds finite numbers only.",
         found="Some are infinite or not a number.",
         action="Look at the client's data and learning rate; the update was not counted.",
+    )
+
+
+def other_digest() -> RefusedError:
+    """Return what to say of an update that is not what was announced."""
+    return RefusedError(
+        "HANSA-UPLOAD-DIGEST",
+        rule="An update has the digest that was announced.",
+        found="What arrived has another.",
+        action="Send it again from the start.",
     )

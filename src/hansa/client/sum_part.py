@@ -1,0 +1,114 @@
+"""A client's part in one secure sum: its machine, whose records are on disk before anything that follows from them."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from hansa.client.policy import SecureSums
+from hansa.client.state import Id
+from hansa.client.sum_folder import Begun, SumFolder
+from hansa.core.errors import RefusedError
+from hansa.core.killpoints import reached
+from hansa.core.ring import Ring, Segment
+from hansa.secagg.client import MaskingClient
+from hansa.secagg.contribution import Contribution
+from hansa.secagg.messages import Masked, header_of
+from hansa.secagg.policy import ClientPolicy
+from hansa.secagg.step import Step
+from hansa.secagg.task import Task
+from hansa.wire.generated import federation_pb2 as wire
+
+
+@dataclass
+class SumPart:
+    """One secure sum that this client takes part in. Made by :meth:`resume`, also after :meth:`SumFolder.begin`."""
+
+    id: Id
+    machine: MaskingClient
+    folder: SumFolder
+    reply: bytes = b""
+    """The last message to the server."""
+    seen: int = 0
+    """The kind of the server's message that it answers."""
+
+    @classmethod
+    def resume(cls, folder: SumFolder, begun: Begun, demands: SecureSums, key: Ed25519PrivateKey) -> SumPart:
+        """Return the part as its records have it. Raises RefusedError for a task that the site does not accept."""
+        ring = Ring(tuple(Segment(*each) for each in begun.ring))
+        given = Contribution(
+            bytes.fromhex(begun.plan_sha256), bytes.fromhex(begun.model_sha256), ring.unpack(folder.vector())
+        )
+        identity, policy, records = key.public_key().public_bytes_raw(), _policy(begun, demands, key), folder.records()
+        if records:
+            machine, step = MaskingClient.restore(records, signer=key, identity=identity, policy=policy, given=given)
+            part = cls(begun.id, machine, folder)
+            part.seen = header_of(records[-1]).kind if len(records) > 1 else 0
+        else:
+            machine, step = MaskingClient.start(
+                begun.announcement, signer=key, identity=identity, policy=policy, given=given,
+                random=secrets.token_bytes, spent=folder.spent(),
+            )  # fmt: skip
+            part = cls(begun.id, machine, folder)
+        _require_this(machine.task, begun, ring)
+        part._keep(step)
+        return part
+
+    @property
+    def gives_vector(self) -> bool:
+        """Return True where the next message is the masked vector, which travels as a report."""
+        return bool(self.reply) and header_of(self.reply).kind == Masked.kind
+
+    @property
+    def done(self) -> bool:
+        """Return True where nothing more is asked of this client."""
+        return self.machine.done
+
+    def next_request(self, assignment: wire.AssignmentId, wait: float) -> wire.ExchangeRequest:
+        """Return the next call: with the last message, or asking what comes next."""
+        message = b"" if self.gives_vector else self.reply
+        seconds = 0.0 if self.done else wait
+        return wire.ExchangeRequest(id=assignment, message=message, seen=self.seen, wait_seconds=seconds)
+
+    def take(self, message: bytes) -> None:
+        """Answer a message of the server. Raises RefusedError where a check fails: the client leaves the sum then."""
+        step = self.machine.on_message(message)
+        self.seen = header_of(message).kind
+        self._keep(step)
+
+    def end(self) -> None:
+        """Forget the sum; its task is spent."""
+        self.folder.end(self.machine.task.hash)
+
+    def _keep(self, step: Step) -> None:
+        if step.persist:
+            reached("client.sum-answered")
+            self.folder.append([bytes(each) for each in step.persist])
+            reached("client.sum-recorded")
+        self.reply = step.send[-1].message if step.send else b""
+
+
+def _policy(begun: Begun, demands: SecureSums, key: Ed25519PrivateKey) -> ClientPolicy:
+    own = key.public_key().public_bytes_raw()
+    return ClientPolicy(
+        server_key=begun.server_key,
+        registrar=demands.registrar,
+        pinned=frozenset({own, *demands.keys()}),
+        server="malicious" if begun.malicious or demands.server == "malicious" else "curious",
+        minimum_cohort=max(begun.minimum_cohort, demands.minimum_cohort),
+        minimum_survivors=max(begun.minimum_survivors, demands.minimum_survivors),
+    )
+
+
+def _require_this(task: Task, begun: Begun, ring: Ring) -> None:
+    """Raise RefusedError unless a task is that of the assignment, over the integers that the plan says."""
+    named = (f"{begun.id.run}/{begun.id.kind}", begun.id.round, begun.id.attempt)
+    if (task.run, task.round, task.attempt) != named or task.ring != ring:
+        raise RefusedError(
+            "HANSA-SECAGG-REFUSED",
+            rule="A secure sum is that of its assignment, over the integers of its plan.",
+            found="The server has announced another.",
+            action="Tell the operator of the server; nothing was sent.",
+        )
