@@ -95,6 +95,7 @@ def _invite(federation: Any, calls: Any, sites: dict[str, Path]) -> None:
     known = {each["name"] for each in calls.get("/populations")["populations"]}
     if POPULATION not in known:
         calls.call("POST", "/populations", {"name": POPULATION})
+    federation.introduce(sites)
     for name, data in sites.items():
         token = ""
         if not (federation.state(name) / "identity.json").exists():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import json
 import os
 import secrets
 import signal
@@ -12,11 +14,12 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Self
 
+from hansa.client.state import StateFolder
 from hansa.core.errors import RunError
 
 _PORTS: Final = range(20_000, 32_000)
@@ -92,7 +95,18 @@ class LocalFederation:
         """
         where = ["--server", server or self.url, *self._trust()]
         options = [*where, "--data", str(data), "--state", str(self.state(name))]
+        if self._policy(name).exists():
+            options += ["--policy", str(self._policy(name))]
         self.start(name, ["client", *options], {"HANSA_TOKEN": token, **(environment or {})})
+
+    def introduce(self, names: Iterable[str]) -> None:
+        """Let agents know each other's keys before they start, as sites that pin their peers do."""
+        keys = {}
+        for name in names:
+            with contextlib.closing(StateFolder(self.state(name))) as state:
+                keys[name] = base64.b64encode(state.key().public_key().public_bytes_raw()).decode()
+        for name in keys:
+            self._policy(name).write_text(f"[secure_sums]\npeers = {json.dumps([*keys.values()])}\n", encoding="utf-8")
 
     def state(self, name: str) -> Path:
         """Return the folder in which an agent keeps what is its own."""
@@ -165,6 +179,9 @@ class LocalFederation:
 
     def _log(self, name: str) -> Path:
         return self.folder / f"{name.replace(' ', '-').lower()}.log"
+
+    def _policy(self, name: str) -> Path:
+        return self.state(name).with_suffix(".policy.toml")
 
     def _trust(self) -> list[str]:
         return ["--ca", str(self.ca)] if self.url.startswith("https") else []

@@ -15,7 +15,7 @@ from hansa.core.killpoints import reached
 from hansa.core.ring import Ring, Segment
 from hansa.secagg.client import MaskingClient
 from hansa.secagg.contribution import Contribution
-from hansa.secagg.messages import Masked, header_of
+from hansa.secagg.messages import Announcement, Masked, header_of
 from hansa.secagg.policy import ClientPolicy
 from hansa.secagg.step import Step
 from hansa.secagg.task import Task
@@ -31,7 +31,7 @@ class SumPart:
     folder: SumFolder
     reply: bytes = b""
     """The last message to the server."""
-    seen: int = 0
+    seen: int = Announcement.kind
     """The kind of the server's message that it answers."""
 
     @classmethod
@@ -45,7 +45,8 @@ class SumPart:
         if records:
             machine, step = MaskingClient.restore(records, signer=key, identity=identity, policy=policy, given=given)
             part = cls(begun.id, machine, folder)
-            part.seen = header_of(records[-1]).kind if len(records) > 1 else 0
+            if len(records) > 1:
+                part.seen = header_of(records[-1]).kind
         else:
             machine, step = MaskingClient.start(
                 begun.announcement, signer=key, identity=identity, policy=policy, given=given,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 from weakref import WeakValueDictionary
@@ -55,10 +56,17 @@ class Held:
     """When the phase began."""
     told: dict[int, bytes] = field(default_factory=dict)
     """Position -> the last message to that client."""
+    news: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when there is more to tell, or this is not the machine any more; then there is another event."""
 
     def take_in(self, step: Step) -> None:
         """Keep what is told to whom."""
         self.told.update(step.send)
+
+    def ring(self) -> None:
+        """Let those look again who wait."""
+        self.news.set()
+        self.news = asyncio.Event()
 
     @property
     def deadline(self) -> float:
@@ -101,7 +109,7 @@ class SecureSums:
             held = await self._current(context, round_.id)
             return held.told.get(position, b"") if held.server.phase is Phase.ADVERTISE else b""
 
-    async def exchange(  # noqa: PLR0913 - whose message, to which sum, and how long its answer may take
+    async def exchange(  # noqa: PLR0913, PLR0917 - whose message, to which sum, and how long its answer may take
         self, context: RunContext, key: RoundKey, client: Client, message: bytes, seen: int, wait: float, now: float
     ) -> bytes:
         """Take a client's message, if there is one; return the next one to it, or nothing while it is not there.
@@ -122,13 +130,15 @@ class SecureSums:
                 told = held.told.get(position, b"")
                 if told and header_of(told).kind != seen:
                     return told
-                over = held.server.phase >= Phase.DONE
+                over, news = held.server.phase >= Phase.DONE or self.board.closing, held.news
             left = ends - asyncio.get_running_loop().time()
             if over or left <= 0:
                 return b""
-            await self.board.wait(client.id, min(left, _LOOK_AGAIN))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(min(left, _LOOK_AGAIN)):
+                    await news.wait()
 
-    async def take_masked(  # noqa: PLR0913 - a vector, whose it is, and what records that it has come
+    async def take_masked(  # noqa: PLR0913, PLR0917 - a vector, whose it is, and what records that it has come
         self,
         context: RunContext,
         key: RoundKey,
@@ -152,12 +162,12 @@ class SecureSums:
             step = await asyncio.to_thread(held.server.on_message, content)
             verdict = await record()
             if verdict != ACCEPTED:
-                self.held.pop(key, None)
+                self.drop(key)
                 return verdict
             try:
                 await self._apply(held, step, now)
             except StoreConflictError:
-                self.held.pop(key, None)  # recorded, so whoever reads the reports anew adds it
+                self.drop(key)  # recorded, so whoever reads the reports anew adds it
             return verdict
 
     async def look(self, context: RunContext, key: RoundKey, now: float) -> Held:
@@ -169,13 +179,15 @@ class SecureSums:
                 try:
                     await self._apply(held, step, now)
                 except StoreConflictError:
-                    self.held.pop(key, None)
+                    self.drop(key)
                     raise
             return held
 
     def drop(self, key: RoundKey) -> None:
-        """Forget the machine of a round that is over."""
-        self.held.pop(key, None)
+        """Forget the machine of a round: it is over, or is to be read anew."""
+        held = self.held.pop(key, None)
+        if held is not None:
+            held.ring()
 
     def _lock(self, key: RoundKey) -> asyncio.Lock:
         return self.locks.setdefault(key, asyncio.Lock())
@@ -190,7 +202,7 @@ class SecureSums:
             try:
                 await self._apply(held, step, now)
             except StoreConflictError:
-                self.held.pop(held.round.id, None)
+                self.drop(held.round.id)
                 if last_try:
                     raise
                 held = await self._current(context, held.round.id)
@@ -199,7 +211,7 @@ class SecureSums:
         raise AssertionError
 
     async def _apply(self, held: Held, step: Step, now: float) -> None:
-        """Make a step's records durable, then tell what follows. Raises StoreConflictError: the machine is to be read."""
+        """Make a step's records durable, then tell what follows. Raises StoreConflictError: read the machine."""
         records = [bytes(each) for each in step.persist if not _is_masked(each)]
         closes = any(closes_phase(each) for each in records)
         freezes = held.server.phase > Phase.MASK and held.round.state in TAKES_REPORTS
@@ -217,9 +229,8 @@ class SecureSums:
         held.take_in(step)
         if freezes:
             self.board.take_down(held.round.id)
-        for client, position in held.positions.items():
-            if closes and position in held.told:
-                self.board.wake(client)
+        if closes:
+            held.ring()
         if held.server.phase >= Phase.DONE or freezes:
             self.board.changed.set()
 
@@ -237,10 +248,10 @@ class SecureSums:
             assigned = await rows.rounds.assigned(key)
             reports = await rows.reports.of(key)
         if round_ is None or not records:
-            self.held.pop(key, None)
+            self.drop(key)
             raise _not_asked()
-        held = await self._read(context, round_, records, assigned, reports)
-        self.held[key] = held
+        self.drop(key)
+        held = self.held[key] = await self._read(context, round_, records, assigned, reports)
         return held
 
     async def _read(

@@ -66,6 +66,7 @@ class Hospitals:
         """Make the population, and invite the hospitals in their order: that of the population's list."""
         with self.calls() as calls:
             calls.call("POST", "/populations", {"name": POPULATION})
+            self.local.introduce(self.sites)
             for name in names or self.sites:
                 made = calls.call("POST", f"/populations/{POPULATION}/invitations", {"name": name})
                 self.tokens[name] = made["token"]
