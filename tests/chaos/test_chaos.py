@@ -10,8 +10,8 @@ from contextlib import ExitStack
 
 import pytest
 
-from hansa.testing.campaign import AWAY, Campaign, torture
-from hansa.testing.chaos import ABANDONED, Series, next_campaign, points_of
+from hansa.testing.campaign import AWAY, SECURE, Campaign, torture
+from hansa.testing.chaos import ABANDONED, OF_SUMS, Series, next_campaign, points_of
 from hansa.testing.postgres import own_postgres
 
 SERVER = [point for point in points_of("full") if not point.startswith("client.")]
@@ -45,10 +45,16 @@ def test_with_deadlines_that_outages_pass_a_report_is_counted_once_or_its_round_
     assert result.abandoned > 0
 
 
+def test_killed_in_the_middle_of_secure_sums_a_federation_goes_on(tmp_path):
+    server, clients = ([each for each in OF_SUMS if each.startswith(kind)] for kind in ("sums", "client"))
+    campaign = Campaign(server, clients, (SECURE,), passes=3, bad_network=False, seed=1)
+    holds(torture(campaign, tmp_path / "federation"), [*server, *clients])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("database", ["sqlite", "postgresql"])
-@pytest.mark.parametrize("plan", ["full", "short"])
+@pytest.mark.parametrize("plan", ["full", "short", "secure"])
 def test_killed_again_and_again_on_a_bad_network(plan, database, seed, tmp_path_factory):
     settings = {"seconds": 60.0}
     with ExitStack() as stack:

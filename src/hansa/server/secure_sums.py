@@ -63,6 +63,10 @@ class Held:
         """Keep what is told to whom."""
         self.told.update(step.send)
 
+    def has_more(self, position: int, seen: int) -> bool:
+        """Return True where a client was told something after what it has answered last, by the kind of that."""
+        return position in self.told and header_of(self.told[position]).kind != seen
+
     def ring(self) -> None:
         """Let those look again who wait."""
         self.news.set()
@@ -124,12 +128,11 @@ class SecureSums:
                 position = held.positions.get(client.id)
                 if position is None:
                     raise _not_asked()
-                if message:
+                if message and not held.has_more(position, seen):  # else it is one that was answered
                     held = await self._take(context, held, position, message, now)
-                    message = b""
-                told = held.told.get(position, b"")
-                if told and header_of(told).kind != seen:
-                    return told
+                message = b""
+                if held.has_more(position, seen):
+                    return held.told[position]
                 over, news = held.server.phase >= Phase.DONE or self.board.closing, held.news
             left = ends - asyncio.get_running_loop().time()
             if over or left <= 0:

@@ -65,6 +65,13 @@ AWAY: Final = small_plan(
     evaluation={"federated": False},
 )
 """Training only, and a goal that nobody on top makes up for: with outages, rounds are abandoned."""
+SECURE: Final = small_plan(
+    name="only the sum is seen",
+    rounds=3,
+    secure_aggregation={"maximum_cohort": 4, "max_weight": 300.0, "phase_deadline": 30.0},
+    **{**WITH_STATE, "transforms": [{"kind": "weigh-by-size"}]},
+)
+"""Full participation under secure sums; what is rounded is rounded by each client's own coins, so models differ."""
 _RUN: Final = 60.0
 """Seconds that a run may take to its end once nobody is killed any more."""
 
@@ -217,6 +224,8 @@ def _shared(wanted: Sequence[str], count: int) -> Iterator[list[str]]:
 def _other_models(campaign: Campaign, submitted: dict[str, Plan], books: Any, folder: Path) -> Iterator[str]:
     """Yield the runs that gave another model than the one that follows from their rounds, or from none being killed."""
     for plan in campaign.plans:
+        if plan.secure_aggregation is not None:
+            continue  # nobody but the clients knows what is in the sum
         prepared = prepare(plan)
         runs = [run for run, of in submitted.items() if of is plan]
         wanted = None

@@ -24,19 +24,24 @@ from pathlib import Path
 from typing import Any, Final
 
 from hansa.core.killpoints import KILL_POINTS
-from hansa.testing.campaign import AWAY, FULL, SHORT, Campaign, Result, torture
+from hansa.testing.campaign import AWAY, FULL, SECURE, SHORT, Campaign, Result, torture
 from hansa.testing.postgres import own_postgres
 from hansa.testing.victims import ANYWHERE
 
-PLANS: Final = {"full": (FULL,), "short": (SHORT, AWAY)}
-OUTAGES: Final = {"full": 0.0, "short": 4.0}
+PLANS: Final = {"full": (FULL,), "short": (SHORT, AWAY), "secure": (SECURE,)}
+OUTAGES: Final = {"full": 0.0, "short": 4.0, "secure": 0.0}
 ABANDONED: Final = "coordinator.round.abandoned"
+OF_SUMS: Final = ("sums.record-made", "sums.record-written", "client.sum-answered", "client.sum-recorded")
+_ABSENT: Final = {
+    "full": (ABANDONED, *OF_SUMS),  # everybody is waited for
+    "short": ("client.rows-written", "client.rows-current", *OF_SUMS),  # nothing is kept with clients
+    "secure": (ABANDONED, "coordinator.round.folded"),  # the sum is all there is
+}
 
 
 def points_of(plan: str) -> list[str]:
-    """Return the kill points that a federation passes: nothing is abandoned in one, no rows are kept in the other."""
-    absent = (ABANDONED,) if plan == "full" else ("client.rows-written", "client.rows-current")
-    return [point for point in KILL_POINTS if point not in absent]
+    """Return the kill points that a federation passes under the plans of that name."""
+    return [point for point in KILL_POINTS if point not in _ABSENT[plan]]
 
 
 @dataclass
