@@ -154,7 +154,9 @@ def test_a_sum_that_could_overflow_is_refused_with_its_numbers_and_an_advice_tha
 def test_lanes_that_could_overflow_are_refused():
     found = problems({"maximum_cohort": 200_000}, cohort=Full())
     assert "the sum of lane train_loss could overflow" in found["secure_aggregation.maximum_cohort"]
-    assert problems({"maximum_cohort": 200_000, "group_size": 1000}, cohort=Full()) == {}
+    grouped = {"maximum_cohort": 200_000, "group_size": 1000}
+    assert "lower the largest cohort" in problems(grouped, cohort=Full())["secure_aggregation.maximum_cohort"]
+    assert problems(grouped | {"maximum_cohort": 130_000}, cohort=Full()) == {}
 
 
 def of_population(secure, population, **sections):

@@ -303,13 +303,13 @@ def test_int8_is_a_quarter_of_the_bytes():
 
 
 def test_the_rotation_is_orthonormal_and_its_own_inverse():
-    from hansa.algorithms.compressors import _hadamard
+    from hansa.algorithms.rotation import hadamard
 
     values = np.random.default_rng(0).standard_normal((2, 3, 256)).astype(np.float32)
-    turned = _hadamard(values)
+    turned = hadamard(values)
     np.testing.assert_allclose(norm(turned), norm(values), rtol=1e-5)
-    np.testing.assert_allclose(_hadamard(turned), values, atol=1e-5)
-    unit = _hadamard(np.eye(1, 64, dtype=np.float32))
+    np.testing.assert_allclose(hadamard(turned), values, atol=1e-5)
+    unit = hadamard(np.eye(1, 64, dtype=np.float32))
     np.testing.assert_allclose(unit, np.full((1, 64), 1 / 8), rtol=1e-6)
 
 

@@ -18,7 +18,7 @@ from typing import Final
 
 import numpy as np
 
-from hansa.algorithms.ring_plan import BranchCode, RingCode, lane_limit
+from hansa.algorithms.ring_plan import BranchCode, RingCode
 from hansa.algorithms.rotation import hadamard, padded, signs
 from hansa.algorithms.travelling import CAPPED, SCALED_DOWN
 from hansa.core.errors import HansaError, PlanError, Problem
@@ -85,12 +85,16 @@ def whole_numbers(code: RingCode, total: Sequence[UInts], clients: int) -> tuple
     """
     values, lanes = np.zeros(code.width, dtype=np.int64), np.zeros(len(code.layout.lanes), dtype=np.int64)
     for branch, array in zip(code.branches, total, strict=False):
-        values[branch.part] = _signed(array, branch.bits)
-        _require_range(values[branch.part], code.most(branch, clients), branch.name)
+        entries, largest = _signed(array, branch.bits), code.most(branch, clients)
+        if entries.max(initial=0) > largest or entries.min(initial=0) < -largest:
+            raise _out_of_range(branch.name)
+        values[branch.part] = entries
     for run, array in zip(code.lanes, total[len(code.branches) :], strict=True):
         lanes[run.start : run.stop] = _signed(array, run.bits)
-    for lane, value in zip(code.layout.lanes, lanes, strict=True):
-        _require_range(value, clients * lane_limit(lane), lane.name)
+    most = clients * code.lane_limits
+    beyond = (lanes > most) | (lanes < -most)
+    if beyond.any():
+        raise _out_of_range(code.layout.lanes[int(beyond.argmax())].name)
     return values, lanes
 
 
@@ -116,14 +120,13 @@ def _signed(entries: UInts, bits: int) -> Int64s:
     return ((entries.astype(np.uint64) ^ half) - half).view(np.int64)
 
 
-def _require_range(found: Array, most: int, what: str) -> None:
-    if np.any(found > most) or np.any(found < -most):
-        raise HansaError(
-            "HANSA-SUM-RANGE",
-            rule="Every entry of a secure sum lies within what its clients can give.",
-            found=f"One of {what!r} does not.",
-            action="Nothing of this sum is used. A client sent no encoded update, or a mask is left.",
-        )
+def _out_of_range(what: str) -> HansaError:
+    return HansaError(
+        "HANSA-SUM-RANGE",
+        rule="Every entry of a secure sum lies within what its clients can give.",
+        found=f"One of {what!r} does not.",
+        action="Nothing of this sum is used. A client sent no encoded update, or a mask is left.",
+    )
 
 
 def _finite(batch: Batch) -> Batch:

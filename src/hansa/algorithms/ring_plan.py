@@ -1,8 +1,8 @@
 """The plan of a secure sum's integers: how many bits each entry takes, and the proof that no sum overflows.
 
-One client's entry of a branch is a whole number of steps, at most ``weight_steps * limit`` of them in size, and a
-lane one of at most (high / resolution). A sum of n clients, with noise of at most ``tail``, lies in [-B, B] where B is n times
-that, plus the tail; it is read back from its remainder modulo 2^b exactly when 2 B + 1 <= 2^b.
+One client's entry of a branch is a whole number of steps, at most ``weight_steps * limit`` of them in size, and a lane
+is one of at most high / resolution. A sum of n clients, with noise of at most ``tail``, lies in [-B, B], where B is n
+times that, plus the tail; it is read back from its remainder modulo 2^b exactly when 2 B + 1 <= 2^b.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 from hansa.algorithms.schedule import has_fixed_size, picking
 from hansa.algorithms.travelling import MOST_WEIGHT, WEIGHT_RESOLUTION
 from hansa.core.errors import PlanError, Problem
-from hansa.core.layout import Lane, Layout
+from hansa.core.layout import Int64s, Lane, Layout
 from hansa.core.registry import kind_of
 from hansa.core.ring import FEWEST_BITS, MOST_BITS, Ring, Segment
 from hansa.core.secure_aggregation import SecureAggregation
@@ -88,6 +88,11 @@ class RingCode:
         return Ring((*values, *lanes))
 
     @cached_property
+    def lane_limits(self) -> Int64s:
+        """Return the largest absolute integer of one client's lanes: int64 [lanes]."""
+        return np.array([lane_limit(lane) for lane in self.layout.lanes], dtype=np.int64)
+
+    @cached_property
     def dtype(self) -> np.dtype[np.unsignedinteger[Any]]:
         """Return the type in which values of all branches are held and added: it wraps modulo a multiple of 2^bits."""
         types = [segment.dtype for segment in self.ring.segments[: len(self.branches)]]
@@ -108,12 +113,14 @@ def ring_code(  # noqa: PLR0913 - the section, the layout, and what a plan's oth
     layout: Layout,
     *,
     clients: int,
+    cohort: int = 0,
     weight: float = 1.0,
     whole_weights: bool = True,
     noise_tails: Mapping[str, int] | None = None,
 ) -> RingCode:
     """Return the integers of a layout for sums of at most ``clients``, whose weights are at most ``weight``.
 
+    ``cohort`` is the most clients of all groups together, whose sums are added in 64 bits.
     ``noise_tails`` holds, for a branch, the largest absolute noise in its sum, in steps.
     Raises PlanError with the numbers where a sum could overflow.
     """
@@ -123,9 +130,11 @@ def ring_code(  # noqa: PLR0913 - the section, the layout, and what a plan's oth
     for branch in layout.branches:
         tail = (noise_tails or {}).get(branch.name, 0)
         code = _branch_code(section, branch.name, (start, branch.size), (clients, steps, tail), found)
+        if bits_of(max(clients, cohort) * steps * code.limit + tail) > MOST_BITS:
+            found.append(_too_many(branch.name, max(clients, cohort), steps * code.limit))
         branches.append(code)
         start += code.length
-    lanes = tuple(_lane_codes(layout.lanes, clients, found))
+    lanes = tuple(_lane_codes(layout.lanes, clients, max(clients, cohort), found))
     if found:
         raise PlanError(found)
     return RingCode(layout, clients, tuple(branches), lanes, unit, steps, min(weight, unit * steps))
@@ -231,24 +240,28 @@ def _overflow(  # noqa: PLR0913, PLR0917 - the numbers of one sentence
     )
 
 
-def _lane_codes(lanes: Sequence[Lane], clients: int, found: list[Problem]) -> Iterator[LaneCode]:
-    """Yield the runs of lanes that take equally many bits."""
-    needed = []
-    for lane in lanes:
-        most = clients * lane_limit(lane)
-        needed.append(bits_of(most))
-        if needed[-1] > MOST_BITS:
-            sentence = (
-                f"the sum of lane {lane.name} could overflow: {clients} clients, each up to {lane_limit(lane)}, need "
-                f"{needed[-1]} bits, and there are {MOST_BITS}; lower the largest cohort, or cut it into groups by "
-                "group_size."
-            )
-            found.append(Problem("secure_aggregation.maximum_cohort", sentence))
+def _lane_codes(lanes: Sequence[Lane], clients: int, cohort: int, found: list[Problem]) -> Iterator[LaneCode]:
+    """Yield the runs of lanes that take equally many bits; what does not fit is added to the problems."""
+    limits = [lane_limit(lane) for lane in lanes]
+    found += [
+        _too_many(f"lane {lane.name}", cohort, limit)
+        for lane, limit in zip(lanes, limits, strict=True)
+        if bits_of(cohort * limit) > MOST_BITS
+    ]
+    needed = [min(bits_of(clients * limit), MOST_BITS) for limit in limits]
     for bits, run in groupby(range(len(lanes)), key=needed.__getitem__):
         columns = list(run)
-        yield LaneCode(columns[0], columns[-1] + 1, min(bits, MOST_BITS))
+        yield LaneCode(columns[0], columns[-1] + 1, bits)
+
+
+def _too_many(what: str, clients: int, most: int) -> Problem:
+    return Problem(
+        "secure_aggregation.maximum_cohort",
+        f"the sum of {what} could overflow: {clients} clients, each up to {most}, need {bits_of(clients * most)} bits, "
+        f"and there are {MOST_BITS}; lower the largest cohort.",
+    )
 
 
 def lane_limit(lane: Lane) -> int:
-    """Return the largest absolute integer of one client's lane."""
-    return int(np.abs(lane.encode(np.array([lane.low, lane.high]))).max())
+    """Return the largest absolute integer of one client's lane, rounded as :meth:`Lane.encode` does."""
+    return max(abs(round(lane.low / lane.resolution)), abs(round(lane.high / lane.resolution)))

@@ -18,7 +18,7 @@ from hansa.algorithms.fixed_point import decode, joined, vectors, whole_numbers
 from hansa.algorithms.fold import finished
 from hansa.algorithms.plan import Plan
 from hansa.algorithms.prologue import statistics_layout
-from hansa.algorithms.ring_plan import RingCode, largest_sum, largest_weight, ring_code
+from hansa.algorithms.ring_plan import RingCode, largest_cohort, largest_sum, largest_weight, ring_code
 from hansa.core.layout import Array, Int64s, Layout
 from hansa.core.nouns import Aggregate, Assignment, Batch
 from hansa.core.ring import Ring, RingVector
@@ -36,13 +36,16 @@ def training_code(plan: Plan, layout: Layout) -> RingCode | None:
         return None
     weight, whole = largest_weight(section, plan.transforms)
     clients = largest_sum(section, plan.cohort, plan.schedule)
-    return ring_code(section, layout, clients=clients, weight=weight, whole_weights=whole)
+    cohort = largest_cohort(section, plan.cohort, plan.schedule)
+    return ring_code(section, layout, clients=clients, cohort=cohort, weight=weight, whole_weights=whole)
 
 
 def lanes_code(plan: Plan, layout: Layout, clients: int) -> RingCode | None:
     """Return the integers of lanes alone (statistics, evaluation) of so many clients, or None without a secure sum."""
     section = plan.secure_aggregation
-    return None if section is None else ring_code(section, layout, clients=largest_group(section, clients))
+    if section is None:
+        return None
+    return ring_code(section, layout, clients=largest_group(section, clients), cohort=clients)
 
 
 def round_code(plan: Plan, kind: str, cohort: int, *, updates: Layout, tallies: Layout) -> RingCode:

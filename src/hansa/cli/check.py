@@ -11,9 +11,9 @@ from rich.text import Text
 
 from hansa.cli.console import facts, heading, print_json, screen
 from hansa.cli.options import AsJson, Overrides
-from hansa.cli.promises import NO_EPSILON, NO_UNIT, Costs, costs, held_out, pieces, promises
+from hansa.cli.promises import NO_EPSILON, NO_UNIT, Costs, costs, held_out, pieces, promises, secure_promises
 from hansa.core.schema import to_mapping
-from hansa.reporting.disclosure import IN_THE_CLEAR
+from hansa.reporting.disclosure import IN_THE_CLEAR, SUM_ONLY
 from hansa.simulation.preparation import Prepared, prepare
 from hansa.wire.plans import read_plan
 
@@ -51,6 +51,16 @@ def _show(console: Console, prepared: Prepared, cost: Costs) -> None:
         facts(console, pairs)
 
 
+def _secure(prepared: Prepared) -> dict[str, Any]:
+    """Return the sentences about secure sums, by whom or what they are about."""
+    told: dict[str, list[str]] = {}
+    title = ""
+    for name, sentence in secure_promises(prepared):
+        title = name or title
+        told.setdefault(title.replace(" ", "_"), []).append(sentence)
+    return {"secure_aggregation": told} if told else {}
+
+
 def _answer(prepared: Prepared, cost: Costs) -> dict[str, Any]:
     """Return the answer for programs."""
     return {
@@ -58,7 +68,12 @@ def _answer(prepared: Prepared, cost: Costs) -> dict[str, Any]:
         "sound": True,
         "plan_sha256": prepared.plan_sha256,
         "data_sha256": prepared.data.sha256,
-        "promises": {"privacy_unit": NO_UNIT, "epsilon": NO_EPSILON, "server_sees": IN_THE_CLEAR},
+        "promises": {
+            "privacy_unit": NO_UNIT,
+            "epsilon": NO_EPSILON,
+            "server_sees": IN_THE_CLEAR if prepared.plan.secure_aggregation is None else SUM_ONLY,
+            **_secure(prepared),
+        },
         "costs": cost.as_mapping(),
         "metrics": [metric.name for metric in prepared.metrics],
         "plan": to_mapping(prepared.plan),

@@ -12,6 +12,8 @@ from typing import Any, Final
 from threadpoolctl import threadpool_limits
 
 from hansa.algorithms.plan import Plan
+from hansa.algorithms.schedule import picking
+from hansa.algorithms.secure_sums import largest_group, training_code
 from hansa.core.nouns import ServerState
 from hansa.core.registry import kind_of
 from hansa.core.schema import to_mapping, to_plain
@@ -19,12 +21,14 @@ from hansa.core.sections import Data
 from hansa.data.sources import Source, find
 from hansa.reporting.disclosure import server_sees
 from hansa.reporting.figures import bytes_text, count_text, plural, seconds_text
+from hansa.reporting.secure_sentences import sentences
 from hansa.simulation import auto
 from hansa.simulation.choice import executor_of
 from hansa.simulation.client_store import ClientStore
 from hansa.simulation.engine import simulate_round
 from hansa.simulation.measuring import measure
 from hansa.simulation.preparation import Prepared, federated_scaling
+from hansa.simulation.secure_sum import MEANING
 from hansa.simulation.timeline import timeline_of
 
 _MEASURED: Final = 1000
@@ -45,7 +49,18 @@ def promises(prepared: Prepared) -> list[tuple[str, str]]:
     found += [("the server sees" if phrase == seen[0] else "", phrase) for phrase in seen]
     if any(kind_of("transform", transform) == "clip" for transform in plan.transforms):
         found.append(("clip", "bounds the size of an update; without noise it protects no one"))
+    found += secure_promises(prepared)
     return [*found, ("stays with clients", kept), ("this simulation", _simulated(plan))]
+
+
+def secure_promises(prepared: Prepared) -> list[tuple[str, str]]:
+    """Return what secure sums protect, from whom and on which assumptions; nothing where the plan has none."""
+    plan, layout = prepared.plan, prepared.first.layout
+    section, code = plan.secure_aggregation, training_code(plan, layout)
+    if section is None or code is None:
+        return []
+    cohort = int(picking(plan.schedule, plan.cohort).expected_size(prepared.population))
+    return sentences(section, code, largest_group(section, max(cohort, section.minimum_cohort)))
 
 
 def _simulated(plan: Plan) -> str:
@@ -56,6 +71,8 @@ def _simulated(plan: Plan) -> str:
         text += f", but the baselines for comparison ({names}) need the data in one place"
     if plan.data is not None and _dealt(plan.data):
         text += "; the clients are made up: their examples are dealt from one pool"
+    if plan.secure_aggregation is not None:
+        text += f"; secure sums are {MEANING[plan.secure_aggregation.mode]}"
     return text + "."
 
 

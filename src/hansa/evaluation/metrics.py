@@ -165,8 +165,8 @@ LOSS: Final = Metric(
     needs="a label",
     tally=lambda outputs, y, owners, clients: _sum_and_count(example_losses(outputs, y), owners, clients),
     value=_ratio,
-    most=2.0**32,
-    resolution=2.0**-16,
+    most=2.0**28,
+    resolution=2.0**-12,
 )
 ACCURACY: Final = Metric(
     name="accuracy",
@@ -191,8 +191,8 @@ RMSE: Final = Metric(
     needs="a real-valued label",
     tally=lambda outputs, y, owners, clients: _sum_and_count(np.square(_first(outputs) - y), owners, clients),
     value=_root_ratio,
-    most=2.0**40,
-    resolution=2.0**-8,
+    most=2.0**36,
+    resolution=2.0**-6,
 )
 MAE: Final = Metric(
     name="mae",
@@ -201,6 +201,6 @@ MAE: Final = Metric(
     needs="a real-valued label",
     tally=lambda outputs, y, owners, clients: _sum_and_count(np.abs(_first(outputs) - y), owners, clients),
     value=_ratio,
-    most=2.0**32,
-    resolution=2.0**-16,
+    most=2.0**28,
+    resolution=2.0**-12,
 )

@@ -1,0 +1,172 @@
+"""What a plan's secure sums protect, from whom and on which assumptions, in sentences for a privacy reviewer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+from hansa.algorithms.ring_plan import RingCode
+from hansa.core.secure_aggregation import SecureAggregation
+from hansa.reporting.figures import bytes_text, count_text
+
+_REGISTRAR: Final = {
+    "server": (
+        "the server says whose keys are whose: this protects against a server that only looks and against a stolen "
+        "database, but a server that lies could invent all other clients and read the update of the one that is left"
+    ),
+    "pinned": (
+        "each site's own list holds the keys of its peers: the server can neither invent a client nor exchange a key"
+    ),
+    "authority": (
+        "an authority whose key the server does not hold vouches for the clients' keys, and does not invent clients "
+        "for the server"
+    ),
+}
+_SERVER: Final = {
+    "curious": "the server keeps to the protocol; it looks at all that it gets, and so does who steals its database",
+    "malicious": "the server may lie in any message; it still learns a sum that the clients agreed on, or nothing",
+}
+
+
+class Sentence(NamedTuple):
+    """Whom or what it is about (empty: as the one before), and what is said."""
+
+    about: str
+    text: str
+
+
+def sentences(section: SecureAggregation, code: RingCode, clients: int) -> list[Sentence]:
+    """Return who sees what, on which assumptions, and in which integers, for sums of usually so many ``clients``."""
+    return [
+        *_others(section, code),
+        *(_full_graph(section, clients) or _other_limits(section, clients)),
+        _minimum(section, clients),
+        *_assumptions(section, clients),
+        *integers(section, code),
+    ]
+
+
+def integers(section: SecureAggregation, code: RingCode) -> Iterator[Sentence]:
+    """Yield the split of the bits, the steps, the error of weights, and the bytes of a client."""
+    groups = "a group" if section.group_size is not None else "a cohort"
+    most = count_text(code.clients)
+    yield Sentence("integers", f"no sum overflows, for up to {most} clients in {groups} and the largest weights")
+    for branch in code.branches:
+        own = (branch.limit + 1).bit_length()
+        yield Sentence(
+            "",
+            f"{branch.name}: entries of up to {branch.step * branch.limit:g} in steps of {branch.step:.3g} "
+            f"({own} bits), {branch.bits} bits in the sum",
+        )
+    yield Sentence("", _weights(code))
+    bits = sorted({run.bits for run in code.lanes})
+    shown = f"{bits[0]} to {bits[-1]}" if len(bits) > 1 else str(bits[0])
+    lanes = len(code.layout.lanes)
+    yield Sentence("", f"{lanes} counts, weights and statistics in the same vector, {shown} bits each in the sum")
+    yield Sentence("", f"{bytes_text(float(code.ring.nbytes))} for each client's vector, whatever is in it")
+
+
+def _weights(code: RingCode) -> str:
+    if code.weight_steps == 1:
+        return f"weights: every update counts {code.weight_unit:g}, or nothing where it is empty"
+    unit, tenth = code.weight_unit, code.max_weight / 10
+    largest = f"weights: up to {code.max_weight:g} in units of {unit:g}"
+    if not code.weight_error(1.0):
+        return f"{largest}, so that none is rounded; a larger one counts as that much"
+    return (
+        f"{largest}; one of at least {tenth:g} is off by at most {100 * code.weight_error(tenth):.2g}%, one of less "
+        f"than {unit:g} counts as {unit:g}, a larger one as {code.max_weight:g}"
+    )
+
+
+def _others(section: SecureAggregation, code: RingCode) -> Iterator[Sentence]:
+    """Yield what a decryptor, another client and somebody on the network see."""
+    if section.protocol == "oneshot-seeds":
+        yield Sentence(
+            "a decryptor sees",
+            "who reported, and one sealed seed of 32 bytes of each; no vector. It gives the sum of the masks of its "
+            "seeds once, and not below its own minimum",
+        )
+        yield Sentence("another client sees", "the model and the decryptors' keys; of other clients nothing")
+    else:
+        peers = "every other client" if section.protocol == "secagg-full" else "the clients that it is paired with"
+        yield Sentence("a decryptor sees", "there is none: the clients remove the masks of a sum together")
+        yield Sentence(
+            "another client sees",
+            f"the model, the public keys of {peers}, and one share of the secrets of each, which tells nothing by "
+            "itself; of their updates nothing",
+        )
+    yield Sentence(
+        "a network observer sees",
+        f"who talks to the server, when and how much: {bytes_text(float(code.ring.nbytes))} of masked vector for each "
+        "client alike. What is said is encrypted by TLS, and without it would be masked vectors and sealed shares",
+    )
+
+
+def _full_graph(section: SecureAggregation, clients: int) -> list[Sentence]:
+    """Return how many may collude and drop out where every pair of clients masks; nothing for other protocols."""
+    threshold, colluders = section.threshold(clients), section.tolerated_colluders(clients)
+    if threshold is None or colluders is None:
+        return []
+    return [
+        Sentence(
+            "may collude",
+            f"the server with up to {colluders} of {clients} clients, and they learn the sum of the others only "
+            f"(t = floor(2n/3) + 1 = {threshold}, and t > (n + c)/2 holds for c up to {colluders}); the plan assumes "
+            f"{section.assumed_colluding} at most. With more they could read single updates",
+        ),
+        Sentence(
+            "may drop out",
+            f"{clients - threshold} of {clients} clients, at any moment; with more the round is abandoned, and nothing "
+            "is shown",
+        ),
+    ]
+
+
+def _other_limits(section: SecureAggregation, clients: int) -> list[Sentence]:
+    """Return how many may collude and drop out in the other protocols."""
+    colluding = section.assumed_colluding
+    if section.protocol == "oneshot-seeds":
+        return [
+            Sentence("may collude", f"the server with up to {colluding} clients and all decryptors but one"),
+            Sentence("may drop out", "any number: who has not reported is not in the sum, and nobody is needed again"),
+        ]
+    return [
+        Sentence(
+            "may collude",
+            f"the server with {colluding} of {clients} clients; the graph of pairs is drawn so that this holds but for "
+            "a chance of 2^-40",
+        ),
+        Sentence(
+            "may drop out",
+            f"{section.expected_dropout:.0%} of {clients} clients, for which the graph is drawn; with more a round may "
+            "be abandoned, and nothing is shown",
+        ),
+    ]
+
+
+def _minimum(section: SecureAggregation, clients: int) -> Sentence:
+    least = section.least_survivors(clients)
+    return Sentence(
+        "",
+        f"a sum of fewer than {least} of {clients} clients is never shown, and none begins with fewer than "
+        f"{section.minimum_cohort}",
+    )
+
+
+def _assumptions(section: SecureAggregation, clients: int) -> Iterator[Sentence]:
+    """Yield what is taken for granted, and what a sum does not hide."""
+    yield Sentence("it assumes", _SERVER[section.server])
+    yield Sentence("", _REGISTRAR[section.registrar])
+    if section.decryptors:
+        *rest, last = sorted({each.operator for each in section.decryptors})
+        named = f"{', '.join(rest)} and {last}"
+        yield Sentence("", f"one of {named} does not work with the server: all of them with it can read every update")
+    if section.beacon is not None:
+        yield Sentence("", f"nobody knows or steers {section.beacon} before the clients' keys of a round are fixed")
+    others = section.least_survivors(clients) - section.assumed_colluding
+    yield Sentence(
+        "it does not hide",
+        f"the sum itself, in which an update is one of as few as {others} that nobody else knows. Without differential "
+        "privacy nothing bounds what sums and models tell about one client, in particular over many rounds",
+    )
