@@ -195,7 +195,9 @@ class Client:
         return derive(agreed, "pair", self.task, u32(low), u32(high), low_key, high_key)
 
     def masked(self, neighbours):
-        total = added(self.vector, mask(derive(self.self_seed, "self", self.task, u32(self.index)), self.shape), self.shape)
+        total = added(
+            self.vector, mask(derive(self.self_seed, "self", self.task, u32(self.index)), self.shape), self.shape
+        )
         for other, (_, masking) in neighbours.items():
             sign = -1 if other < self.index else 1
             total = added(total, mask(self.pair(other, masking), self.shape), self.shape, sign)

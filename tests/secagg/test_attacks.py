@@ -48,7 +48,7 @@ def to_phase(phase, clients=6, drop=(), **more):
     one = Federation(clients, **more)
     step = one.start()
     while True:
-        sent = {to: message for to, message in step.send}
+        sent = dict(step.send)
         if PHASE_OF[header_of(next(iter(sent.values()))).kind] == phase:
             return one, sent
         steps = []
@@ -249,7 +249,9 @@ def test_the_same_key_twice_is_refused_by_server_and_client():
 
     def mirror(each):
         advert = replace(each.advert, masking=own)
-        return each._replace(advert=replace(advert, signature=keys.sign(one.identities[1], "adv", *advert.signed_fields())))
+        return each._replace(
+            advert=replace(advert, signature=keys.sign(one.identities[1], "adv", *advert.signed_fields()))
+        )
 
     refuses(one, 0, changed_keys(one, sent[0], mirror), "are the same")
 
@@ -293,8 +295,8 @@ def test_a_client_takes_part_only_with_the_model_and_plan_that_it_trained():
     announcement = one.start().send[0].message
     for plan, model in ((b"p" * 32, b"x" * 32), (b"x" * 32, b"m" * 32)):
         given = Contribution(plan, model, one.vectors[0])
+        one.given = lambda client, given=given: given
         with pytest.raises(RefusedError, match="another plan or model"):
-            one.given = lambda client, given=given: given
             one.start_client(0, announcement)
 
 
@@ -478,7 +480,9 @@ def test_a_vector_that_is_not_what_was_signed_does_not_count():
     def swap(client, phase, answer):
         if (client, phase) != (1, "mask"):
             return answer
-        return replace(Masked.decode(answer, one.task.hash), vector=one.ring.pack(random_vector(one.ring, "x"))).encode()
+        return replace(
+            Masked.decode(answer, one.task.hash), vector=one.ring.pack(random_vector(one.ring, "x"))
+        ).encode()
 
     one.run(tamper=swap)
     assert one.refused == [("server", "HANSA-SECAGG-REFUSED")]
@@ -490,4 +494,6 @@ def test_a_delivery_that_leaves_out_a_neighbour_is_refused():
     one, sent = to_phase("mask")
     whole = Deliveries.decode(sent[0], one.task.hash)
     refuses(one, 0, replace(whole, entries=whole.entries[1:]).encode(), "not those of this client's neighbours")
-    refuses(one, 0, replace(whole, shared=to_bitmap([0, 1], 6), entries=whole.entries[:1]).encode(), "2 clients are left")
+    refuses(
+        one, 0, replace(whole, shared=to_bitmap([0, 1], 6), entries=whole.entries[:1]).encode(), "2 clients are left"
+    )

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.secagg import plain
 
 from hansa.core.ring import Ring, Segment
 from hansa.secagg import field, keys
@@ -13,7 +14,6 @@ from hansa.secagg.masks import Mask, apply
 from hansa.secagg.messages import Advert, Masked, Unmask, header_of
 from hansa.secagg.server import Phase
 from hansa.testing.secagg import Federation
-from tests.secagg import plain
 
 SHAPE = ((9, 20), (1, 40), (3, 11))
 RING = Ring(tuple(Segment(f"s{place}", *each) for place, each in enumerate(SHAPE)))
@@ -22,7 +22,12 @@ SECRETS = st.lists(st.binary(min_size=32, max_size=32), min_size=1, max_size=3)
 
 
 @settings(max_examples=30, deadline=None)
-@given(SECRETS, st.integers(2, 9), st.sets(st.integers(0, 400), min_size=9, max_size=14), st.binary(min_size=32, max_size=32))
+@given(
+    SECRETS,
+    st.integers(2, 9),
+    st.sets(st.integers(0, 400), min_size=9, max_size=14),
+    st.binary(min_size=32, max_size=32),
+)
 def test_shares_and_secrets_are_the_same(secrets, threshold, holders, key):
     holders = sorted(holders)
     mine = field.share(b"".join(secrets), threshold=threshold, places=np.array(holders) + 1, key=key)
@@ -37,7 +42,10 @@ def test_shares_and_secrets_are_the_same(secrets, threshold, holders, key):
 
 
 @settings(max_examples=20, deadline=None)
-@given(st.binary(min_size=32, max_size=32), st.lists(st.tuples(st.integers(0, 30), st.integers(8, 64)), min_size=1, max_size=4))
+@given(
+    st.binary(min_size=32, max_size=32),
+    st.lists(st.tuples(st.integers(0, 30), st.integers(8, 64)), min_size=1, max_size=4),
+)
 def test_masks_are_the_same(key, shape):
     ring = Ring(tuple(Segment(f"s{place}", *each) for place, each in enumerate(shape)))
     total = ring.zeros()
@@ -60,8 +68,8 @@ def test_a_whole_round_is_the_same_byte_for_byte(protocol):
     task = one.task.hash
     sent = {(header_of(each).kind, header_of(each).client): each for each in one.server_log if each[:4] == b"HSA1"}
     clients = {
-        each: plain.Client(each, one.client_logs[each][0][4:36], [row.tolist() for row in one.vectors[each]], task, SHAPE,
-                           7, one.identities[each].sign)
+        each: plain.Client(each, one.client_logs[each][0][4:36], [row.tolist() for row in one.vectors[each]], task,
+                           SHAPE, 7, one.identities[each].sign)
         for each in range(7)
     }  # fmt: skip
     adverts = {each: Advert.decode(sent[2, each], task) for each in range(7)}
@@ -98,7 +106,7 @@ def unmasked(one, clients, sent, around):
     clients[5].mask_secret = secret(5)
     for other in set(around[5]) & set(alive):
         pair = clients[5].pair(other, around[5][other][1])
-        total = plain.added(total, plain.mask(pair, SHAPE), SHAPE, -1 if 5 > other else 1)
+        total = plain.added(total, plain.mask(pair, SHAPE), SHAPE, -1 if other < 5 else 1)
     assert total == [
         [sum(column) % 2**bits for column in zip(*(one.vectors[each][place].tolist() for each in alive), strict=True)]
         for place, (_, bits) in enumerate(SHAPE)

@@ -12,8 +12,8 @@ from hansa.secagg.parameters import GraphParameters, smallest_graph
 from hansa.testing.secagg import Federation
 
 
-def graph_of(clients, neighbours, *, gone=(), round=1):
-    settings = {"neighbours": neighbours, "threshold": 2, "round": round}
+def graph_of(clients, neighbours, *, gone=(), number=1):
+    settings = {"neighbours": neighbours, "threshold": 2, "round": number}
     task = Federation(clients, protocol="secagg-plus", settings=settings).task
     return Graph(task, tuple(each for each in range(clients) if each not in gone))
 
@@ -33,13 +33,13 @@ def test_neighbours_are_mutual_and_as_many_as_asked(clients, half, gone):
 
 def test_each_round_and_each_set_of_clients_has_its_own_graph():
     rows = {
-        tuple(graph_of(30, 6, round=number, gone=gone).neighbours(0)) for number in range(5) for gone in ((), (7,))
+        tuple(graph_of(30, 6, number=number, gone=gone).neighbours(0)) for number in range(5) for gone in ((), (7,))
     }
     assert len(rows) == 10
 
 
 def test_everybody_meets_everybody_over_rounds():
-    met = {other for number in range(60) for other in graph_of(20, 4, round=number).neighbours(0)}
+    met = {other for number in range(60) for other in graph_of(20, 4, number=number).neighbours(0)}
     assert met == set(range(1, 20))
 
 

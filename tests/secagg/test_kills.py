@@ -94,7 +94,7 @@ def test_a_client_that_died_before_its_record_was_durable_answers_anew():
     for to, message in step.send:
         one.deliver(one.ask(to, message))
     durable = list(one.client_logs[0])
-    keys = [each for each in [one.kill_server()][0].send if each.to == 0][0].message
+    keys = dict(one.kill_server().send)[0]
     first = one.ask(0, keys)
     one.client_logs[0] = durable
     one.kill_client(0)
@@ -138,13 +138,13 @@ def test_a_client_that_comes_back_with_another_vector_is_refused():
 def test_masked_vectors_are_needed_no_more_once_their_total_is_durable(reference):
     log = list(reference.server_log)
     for durable in range(1, len(log) + 1):
-        small, whole = compact(log[:durable]), log[:durable]
+        small, whole = compact(log[:durable], reference.task), log[:durable]
         first, one = MaskingServer.restore(reference.convention, whole)
         second, other = MaskingServer.restore(reference.convention, small)
         assert one == other
         assert (first.phase, first.waits_for, first.survivors) == (second.phase, second.waits_for, second.survivors)
-    assert len(compact(log)) == 2
-    assert len(b"".join(compact(log[:-1]))) < len(b"".join(log[:-1]))
+    assert len(compact(log, reference.task)) == 2
+    assert len(b"".join(compact(log[:-1], reference.task))) < len(b"".join(log[:-1]))
 
 
 def test_a_server_whose_frozen_set_is_lost_gives_up():

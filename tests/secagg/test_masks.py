@@ -196,4 +196,6 @@ def test_no_generator_but_the_ciphers_is_reachable_from_the_room():
                 names = [f"{getattr(node.value, 'id', '')}.{node.attr}"]
             else:
                 continue
-            assert not {"random", "secrets", "np.random", "numpy.random", "os.urandom", "os", "time"} & set(names), file.name
+            assert not {"random", "secrets", "np.random", "numpy.random", "os.urandom", "os", "time"} & set(names), (
+                file.name
+            )

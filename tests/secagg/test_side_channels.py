@@ -6,12 +6,12 @@ import logging
 import traceback
 
 import numpy as np
+from tests.secagg.test_tampering import flipped
 
 from hansa.core.errors import HansaError
 from hansa.core.ring import Ring, Segment
 from hansa.secagg.messages import header_of
 from hansa.testing.secagg import Federation
-from tests.secagg.test_tampering import flipped
 
 
 def lengths(vectors, drop):
