@@ -206,7 +206,8 @@ class MaskingClient:
         self._seed = self._mask_secret = self._self_seed = b""
         self._pairs: dict[int, _Pair] = {}
         self._received: dict[int, bytes] = {}
-        del self._sealing_key, self._given
+        for name in ("_sealing_key", "_given", "_own_share"):
+            vars(self).pop(name, None)
 
     def _share(self, content: Buffer) -> Message:
         """Answer the neighbours' keys with shares of this client's two secrets."""

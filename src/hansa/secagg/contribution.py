@@ -29,5 +29,5 @@ class Contribution:
                 raise untrusted(f"An entry of {segment.name} needs more than {segment.bits} bits.")
         content = hashlib.sha256()
         for array in self.vector:
-            content.update(np.ascontiguousarray(array, array.dtype.newbyteorder("<")))
+            content.update(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).data)
         return content.digest()

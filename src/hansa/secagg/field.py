@@ -34,7 +34,8 @@ def _folded(values: Elements) -> Elements:
 
 def _reduced(values: Elements) -> Elements:
     """Return values below 2^62 modulo p."""
-    return _folded(_folded(values)) % _P
+    remainders: Elements = _folded(_folded(values)) % _P
+    return remainders
 
 
 def uniform(key: bytes, count: int) -> Elements:

@@ -7,21 +7,19 @@ closes, in a record that is durable before anybody is told.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from enum import IntEnum
 from functools import cached_property
-from typing import Final
 
 from hansa.core.errors import RefusedError
 from hansa.core.ring import RingVector
 from hansa.secagg import keys
 from hansa.secagg.composing import announcements, deliveries, keys_of, quorums, survivors_of
 from hansa.secagg.convention import Blame, Convention
-from hansa.secagg.encoding import Buffer, Reader, from_bitmap, prefixed, to_bitmap, u32
+from hansa.secagg.encoding import Buffer, u32
 from hansa.secagg.graph import Graph, sets_digest
 from hansa.secagg.masks import add
 from hansa.secagg.messages import (
-    MAGIC,
     Abort,
     Advert,
     Complaint,
@@ -31,13 +29,11 @@ from hansa.secagg.messages import (
     Unmask,
     header_of,
 )
+from hansa.secagg.records import Closing, closed, is_message, read, started
 from hansa.secagg.refusals import answered, malformed, unexpected, untrusted
 from hansa.secagg.step import Outgoing, Step
+from hansa.secagg.task import Task
 from hansa.secagg.unmasking import Revealed, checked_shares, unmask
-
-_RECORD: Final = b"HSS1"
-_STARTED: Final = 0
-_CLOSED: Final = 1
 
 
 class Phase(IntEnum):
@@ -81,8 +77,7 @@ class MaskingServer:
     def start(cls, convention: Convention, *, threads: int = 1) -> tuple[MaskingServer, Step]:
         """Return a server that waits for adverts, and the announcements."""
         server = cls(convention, threads)
-        record = _RECORD + bytes((_STARTED, 0, 1)) + prefixed(server.task.content, b"")
-        return server, Step(persist=(record,), send=server._sends())
+        return server, Step(persist=(started(server.task),), send=server._sends())
 
     @classmethod
     def restore(
@@ -260,13 +255,9 @@ class MaskingServer:
             del self._sets[self.phase]
             return self._end(Phase.ABORTED, lacking, persist)
         payload = self.task.ring.pack(self._total) if self.phase is Phase.MASK else b""
-        record = self._record(members, payload)
+        record = closed(self.task, self.phase, members, payload)
         self._begin(Phase(self.phase + 1))
         return Step(persist=(*persist, record), send=self._sends())
-
-    def _record(self, members: Iterable[int], payload: bytes, *, good: bool = True) -> bytes:
-        content = prefixed(to_bitmap(members, self.task.roster_size), payload)
-        return _RECORD + bytes((_CLOSED, self.phase, good)) + content
 
     def _begin(self, phase: Phase) -> None:
         self.phase, self._answers, self._complained = phase, {}, set()
@@ -309,7 +300,7 @@ class MaskingServer:
     def _end(self, phase: Phase, reason: str, persist: tuple[Buffer, ...]) -> Step:
         """Stop, with the sum or without, and drop everything else."""
         payload = self.task.ring.pack(self.result) if self.result is not None else reason.encode()
-        record = self._record(self.survivors, payload, good=phase is Phase.DONE)
+        record = closed(self.task, self.phase, self.survivors, payload, good=phase is Phase.DONE)
         told = tuple(self._asked()) if phase is Phase.ABORTED else ()
         self._stop(phase, reason)
         self._told = told
@@ -321,25 +312,17 @@ class MaskingServer:
         self._adverts, self._shares, self._signatures, self._revealed, self._total = {}, {}, {}, {}, ()
 
     def _replay(self, record: Buffer) -> None:
-        if record[:4] == MAGIC:
+        if is_message(record):
             self._take(record, trusted=True)
-            return
-        reader = Reader(record)
-        if reader.fixed(4) != _RECORD:
-            raise malformed("A record is not one of this version.")
-        tag, phase, good = reader.fixed(3)
-        first, payload = reader.blob(), reader.blob()
-        reader.end()
-        if tag == _STARTED:
-            if first != self.task.content:
-                raise malformed("The records are of another task.")
-            return
-        self._replay_closing(Phase(phase), from_bitmap(first, self.task.roster_size), payload, good=bool(good))
+        elif (closing := read(record, self.task)) is not None:
+            self._replay_closing(closing)
 
-    def _replay_closing(self, phase: Phase, members: tuple[int, ...], payload: bytes, *, good: bool) -> None:
-        if not good:
+    def _replay_closing(self, closing: Closing) -> None:
+        phase, members, payload = Phase(closing.phase), closing.members, closing.payload
+        if not closing.good:
             self.phase = phase
-            told = tuple(self._asked()) if phase == Phase.ADVERTISE or Phase(phase - 1) in self._sets else ()
+            known = phase is Phase.ADVERTISE or Phase(phase - 1) in self._sets
+            told = tuple(self._asked()) if known else ()
             self._stop(Phase.ABORTED, payload.decode())
             self._told = told
         elif phase is Phase.UNMASK:
@@ -355,19 +338,17 @@ class MaskingServer:
             self._begin(Phase(phase + 1))
 
 
-def closes_phase(record: Buffer) -> bool:
-    """Say whether a record is that of the end of a phase."""
-    return bytes(record[:4]) == _RECORD and record[4] == _CLOSED
-
-
-def compact(records: Sequence[Buffer]) -> list[Buffer]:
+def compact(records: Sequence[Buffer], task: Task) -> list[Buffer]:
     """Return the records that a server still needs: no masked vectors once their total is frozen, at the end no shares.
 
     A carrier may drop the others when the last of these is durable.
     """
-    closed = [place for place, record in enumerate(records) if record[:4] == _RECORD]
-    _, phase, good = records[closed[-1]][4:7]
-    if records[closed[-1]][4] == _CLOSED and (not good or phase == Phase.UNMASK):
-        return [records[0], records[closed[-1]]]
-    folded = any(tuple(records[place][4:6]) == (_CLOSED, Phase.MASK) for place in closed)
-    return [each for each in records if not (folded and each[:4] == MAGIC and header_of(each).kind == Masked.kind)]
+    closings = [None if is_message(each) else read(each, task) for each in records]
+    last = next((each for each in reversed(closings) if each is not None), None)
+    if last is None:
+        return list(records)
+    if not last.good or last.phase == Phase.UNMASK:
+        return [records[0], *(each for each, closing in zip(records, closings, strict=True) if closing is last)]
+    if last.phase < Phase.MASK:
+        return list(records)
+    return [each for each in records if not (is_message(each) and header_of(each).kind == Masked.kind)]

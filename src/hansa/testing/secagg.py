@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
@@ -22,14 +22,19 @@ from hansa.core.ring import Ring, RingVector, Segment
 from hansa.secagg.client import MaskingClient
 from hansa.secagg.contribution import Contribution
 from hansa.secagg.convention import Convention, register
+from hansa.secagg.decryptor import Decryptor, DecryptorPolicy
 from hansa.secagg.encoding import Buffer
+from hansa.secagg.keys import private_key
 from hansa.secagg.masks import add, stream
 from hansa.secagg.messages import Announcement, Deliveries, Keys, Quorum, Survivors, header_of
+from hansa.secagg.oneshot_client import ReportingClient
+from hansa.secagg.oneshot_messages import Batch, Report, Request
+from hansa.secagg.oneshot_server import SummingServer
 from hansa.secagg.policy import ClientPolicy
 from hansa.secagg.roster import Roster
 from hansa.secagg.server import MaskingServer
 from hansa.secagg.step import Step
-from hansa.secagg.task import Task
+from hansa.secagg.task import DecryptorKeys, Task
 
 SMALL_RING: Final = Ring((Segment("params", 50, 20), Segment("weight", 1, 40)))
 
@@ -39,6 +44,8 @@ PHASE_OF: Final = {
     Deliveries.kind: "mask",
     Survivors.kind: "consist",
     Quorum.kind: "unmask",
+    Batch.kind: "check",
+    Request.kind: "decrypt",
 }
 """Kind of a message to a client -> the phase that it asks for."""
 
@@ -177,13 +184,15 @@ class Federation:
     ) -> RingVector | None:
         """Carry messages until the server is done or gives up; ``drop``: (client, phase) from which one is gone."""
         waiting = list((step or self.start()).send)
-        gone: set[int] = set()
+        gone: set[tuple[int, bool]] = set()
         while waiting:
             arrived: list[Step] = []
             for to, message in waiting:
                 phase = PHASE_OF.get(header_of(message).kind, "abort")
-                gone |= {client for client, when in drop if (client, when) == (to, phase)}
-                if to in gone or (phase != "advertise" and to not in self.machines):
+                decryptor = phase in {"check", "decrypt"}
+                if (to, phase) in drop:
+                    gone.add((to, decryptor))
+                if (to, decryptor) in gone or (phase != "advertise" and not decryptor and to not in self.machines):
                     continue
                 answer = self.ask(to, message)
                 if answer is not None and tamper is not None:
@@ -211,3 +220,101 @@ class Federation:
 def public(key: Ed25519PrivateKey) -> bytes:
     """Return a key's public part."""
     return key.public_key().public_bytes_raw()
+
+
+@dataclass
+class OneShotFederation(Federation):
+    """Clients, a server and decryptors of ``oneshot-seeds``, whose phases are advertise, check and decrypt."""
+
+    protocol: Any = "oneshot-seeds"
+    operators: int = 2
+    floors: dict[str, Any] = field(default_factory=dict)
+    """Fields of every decryptor's policy that differ."""
+    noise: Any = None
+
+    def __post_init__(self) -> None:
+        self.decryptor_keys = [self.key(f"decryptor {each}") for each in range(self.operators)]
+        self.secrets = [coins(f"{self.seed} round key {each}")(32) for each in range(self.operators)]
+        named = tuple(
+            DecryptorKeys(
+                operator=f"operator {place}", identity=public(key),
+                sealing=private_key(secret).public_key().public_bytes_raw(),
+            )
+            for place, (key, secret) in enumerate(zip(self.decryptor_keys, self.secrets, strict=True))
+        )  # fmt: skip
+        self.settings = {"decryptors": named} | self.settings
+        self.demands = {"decryptors": {each.operator: each.identity for each in named}} | self.demands
+        super().__post_init__()
+        self.decryptors: dict[int, Decryptor] = {}
+        self.decryptor_logs: dict[int, list[bytes]] = {}
+
+    def decryptor_policy(self, place: int) -> DecryptorPolicy:
+        """Return a decryptor's policy."""
+        usual: dict[str, Any] = {
+            "operator": f"operator {place}", "server_key": public(self.server_key),
+            "pinned": frozenset(self.roster.identities),
+        }  # fmt: skip
+        return DecryptorPolicy(**(usual | self.floors))
+
+    def _decryptor(self, place: int) -> dict[str, Any]:
+        key = self.decryptor_keys[place]
+        return {
+            "signer": key, "identity": public(key), "policy": self.decryptor_policy(place), "noise": self.noise,
+            "threads": self.threads,
+        }  # fmt: skip
+
+    def start_decryptor(self, place: int) -> None:
+        """Start a decryptor."""
+        self.decryptors[place], step = Decryptor.start(
+            self.task.content, self.convention.registration, secret=self.secrets[place], **self._decryptor(place)
+        )
+        self.decryptor_logs[place] = [bytes(each) for each in step.persist]
+
+    def kill_decryptor(self, place: int) -> Step:
+        """Make a decryptor anew from its log."""
+        self.decryptors[place], step = Decryptor.restore(self.decryptor_logs[place], **self._decryptor(place))
+        return step
+
+    def start(self) -> Step:
+        """Start decryptors and the server."""
+        for place in range(self.operators):
+            self.start_decryptor(place)
+        signatures = tuple(self.decryptors[place].signature for place in range(self.operators))
+        self.convention = replace(self.convention, decryptors=signatures)
+        self.server, step = SummingServer.start(self.convention)  # type: ignore[assignment] # its sibling
+        return self.logged(step)
+
+    def kill_server(self) -> Step:
+        """Make the server anew from its log."""
+        self.server, step = SummingServer.restore(self.convention, self.server_log)  # type: ignore[assignment]
+        return self.logged(step)
+
+    def start_client(self, client: int, announcement: Buffer) -> Step:
+        """Start a client."""
+        self.machines[client], step = ReportingClient.start(  # type: ignore[assignment] # its sibling
+            bytes(announcement), signer=self.identities[client], identity=self.roster.identities[client],
+            policy=self.policy, given=self.given(client), random=coins(f"{self.seed} coins {client}"),
+        )  # fmt: skip
+        return step
+
+    def ask(self, client: int, message: Buffer) -> bytes | None:
+        """Return what a client or decryptor answers; None where it refuses or has nothing to say."""
+        if header_of(message).kind not in {Batch.kind, Request.kind}:
+            return super().ask(client, message)
+        try:
+            step = self.decryptors[client].on_message(message)
+        except RefusedError as error:
+            self.refused.append(("decryptor", error.code))
+            return None
+        self.decryptor_logs[client] += [bytes(each) for each in step.persist]
+        return step.send[0].message
+
+    def deliver(self, message: bytes) -> Step:
+        """Give a message to the server; reports that it needs once more are given to it from its log."""
+        step = super().deliver(message)
+        for client in step.again:
+            report = next(
+                each for each in self.server_log if each[:4] == b"HSA1" and header_of(each)[:2] == (Report.kind, client)
+            )
+            step = super().deliver(report)
+        return step
