@@ -90,7 +90,6 @@ CATALOGUE: Final[dict[str, Entry]] = {
     "HANSA-SUM-RANGE": Entry(
         4, "a secure sum lies outside what its clients can give; nothing of it is used", 500, "internal"
     ),
-    "HANSA-SUM-MACHINES": Entry(3, "the machines of a secure sum are not part of this version", 500, "unimplemented"),
     "HANSA-SECAGG-TASK": Entry(2, "a secure sum has parameters that do not protect, or cannot be met"),
     "HANSA-SECAGG-MESSAGE": Entry(1, "bytes are no message of a secure sum"),
     "HANSA-SECAGG-UNEXPECTED": Entry(

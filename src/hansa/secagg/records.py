@@ -53,3 +53,8 @@ def read(record: Buffer, task: Task) -> Closing | None:
             raise malformed("The records are of another task.")
         return None
     return Closing(phase, bool(good), from_bitmap(first, task.roster_size), payload)
+
+
+def closes_phase(record: Buffer) -> bool:
+    """Say whether a record tells that a phase closed."""
+    return bytes(record[:4]) == _RECORD and record[4] == _CLOSED

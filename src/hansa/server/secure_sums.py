@@ -18,7 +18,8 @@ from hansa.core.errors import RefusedError, StoreConflictError
 from hansa.core.killpoints import reached
 from hansa.secagg.convention import Convention
 from hansa.secagg.messages import MAGIC, Masked, header_of
-from hansa.secagg.server import MaskingServer, Phase, closes_phase
+from hansa.secagg.records import closes_phase
+from hansa.secagg.server import MaskingServer, Phase
 from hansa.secagg.step import Step
 from hansa.server.board import Board
 from hansa.server.closing import update_bytes

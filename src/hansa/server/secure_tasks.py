@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Final
 
 from hansa.algorithms.ring_plan import RingCode
 from hansa.algorithms.secure_sums import round_code
 from hansa.evaluation.lanes import tally_layout
 from hansa.secagg.convention import Convention, register
 from hansa.secagg.keys import Signer
+from hansa.secagg.planned import task_of
 from hansa.secagg.roster import Roster
-from hansa.secagg.task import PHASES, Task
 from hansa.server.contexts import RunContext
 from hansa.store.records import Kind, Round
-
-_LONGEST: Final = 2**31 - 1
-"""Seconds of a phase, at most: where nothing else ends it, it waits for all."""
 
 
 def code_of(context: RunContext, kind: Kind, cohort: int) -> RingCode:
@@ -32,21 +28,15 @@ def convention_of(context: RunContext, round_: Round, *, identities: Sequence[by
     if section is None:
         raise LookupError("a plan without [secure_aggregation] has no secure sum")
     roster, code = Roster(tuple(identities)), code_of(context, round_.id.kind, len(identities))
-    first = math.inf if round_.deadline is None else round_.deadline - round_.opened_at
-    others = math.ceil(section.phase_deadline)
-    task = Task(
-        protocol=section.protocol,
+    task = task_of(
+        section,
+        code.ring,
+        roster,
         run=f"{round_.id.run}/{round_.id.kind}",
-        round=round_.id.round,
+        round_number=round_.id.round,
         attempt=round_.id.attempt,
-        plan_sha256=bytes.fromhex(context.job.plan_sha256),
-        model_sha256=bytes.fromhex(round_.model),
-        roster_root=roster.root,
-        roster_size=len(roster.identities),
-        registrar=section.registrar,
-        ring=code.ring,
-        minimum_cohort=section.minimum_cohort,
-        minimum_survivors=section.minimum_survivors,
-        phase_seconds=(math.ceil(min(first, _LONGEST)), *(others for _ in PHASES[1:])),
+        plan_sha256=context.job.plan_sha256,
+        model_sha256=round_.model,
+        first_phase=math.inf if round_.deadline is None else round_.deadline - round_.opened_at,
     )
     return Convention(task=task, roster=roster, signer=signer, registration=register(signer, roster))

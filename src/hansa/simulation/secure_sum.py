@@ -6,7 +6,6 @@ Whatever goes to the server goes through here: updates, the prologue's statistic
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,11 +16,11 @@ from hansa.algorithms.fold import Collector, Fold, Rows, collector, partial_coll
 from hansa.algorithms.plan import Plan
 from hansa.algorithms.secure_sums import Groups, Opening, RingFold, RingRows, lanes_code, training_code
 from hansa.algorithms.travelling import CAPPED, SCALED_DOWN
-from hansa.core.errors import HansaError, RunError
 from hansa.core.layout import Int64s, Layout
 from hansa.core.nouns import Aggregate, Assignment, Batch
 from hansa.core.ring import Ring, RingVector
 from hansa.core.streams import Streams
+from hansa.simulation.exact_sums import exact_sum
 
 MEANING: Final = {
     "exact": (
@@ -34,25 +33,6 @@ MEANING: Final = {
     ),
 }
 """What each mode of a simulation means, in the words of the summary and the report."""
-
-
-def exact_sum(
-    plan: Plan, assignment: Assignment, ring: Ring, vectors: Sequence[RingVector]
-) -> tuple[RingVector, Int64s]:
-    """Return what the protocol's machines make of one group's vectors, and whose they summed: int64 positions in them.
-
-    ``assignment.cohort`` holds the group's clients, in the order of the vectors; the prologue has round 0, and an
-    evaluation the round that it follows.
-
-    Raises RunError where the machines are not part of this version.
-    """
-    raise RunError(
-        "HANSA-SUM-MACHINES",
-        rule='secure_aggregation.mode = "exact" runs the machines of the protocol.',
-        found=f"This version has none for {plan.secure_aggregation and plan.secure_aggregation.protocol} "
-        f"({len(vectors)} vectors of {ring.nbytes} bytes in round {assignment.round}).",
-        action='Use mode = "arithmetic", which gives the same sum bit for bit without masks.',
-    )
 
 
 def collector_of(plan: Plan, assignment: Assignment, streams: Streams, folder: Path | None) -> Collector:
@@ -145,16 +125,9 @@ def _secure_collector(plan: Plan, assignment: Assignment, opening: Opening) -> C
     if plan.secure_aggregation is None or plan.secure_aggregation.mode == "arithmetic":
         return RingFold(opening)
 
-    def sum_of(ring: Ring, vectors: Sequence[RingVector], place: slice) -> RingVector:
-        group = replace(assignment, cohort=assignment.cohort[place])
-        total, survivors = exact_sum(plan, group, ring, vectors)
-        if len(survivors) != len(vectors):
-            raise HansaError(
-                "HANSA-INTERNAL",
-                rule="The clients of a simulated secure sum are those who reported in time: none is lost later.",
-                found=f"{len(vectors) - len(survivors)} of {len(vectors)} are not in the sum.",
-                action="Report this as a bug.",
-            )
-        return total
+    section = plan.secure_aggregation
+
+    def sum_of(ring: Ring, vectors: Sequence[RingVector], _place: slice) -> RingVector:
+        return exact_sum(section, ring, vectors, number=assignment.round)
 
     return RingRows(opening, sum_of)

@@ -1,0 +1,62 @@
+"""The task of a secure sum as a plan's ``[secure_aggregation]`` has it."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+from typing import Final
+
+from hansa.core.ring import Ring
+from hansa.core.secure_aggregation import SecureAggregation
+from hansa.secagg.parameters import smallest_graph
+from hansa.secagg.roster import Roster
+from hansa.secagg.task import PHASES, DecryptorKeys, Task
+
+LONGEST: Final = 2**31 - 1
+"""Seconds of a phase, at most: where nothing else ends it, it waits for all."""
+
+
+def task_of(  # noqa: PLR0913 - what a task is of
+    section: SecureAggregation,
+    ring: Ring,
+    roster: Roster,
+    *,
+    run: str,
+    round_number: int,
+    attempt: int,
+    plan_sha256: str,
+    model_sha256: str,
+    first_phase: float = math.inf,
+    decryptors: tuple[DecryptorKeys, ...] = (),
+) -> Task:
+    """Return the task of one sum. ``first_phase``: seconds in which clients advertise, or report, what they computed.
+
+    Raises RefusedError where the section's parameters do not fit that many clients.
+    """
+    clients = len(roster.identities)
+    neighbours = threshold = 0
+    if section.protocol == "secagg-plus":
+        corrupt = Fraction(section.assumed_colluding, clients)
+        graph = smallest_graph(
+            clients, corrupt=corrupt, dropped=Fraction(str(section.expected_dropout)), server=section.server
+        )
+        neighbours, threshold = graph.neighbours, graph.threshold
+    others = math.ceil(section.phase_deadline)
+    return Task(
+        protocol=section.protocol,
+        run=run,
+        round=round_number,
+        attempt=attempt,
+        plan_sha256=bytes.fromhex(plan_sha256),
+        model_sha256=bytes.fromhex(model_sha256),
+        roster_root=roster.root,
+        roster_size=clients,
+        registrar=section.registrar,
+        ring=ring,
+        minimum_cohort=section.minimum_cohort,
+        minimum_survivors=section.minimum_survivors,
+        neighbours=neighbours,
+        threshold=threshold,
+        phase_seconds=(math.ceil(min(first_phase, LONGEST)), *(others for _ in PHASES[1:])),
+        decryptors=decryptors,
+    )
