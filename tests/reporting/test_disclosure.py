@@ -21,6 +21,16 @@ def seen(plan: dict[str, object], *metrics: str, on_clients: bool = True) -> str
     return "; ".join(server_sees(plan, metrics=metrics, on_clients=on_clients))
 
 
+def test_under_a_secure_sum_everything_is_a_sum() -> None:
+    secure = EVERYTHING | {"secure_aggregation": {"group_size": 5}}
+    found = seen(secure, "auc", "loss")
+    assert "in the clear" not in found
+    assert "each client's" not in found
+    assert found.startswith("of the updates the sum of a cohort only")
+    assert disclosure.GROUPED in found
+    assert disclosure.GROUPED not in seen(EVERYTHING | {"secure_aggregation": {}})
+
+
 def test_updates_and_attendance_are_always_seen() -> None:
     assert server_sees({}, metrics=(), on_clients=False) == (disclosure.UPDATES, disclosure.ATTENDANCE)
 
@@ -47,4 +57,11 @@ def test_the_pages_say_the_same_words(page: str) -> None:
     text = " ".join((ROOT / page).read_text().replace("**", "").replace("`", "").split())
     phrases = (disclosure.UPDATES, disclosure.ATTENDANCE, disclosure.SCALING, disclosure.BUFFERS,
                disclosure.SUMS, disclosure.HISTOGRAMS)  # fmt: skip
+    assert [phrase for phrase in phrases if phrase not in text] == []
+
+
+def test_the_page_about_protection_says_the_words_about_sums_too() -> None:
+    text = " ".join((ROOT / "docs/explanation/protection.md").read_text().replace("**", "").replace("`", "").split())
+    phrases = (disclosure.SUM, disclosure.GROUPED, disclosure.PHASES, disclosure.SUMMED_SCALING,
+               disclosure.SUMMED_BUFFERS, disclosure.SUMMED_SUMS, disclosure.SUMMED_HISTOGRAMS)  # fmt: skip
     assert [phrase for phrase in phrases if phrase not in text] == []

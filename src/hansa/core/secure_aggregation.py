@@ -40,7 +40,7 @@ class SecureAggregation:
     """Secure sums: the server learns the sum of a cohort's integers, and nothing else about one client's update.
 
     Source: Bonawitz et al. 2017, "Practical secure aggregation for privacy-preserving machine learning",
-    https://eprint.iacr.org/2017/281; Bell et al. 2020, https://eprint.iacr.org/2020/704 (secagg-plus).
+    https://eprint.iacr.org/2017/281 (secagg-full), and Bell et al. 2020, https://eprint.iacr.org/2020/704 (secagg-plus).
     """
 
     protocol: Annotated[
@@ -85,7 +85,7 @@ class SecureAggregation:
     ] = None
     expected_dropout: Annotated[
         float, Ge(0), Lt(1), Doc("share of a cohort that is expected to be lost after it began to mask")
-    ] = 0.0
+    ] = 0.1
     assumed_colluding: Annotated[
         int, Ge(0), Doc("clients that may work together with the server without learning one honest client's update")
     ] = 1
