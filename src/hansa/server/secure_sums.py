@@ -169,10 +169,8 @@ class SecureSums:
             if verdict != ACCEPTED:
                 self.drop(key)
                 return verdict
-            try:
+            with suppress(StoreConflictError):  # it is recorded: whoever reads the reports anew adds it
                 await self._apply(held, step, now)
-            except StoreConflictError:
-                self.drop(key)  # recorded, so whoever reads the reports anew adds it
             return verdict
 
     async def look(self, context: RunContext, key: RoundKey, now: float) -> Held:
@@ -180,12 +178,7 @@ class SecureSums:
         async with self._lock(key):
             held = await self._current(context, key)
             if held.server.phase < Phase.DONE and (now >= held.deadline or await self._only_lost_are_missing(held)):
-                step = await asyncio.to_thread(held.server.on_deadline)
-                try:
-                    await self._apply(held, step, now)
-                except StoreConflictError:
-                    self.drop(key)
-                    raise
+                await self._apply(held, await asyncio.to_thread(held.server.on_deadline), now)
             return held
 
     def drop(self, key: RoundKey) -> None:
@@ -207,7 +200,6 @@ class SecureSums:
             try:
                 await self._apply(held, step, now)
             except StoreConflictError:
-                self.drop(held.round.id)
                 if last_try:
                     raise
                 held = await self._current(context, held.round.id)
@@ -216,7 +208,17 @@ class SecureSums:
         raise AssertionError
 
     async def _apply(self, held: Held, step: Step, now: float) -> None:
-        """Make a step's records durable, then tell what follows. Raises StoreConflictError: read the machine."""
+        """Make a step's records durable, then tell what follows; where that fails, the machine is read anew.
+
+        Raises StoreConflictError where another replica was first.
+        """
+        try:
+            await self._write(held, step, now)
+        except BaseException:
+            self.drop(held.round.id)  # it is ahead of its records
+            raise
+
+    async def _write(self, held: Held, step: Step, now: float) -> None:
         records = [bytes(each) for each in step.persist if not _is_masked(each)]
         closes = any(closes_phase(each) for each in records)
         freezes = held.server.phase > Phase.MASK and held.round.state in TAKES_REPORTS
