@@ -11,7 +11,7 @@ import base64
 import datetime as dt
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,6 +27,15 @@ from hansa.algorithms.prologue import statistics_layout
 from hansa.algorithms.rounds import travelling_layout
 from hansa.core.layout import Branch, Layout, Parameter
 from hansa.core.nouns import Batch, Scaling, Signature
+from hansa.core.ring import Ring, Segment
+from hansa.secagg.client import MaskingClient
+from hansa.secagg.contribution import Contribution
+from hansa.secagg.convention import Convention, register
+from hansa.secagg.messages import Announcement
+from hansa.secagg.policy import ClientPolicy
+from hansa.secagg.roster import Roster
+from hansa.secagg.server import MaskingServer
+from hansa.secagg.task import Task
 from hansa.wire import signatures
 from hansa.wire.generated import federation_pb2 as wire
 from hansa.wire.jobs import JobDescriptor
@@ -41,6 +50,10 @@ CLIENT_SEED: Final = bytes(range(32))
 SERVER_SEEDS: Final = (b"\x01" * 32, b"\x02" * 32)
 CERTIFICATE_SEED: Final = b"\x03" * 32
 NEXT_CLIENT_SEED: Final = b"\x04" * 32
+PEER_SEEDS: Final = (b"\x05" * 32, b"\x06" * 32, b"\x07" * 32)
+"""Of the keys of the three other clients of the secure sum."""
+SUM_SEEDS: Final = tuple(bytes((16 + place,)) * 32 for place in range(4))
+"""What each client of the secure sum makes its keys of; in truth nobody can guess it."""
 CLIENT: Final = "c0ffee00c0ffee00"
 RUN: Final = "5eed5eed5eed5eed"
 INVITATION: Final = "q2VnZ0ZzY2hlaW4gZsO8ciBlaW5lbiBLbGllbnRlbg"
@@ -166,7 +179,8 @@ def updates() -> dict[str, bytes]:
 def messages() -> dict[str, Message]:
     """Return a message of every kind, by the name of its file."""
     answered, declined = _id("training", 1), wire.AssignmentId(run=RUN, kind=wire.KIND_EVALUATION, round=0, attempt=2)
-    keys = server_keys()
+    keys, sums = server_keys(), sum_messages()
+    asked = _id("training", 2)
     return {
         "enrol-request-token": wire.EnrolRequest(
             token=INVITATION,
@@ -202,6 +216,7 @@ def messages() -> dict[str, Message]:
         ),
         "assignment-id": answered,
         "assignment": assignment(),
+        "assignment-secure-sum": assignment(secure_sum=sums["announcement"]),
         "signed-assignment": signed_assignment(),
         "server-key": keys[1],
         "report-response-part": wire.ReportResponse(sha256=_sha256(updates()["training"]), offset=128),
@@ -209,8 +224,12 @@ def messages() -> dict[str, Message]:
             verdict=wire.VERDICT_ACCEPTED, sha256=_sha256(updates()["training"])
         ),
         "report-response-late": wire.ReportResponse(verdict=wire.VERDICT_LATE, sha256=_sha256(updates()["training"])),
-        "exchange-request": wire.ExchangeRequest(id=answered, phase="advertise", message=b"\x00\x01\x02\xff"),
-        "exchange-response": wire.ExchangeResponse(phase="share", message=b"\xff\x00", come_back_seconds=1.5),
+        "exchange-request": wire.ExchangeRequest(
+            id=asked, message=sums["advert"], seen=Announcement.kind, wait_seconds=25.0
+        ),
+        "exchange-request-waiting": wire.ExchangeRequest(id=asked, seen=Announcement.kind, wait_seconds=25.0),
+        "exchange-response": wire.ExchangeResponse(message=sums["keys"]),
+        "exchange-response-later": wire.ExchangeResponse(come_back_seconds=1.0),
         "rotate-key-request": wire.RotateKeyRequest(
             public_key=_public(NEXT_CLIENT_SEED), key_proof=_key(NEXT_CLIENT_SEED).sign(signatures.client_key(CLIENT))
         ),
@@ -221,7 +240,7 @@ def messages() -> dict[str, Message]:
     }
 
 
-def assignment() -> wire.Assignment:
+def assignment(**more: Any) -> wire.Assignment:
     """Return an assignment of the golden job."""
     return wire.Assignment(
         id=_id("training", 2),
@@ -234,7 +253,57 @@ def assignment() -> wire.Assignment:
         cohort_size=4,
         population=5,
         deadline_ms=1_767_229_200_000,
+        **more,
     )
+
+
+def sum_messages() -> dict[str, bytes]:
+    """Return the first messages of a secure sum of four clients: to the golden client, from it, and to it."""
+    signers = [_key(CLIENT_SEED), *(_key(seed) for seed in PEER_SEEDS)]
+    identities = tuple(each.public_key().public_bytes_raw() for each in signers)
+    task = sum_task(Roster(identities))
+    convention = Convention(
+        task=task,
+        roster=Roster(identities),
+        signer=_key(SERVER_SEEDS[1]),
+        registration=register(_key(SERVER_SEEDS[1]), Roster(identities)),
+    )
+    server, step = MaskingServer.start(convention)
+    announced = {each.to: each.message for each in step.send}
+    policy = ClientPolicy(server_key=_public(SERVER_SEEDS[1]), pinned=frozenset(identities))
+    given = Contribution(task.plan_sha256, task.model_sha256, task.ring.zeros())
+    adverts = []
+    for place, signer in enumerate(signers):
+        _, begun = MaskingClient.start(
+            announced[place], signer=signer, identity=identities[place], policy=policy, given=given,
+            random=_given(SUM_SEEDS[place]),
+        )  # fmt: skip
+        adverts.append(begun.send[0].message)
+        step = server.on_message(adverts[-1])
+    keys = {each.to: each.message for each in step.send}
+    return {"announcement": announced[0], "advert": adverts[0], "keys": keys[0]}
+
+
+def sum_task(roster: Roster) -> Task:
+    """Return what the secure sum is over: an update of three values, and four lanes."""
+    return Task(
+        protocol="secagg-full",
+        run=f"{RUN}/training",
+        round=2,
+        attempt=1,
+        plan_sha256=bytes.fromhex(PLAN_SHA256),
+        model_sha256=hashlib.sha256(model()).digest(),
+        roster_root=roster.root,
+        roster_size=len(roster.identities),
+        registrar="pinned",
+        ring=Ring((Segment("params", 3, 26), Segment("lanes.0", 4, 49))),
+        minimum_cohort=3,
+        minimum_survivors=3,
+    )
+
+
+def _given(seed: bytes) -> Callable[[int], bytes]:
+    return lambda count: seed[:count]
 
 
 def signed_assignment() -> wire.SignedAssignment:

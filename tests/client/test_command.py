@@ -10,6 +10,7 @@ import pytest
 from fake_server import TOKEN, job_of
 
 import hansa
+from hansa.client.policy import read_policy
 
 
 def client(*words, cwd, **environment):
@@ -79,10 +80,35 @@ def test_data_of_a_function_need_the_policys_leave(server, tmp_path):
     assert json.loads(ended.stdout.splitlines()[-1])["would_send_bytes"] > 0, ended.stderr
 
 
+def test_the_key_that_peers_pin_is_printed_without_a_server_and_stays(server, data, tmp_path):
+    state = tmp_path / "s"
+    first = client("key", "--state", state, cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    again = client("key", "--state", state, "--json", cwd=tmp_path)
+    printed = first.stdout.removesuffix("\n")
+    assert json.loads(again.stdout) == {"public_key": printed}
+    (tmp_path / "policy.toml").write_text(f'[secure_sums]\npeers = ["{printed}"]\n')
+    (key,) = read_policy(tmp_path / "policy.toml").secure_sums.keys()
+    words = ["--server", server.url, "--data", data, "--state", state, "--dry-run"]
+    enrolled = client(*words, cwd=tmp_path, HANSA_TOKEN=TOKEN)
+    assert enrolled.returncode == 0, enrolled.stderr
+    assert server.public_key == key, "it is the key that the client enrols with"
+
+
+def test_a_key_is_not_printed_of_a_folder_that_others_may_enter(tmp_path):
+    state = tmp_path / "s"
+    state.mkdir(mode=0o755)
+    state.chmod(0o755)
+    ended = client("key", "--state", state, "--json", cwd=tmp_path)
+    assert ended.returncode != 0
+    assert json.loads(ended.stdout.splitlines()[-1])["error"]["code"] == "HANSA-CLIENT-FOLDER"
+
+
 @pytest.mark.parametrize(
     "words",
     [
         [],
+        ["key", "sesame"],
         ["--server", "http://127.0.0.1:9"],
         ["--server", "http://127.0.0.1:9", "--data", ".", "--attribute", "region"],
         ["--server", "http://127.0.0.1:9", "--data", ".", "--certificate", "x"],

@@ -190,24 +190,31 @@ class Deployed:
 
 
 @contextlib.asynccontextmanager
-async def deployed(folder, **settings):
-    """A server over temporary files, its background work included."""
-    clock = FakeClock()
-    chosen = ServerSettings(folder=str(folder / "server"), tick_seconds=0.02, **settings)
+async def serving(folder, clock, **settings):
+    """One replica over some files, its background work included; yields its services and how to call it."""
+    chosen = ServerSettings(folder=str(folder / "server"), **{"tick_seconds": 0.02, **settings})
     async with open_services(chosen, clock) as services:
         await first_token(services.store, chosen, clock.now())
-        async with services.store.transaction() as rows:
-            tenant = (await rows.tenants.all())[0]
-            population = Population("population-1", tenant.id, "hospitals", schema={"region": "string"})
-            await rows.populations.add(population)
-            token = (await rows.tokens.of(tenant.id))[0]
         async with (
             background(services),
             httpx.AsyncClient(
                 transport=httpx.ASGITransport(create(services)), base_url="https://hansa.test", timeout=30
             ) as http,
         ):
-            yield Deployed(services, http, clock, token, population)
+            yield services, http
+
+
+@contextlib.asynccontextmanager
+async def deployed(folder, **settings):
+    """A server over temporary files, its background work included."""
+    clock = FakeClock()
+    async with serving(folder, clock, **settings) as (services, http):
+        async with services.store.transaction() as rows:
+            tenant = (await rows.tenants.all())[0]
+            population = Population("population-1", tenant.id, "hospitals", schema={"region": "string"})
+            await rows.populations.add(population)
+            token = (await rows.tokens.of(tenant.id))[0]
+        yield Deployed(services, http, clock, token, population)
 
 
 def run_async(work):

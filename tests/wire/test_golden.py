@@ -253,6 +253,24 @@ def test_the_assignment_names_the_golden_job_and_model():
     assert rfc8785.dumps(json.loads(job)) == job
 
 
+def test_the_secure_sum_of_the_golden_assignment_is_as_the_specification_says():
+    announced = message_json("assignment-secure-sum")
+    plain = {key: value for key, value in announced.items() if key != "secureSum"}
+    assert plain == message_json("assignment")
+    announcement = base64.b64decode(announced["secureSum"])
+    request, answer = message_json("exchange-request"), message_json("exchange-response")
+    advert, keys = base64.b64decode(request["message"]), base64.b64decode(answer["message"])
+    kinds = [int.from_bytes(each[4:8], "little") for each in (announcement, advert, keys)]
+    assert kinds == [1, 2, 3]
+    assert all(each[:4] == b"HSA1" for each in (announcement, advert, keys))
+    assert len({each[16:48] for each in (announcement, advert, keys)}) == 1, "one task"
+    assert request["id"] == announced["id"]
+    assert request["seen"] == kinds[0]
+    waiting = message_json("exchange-request-waiting")
+    assert waiting == {key: value for key, value in request.items() if key != "message"}
+    assert message_json("exchange-response-later") == {"comeBackSeconds": 1.0}
+
+
 def arrays(name):
     """Return the arrays of a safetensors file, read by hand."""
     types = {"F32": "<f4", "F64": "<f8", "I64": "<i8"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import getpass
 import json
 import logging
@@ -23,6 +24,7 @@ from hansa.cli.options import AsJson
 from hansa.client.agent import Agent
 from hansa.client.policy import Policy, allow, read_policy
 from hansa.client.site_data import Own
+from hansa.client.state import StateFolder
 from hansa.core.allowed import allowing
 from hansa.core.registry import import_named
 from hansa.core.settings import CA, SERVER, TOKEN, value_of
@@ -34,9 +36,10 @@ def command(  # noqa: PLR0913 - a command's options
     words: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[allow PACKAGE.MODULE:NAME ... | rotate-key]",
-            help="With allow: let plans name this code, and write down its files in --policy. With rotate-key: take "
-            "another key, and end.",
+            metavar="[allow PACKAGE.MODULE:NAME ... | key | rotate-key]",
+            help="With allow: let plans name this code, and write down its files in --policy. With key: print this "
+            "client's public key, which other sites take among the peers of their [secure_sums], and end. With "
+            "rotate-key: take another key, and end.",
             show_default=False,
         ),
     ] = None,
@@ -95,6 +98,9 @@ def command(  # noqa: PLR0913 - a command's options
             "a secret is no argument, for others on this machine can see those; use --token-file or HANSA_TOKEN.",
             param_hint="--token",
         )
+    if words == ["key"]:
+        _print_key(state or _default_state(), as_json=as_json)
+        return
     rotates = words == ["rotate-key"]
     if words and not rotates:
         _allow(words, policy)
@@ -158,12 +164,22 @@ def _enrol(
 
 def _allow(words: list[str], policy: Path | None) -> None:
     if words[0] != "allow" or len(words) < 2:
-        raise typer.BadParameter("the only words are: allow PACKAGE.MODULE:NAME ..., and rotate-key")
+        raise typer.BadParameter("the only words are: allow PACKAGE.MODULE:NAME ..., key, and rotate-key")
     if policy is None:
         raise typer.BadParameter("name the file that the allowance is written to.", param_hint="--policy")
     for pattern in words[1:]:
         written = allow(policy, pattern)
         sentence(screen(), f"{pattern} is allowed ({written.distribution or 'no distribution'} {written.version})")
+
+
+def _print_key(folder: Path, *, as_json: bool) -> None:
+    """Print a client's public key, of a key that is made where there is none."""
+    with closing(StateFolder(folder)) as state:
+        key = base64.b64encode(state.key().public_key().public_bytes_raw()).decode()
+    if as_json:
+        print_json({"public_key": key})
+    else:
+        sys.stdout.write(f"{key}\n")
 
 
 def _source(data: str, policy: Policy) -> str | Own:

@@ -7,10 +7,12 @@ from typing import Final
 from hansa.algorithms.prologue import statistics_layout
 from hansa.server.board import Posted
 from hansa.server.services import Services
-from hansa.store.records import Client, RoundKey
+from hansa.store.records import Assigned, Client, Round, RoundKey
 from hansa.wire.update_checks import UpdateCheck
 
-NAMED: Final = frozenset({"HANSA-SECAGG-MESSAGE", "HANSA-SECAGG-REFUSED", "HANSA-SECAGG-ANSWERED"})
+NAMED: Final = frozenset(
+    {"HANSA-SECAGG-MESSAGE", "HANSA-SECAGG-REFUSED", "HANSA-SECAGG-ANSWERED", "HANSA-RING-INVALID"}
+)
 """What no honest client sends to a secure sum."""
 
 
@@ -24,13 +26,18 @@ def checker(posted: Posted) -> UpdateCheck:
     return UpdateCheck(context.state.layout, encoded=posted.encoded)
 
 
+def is_asked(round_: Round, assigned: Assigned) -> bool:
+    """Return True while something is waited for from a client: a report, or its part in unmasking after that."""
+    return assigned.fate is None or (assigned.fate == "reported" and round_.state == "aggregating")
+
+
 async def name_sender(services: Services, key: RoundKey, client: Client, code: str) -> None:
     """Take note that what a client sent was refused: it is not waited for, and the operator sees its name."""
     now = services.clock.now()
     async with services.store.transaction() as rows:
         round_ = await rows.rounds.get(key, for_report=True)
         assigned = await rows.rounds.assignment(key, client.id, for_change=True)
-        if round_ is None or assigned is None or assigned.fate is not None:
+        if round_ is None or assigned is None or not is_asked(round_, assigned):
             return
         await rows.rounds.set_fates(key, {client.id: "refused"})
         detail = {"kind": key.kind, "round": key.round, "attempt": key.attempt, "code": code, "name": client.name}

@@ -14,7 +14,7 @@ from protobuf.wkt import Any as Detail
 from hansa.core.errors import CATALOGUE, HansaError, RefusedError
 from hansa.core.killpoints import reached
 from hansa.server.board import Posted
-from hansa.server.checking import NAMED, name_sender
+from hansa.server.checking import NAMED, is_asked, name_sender
 from hansa.server.contexts import RunContext, load_context
 from hansa.server.enrolment import check_declared, enrol, read_attributes, rotate_key
 from hansa.server.measures import CHECK_INS
@@ -32,6 +32,7 @@ CALLER: Final[ContextVar[Client | HansaError | None]] = ContextVar("caller", def
 
 _SOON: Final = 1.0
 """Seconds after which a client of a secure sum asks again, where it does not wait here."""
+_LEFT: Final = ("declined", "refused")
 _OUTCOMES: Final = {
     "included": messages.OUTCOME_INCLUDED,
     "reported": messages.OUTCOME_OPEN,
@@ -198,7 +199,7 @@ class ClientApi:
         async with self.services.store.transaction() as rows:
             round_ = await rows.rounds.get(key, for_report=True)
             assigned = await rows.rounds.assignment(key, client.id, for_change=True)
-            if round_ is None or assigned is None or assigned.fate is not None:
+            if round_ is None or assigned is None or not is_asked(round_, assigned):
                 return
             await rows.rounds.set_fates(key, {client.id: "declined"})
             await rows.events.add("assignment.declined", tenant=client.tenant, at=now, run=key.run, client=client.id)
@@ -210,6 +211,8 @@ class ClientApi:
             round_ = await rows.rounds.get(key)
         if assigned is None or round_ is None or round_.state == "abandoned":
             return messages.OUTCOME_NOT_INCLUDED
+        if round_.state == "aggregating" and assigned.fate in _LEFT:
+            return messages.OUTCOME_OPEN  # its vector is in the sum, though it helps no more to unmask it
         return _OUTCOMES.get(assigned.fate or "reported", messages.OUTCOME_NOT_INCLUDED)
 
     async def _announcement(self, posted: Posted, assigned: Assigned) -> bytes | None:

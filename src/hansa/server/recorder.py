@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from hansa.core.errors import HansaError, RefusedError, StoreConflictError
 from hansa.core.killpoints import reached
@@ -18,18 +19,29 @@ from hansa.wire.verdicts import ACCEPTED, LATE, Verdict
 _AT_ONCE = 256
 
 
+class _Waiting(NamedTuple):
+    """A report that is to be recorded, and who waits for its verdict."""
+
+    report: Report
+    in_time: bool
+    answer: asyncio.Future[Verdict]
+
+
 @dataclass
 class Recorder:
     """Takes sealed reports and says what became of each, once that is on disk."""
 
     services: Services
-    waiting: list[tuple[Report, asyncio.Future[Verdict]]] = field(default_factory=list)
+    waiting: list[_Waiting] = field(default_factory=list)
     writing: asyncio.Task[None] | None = None
 
-    async def record(self, report: Report) -> Verdict:
-        """Record a report; return its verdict. Raises RefusedError for one that contradicts what was recorded."""
+    async def record(self, report: Report, *, in_time: bool = False) -> Verdict:
+        """Record a report; return its verdict. Raises RefusedError for one that contradicts what was recorded.
+
+        ``in_time``: something else than the round's deadline has said so: a secure sum, whose phase waits for it.
+        """
         answer: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
-        self.waiting.append((report, answer))
+        self.waiting.append(_Waiting(report, in_time, answer))
         if self.writing is None or self.writing.done():
             self.writing = asyncio.create_task(self._write_all())  # its own: callers come and go
         return await answer
@@ -39,16 +51,16 @@ class Recorder:
             batch, self.waiting = self.waiting[:_AT_ONCE], self.waiting[_AT_ONCE:]
             await self._write(batch)
 
-    async def _write(self, batch: list[tuple[Report, asyncio.Future[Verdict]]]) -> None:
+    async def _write(self, batch: list[_Waiting]) -> None:
         try:
-            verdicts = await self._commit([report for report, _ in batch])
+            verdicts = await self._commit(batch)
         except Exception as error:  # noqa: BLE001 - whoever waits learns it
-            for _, answer in batch:
-                if not answer.done():
-                    answer.set_exception(error)
+            for each in batch:
+                if not each.answer.done():
+                    each.answer.set_exception(error)
             return
         reached("server.report.recorded")
-        for (report, answer), verdict in zip(batch, verdicts, strict=True):
+        for (report, _, answer), verdict in zip(batch, verdicts, strict=True):
             REPORTS.labels(verdict.code if isinstance(verdict, HansaError) else verdict).inc()
             if verdict == ACCEPTED:
                 REPORT_BYTES.inc(report.size)
@@ -60,18 +72,18 @@ class Recorder:
             else:
                 answer.set_result(verdict)
 
-    async def _commit(self, reports: list[Report]) -> list[Verdict | HansaError]:
+    async def _commit(self, batch: list[_Waiting]) -> list[Verdict | HansaError]:
         """Write reports in one transaction; once more where another replica's stood in the way (a deadlock)."""
         for last_try in (False, True):
             try:
                 async with self.services.store.transaction() as rows:
-                    return [await self._row(rows, report) for report in reports]
+                    return [await self._row(rows, each.report, in_time=each.in_time) for each in batch]
             except StoreConflictError:
                 if last_try:
                     raise
         raise AssertionError
 
-    async def _row(self, rows: Rows, report: Report) -> Verdict | HansaError:
+    async def _row(self, rows: Rows, report: Report, *, in_time: bool) -> Verdict | HansaError:
         """Write one report. The round's row is locked: it cannot be frozen in between."""
         round_ = await rows.rounds.get(report.round, for_report=True)
         assigned = await rows.rounds.assignment(report.round, report.client, for_change=True)
@@ -81,7 +93,7 @@ class Recorder:
             known = await rows.reports.get(report.round, report.client)
             return ACCEPTED if known is not None and known.sha256 == report.sha256 else answered()
         deadline = assigned.notes.get("deadline") or round_.deadline
-        late = deadline is not None and report.received_at > deadline
+        late = not in_time and deadline is not None and report.received_at > deadline
         if late or round_.state not in TAKES_REPORTS or assigned.fate is not None:
             if assigned.fate == "lost":
                 await rows.rounds.set_fates(report.round, {report.client: "late"})

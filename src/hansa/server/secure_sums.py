@@ -164,12 +164,16 @@ class SecureSums:
             _require_own(content, position)
             if header_of(content).kind != Masked.kind:
                 raise _not_asked()
-            step = await asyncio.to_thread(held.server.on_message, content)
-            verdict = await record()
+            step = await self._moved(held, held.server.on_message, content)
+            try:
+                verdict = await record()
+            except BaseException:
+                self.drop(key)  # it has added what may not be recorded
+                raise
             if verdict != ACCEPTED:
                 self.drop(key)
                 return verdict
-            with suppress(StoreConflictError):  # it is recorded: whoever reads the reports anew adds it
+            with suppress(StoreConflictError):  # recorded, so whoever reads the reports anew adds it
                 await self._apply(held, step, now)
             return verdict
 
@@ -178,7 +182,7 @@ class SecureSums:
         async with self._lock(key):
             held = await self._current(context, key)
             if held.server.phase < Phase.DONE and (now >= held.deadline or await self._only_lost_are_missing(held)):
-                await self._apply(held, await asyncio.to_thread(held.server.on_deadline), now)
+                await self._apply(held, await self._moved(held, held.server.on_deadline), now)
             return held
 
     def drop(self, key: RoundKey) -> None:
@@ -196,7 +200,7 @@ class SecureSums:
         if header_of(message).kind == Masked.kind:
             raise _not_asked()  # masked vectors come as reports do
         for last_try in (False,) * (_TRIES - 1) + (True,):
-            step = await asyncio.to_thread(held.server.on_message, message)
+            step = await self._moved(held, held.server.on_message, message)
             try:
                 await self._apply(held, step, now)
             except StoreConflictError:
@@ -207,15 +211,25 @@ class SecureSums:
                 return held
         raise AssertionError
 
-    async def _apply(self, held: Held, step: Step, now: float) -> None:
-        """Make a step's records durable, then tell what follows; where that fails, the machine is read anew.
+    async def _moved(self, held: Held, move: Callable[..., Step], *message: bytes) -> Step:
+        """Let a machine go on. It is forgotten where nobody learns how far; RefusedError says that nothing changed."""
+        try:
+            return await asyncio.to_thread(move, *message)
+        except RefusedError:
+            raise
+        except BaseException:
+            self.drop(held.round.id)
+            raise
 
-        Raises StoreConflictError where another replica was first.
+    async def _apply(self, held: Held, step: Step, now: float) -> None:
+        """Make a step's records durable, then tell what follows.
+
+        The machine is forgotten where that fails. Raises StoreConflictError where another replica was first.
         """
         try:
             await self._write(held, step, now)
         except BaseException:
-            self.drop(held.round.id)  # it is ahead of its records
+            self.drop(held.round.id)
             raise
 
     async def _write(self, held: Held, step: Step, now: float) -> None:
@@ -244,20 +258,32 @@ class SecureSums:
     async def _current(self, context: RunContext, key: RoundKey) -> Held:
         """Return a round's machine as the store has it now."""
         held = self.held.get(key)
+        if held is not None and await self._has_all(held):
+            return held
+        for _ in range(_TRIES - 1):
+            with suppress(StoreConflictError):  # another replica closed a phase at the same time
+                return await self._anew(context, key)
+        return await self._anew(context, key)
+
+    async def _has_all(self, held: Held) -> bool:
+        """Return True where a machine has taken all that the store holds of its round."""
+        key = held.round.id
         async with self.store.reading() as rows:
-            if held is not None and not await rows.sums.after(key, held.place):
-                reports = await rows.reports.of(key) if held.server.phase is Phase.MASK else []
-                fresh = [each for each in reports if each.position in held.server.waits_for]
-                if not fresh:
-                    return held
+            if await rows.sums.after(key, held.place):
+                return False
+            reports = await rows.reports.of(key) if held.server.phase is Phase.MASK else []
+        return not any(each.position in held.server.waits_for for each in reports)
+
+    async def _anew(self, context: RunContext, key: RoundKey) -> Held:
+        """Read a round's machine from the store."""
+        self.drop(key)
+        async with self.store.reading() as rows:
             round_ = await rows.rounds.get(key)
             records = await rows.sums.after(key)
             assigned = await rows.rounds.assigned(key)
             reports = await rows.reports.of(key)
         if round_ is None or not records:
-            self.drop(key)
             raise _not_asked()
-        self.drop(key)
         held = self.held[key] = await self._read(context, round_, records, assigned, reports)
         return held
 

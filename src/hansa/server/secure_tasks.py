@@ -4,22 +4,40 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Final
 
 from hansa.algorithms.ring_plan import RingCode
 from hansa.algorithms.secure_sums import round_code
+from hansa.core.errors import RefusedError
 from hansa.evaluation.lanes import tally_layout
 from hansa.secagg.convention import Convention, register
-from hansa.secagg.keys import Signer
+from hansa.secagg.keys import SIGNATURE_BYTES, Signer
+from hansa.secagg.messages import HEADER_BYTES
 from hansa.secagg.planned import task_of
 from hansa.secagg.roster import Roster
 from hansa.server.contexts import RunContext
 from hansa.store.records import Kind, Round
+
+MASKED_BYTES: Final = HEADER_BYTES + SIGNATURE_BYTES
+"""Bytes of a masked vector's message beside those of the vector."""
 
 
 def code_of(context: RunContext, kind: Kind, cohort: int) -> RingCode:
     """Return the integers of a round's sum over so many clients."""
     tallies = tally_layout(context.metrics)
     return round_code(context.plan, kind, cohort, updates=context.state.layout, tallies=tallies)
+
+
+def require_length(context: RunContext, round_: Round, size: int) -> None:
+    """Raise RefusedError unless a masked vector of a round's sum has so many bytes."""
+    expected = MASKED_BYTES + code_of(context, round_.id.kind, round_.cohort_size).ring.nbytes
+    if size != expected:
+        raise RefusedError(
+            "HANSA-RING-INVALID",
+            rule=f"A masked vector of this sum has {expected} bytes.",
+            found=f"This one has {size}.",
+            action="Pack it as docs/reference/secure-sum-protocol.md says.",
+        )
 
 
 def convention_of(context: RunContext, round_: Round, *, identities: Sequence[bytes], signer: Signer) -> Convention:

@@ -25,8 +25,10 @@ from hansa.server.board import Posted
 from hansa.server.checking import NAMED, checker, name_sender
 from hansa.server.closing import BrokenUpdateError, update_bytes
 from hansa.server.following import follow_rounds
+from hansa.server.lifecycle import TAKES_REPORTS
 from hansa.server.recorder import Recorder, unexpected
 from hansa.server.rounds_at_rest import binding, descriptor_name, model_name, part_name, round_name, update_prefix
+from hansa.server.secure_tasks import require_length
 from hansa.server.services import Services
 from hansa.store.records import Client, Report, RoundKey
 from hansa.store.sealing import Binding, plain_size, seal, unseal
@@ -116,6 +118,8 @@ class Transfers:
             posted = await self._asked(key, client)
             if posted is None:
                 return await self._answer_without_round(key, client, sha256)
+            if posted.context.plan.secure_aggregation is not None:
+                await self._require_length(posted, client, total)
             return await self._take(posted, client, sha256, place, body)
 
     async def _take(
@@ -165,17 +169,38 @@ class Transfers:
             reached("server.report.sealed")
             now = services.clock.now()
             return await services.sums.take_masked(
-                posted.context, key, client, body, lambda: self._record(key, client, sha256, total), now
+                posted.context, key, client, body, lambda: self._record(key, client, sha256, total, in_time=True), now
             )
         except BrokenUpdateError:
             await self._remove(f"{report.blob}{sha256}/")
             raise other_digest() from None
         except RefusedError as error:
             if error.code == "HANSA-SECAGG-UNEXPECTED":
-                return await self.recorder.record(replace(report, blob=""))  # the sum goes on without it, or has it
+                return await self._of_no_use(report)
             await self._remove(f"{report.blob}{sha256}/")
             if error.code in NAMED:
                 await name_sender(services, key, client, error.code)
+            raise
+
+    async def _of_no_use(self, report: Report) -> Verdict:
+        """Answer a masked vector that the sum has, goes on without, or has not asked this client for."""
+        async with self.services.store.reading() as rows:
+            round_ = await rows.rounds.get(report.round)
+            fate = await rows.rounds.fate(report.round, report.client)
+        if fate is None and round_ is not None and round_.state in TAKES_REPORTS:
+            await self._remove(f"{report.blob}{report.sha256}/")
+            raise unexpected()
+        verdict = await self.recorder.record(replace(report, blob=""))
+        if verdict == LATE:
+            await self._remove(f"{report.blob}{report.sha256}/")
+        return verdict
+
+    async def _require_length(self, posted: Posted, client: Client, total: int) -> None:
+        """Raise RefusedError for a masked vector of another length than the sum's, and name the client."""
+        try:
+            require_length(posted.context, posted.round, total)
+        except RefusedError as error:
+            await name_sender(self.services, posted.round.id, client, error.code)
             raise
 
     async def _begins(self, key: RoundKey, client: Client, sha256: str) -> bool:
@@ -191,10 +216,10 @@ class Transfers:
                 await self.services.blobs.delete(name)
         return True
 
-    async def _record(self, key: RoundKey, client: Client, sha256: str, size: int) -> Verdict:
+    async def _record(self, key: RoundKey, client: Client, sha256: str, size: int, *, in_time: bool = False) -> Verdict:
         blob = update_prefix(key, client.id)
         report = Report(key, client.id, 0, sha256, size, blob, self.services.clock.now())
-        verdict = await self.recorder.record(report)
+        verdict = await self.recorder.record(report, in_time=in_time)
         if verdict == LATE:
             await self._remove(f"{blob}{sha256}/")
         return verdict
