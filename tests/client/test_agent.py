@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from fake_server import SCAFFOLD, TOKEN, digest, first_model, job_of
+from fake_server import PLAN, SCAFFOLD, TOKEN, digest, first_model, job_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -272,6 +272,7 @@ def declined(agent) -> dict:
     ("job", "code"),
     [
         (job_of(plan_sha256="0" * 64), "HANSA-REQUEST-INVALID"),
+        (job_of({**PLAN, "secure_aggregation": {"maximum_cohort": 5, "max_weight": 9}}), "HANSA-POLICY-REFUSED"),
         (job_of(signature=replace(job_of().signature, shape=(3,))), "HANSA-DATA-INVALID"),
         (job_of({**job_of().plan, "features": {**job_of().plan["features"], "label": "age2"}}), "HANSA-PLAN-INVALID"),
         (replace(job_of(), plan={**job_of().plan, "model": {"factory": "os:system"}}), "HANSA-CODE-FORBIDDEN"),

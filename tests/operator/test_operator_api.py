@@ -133,6 +133,12 @@ def test_what_cannot_work_in_a_federation_is_refused(populated):
     assert refused(populated, plan={**PLAN, "evaluation": {"metrics": ["rmse"]}})["code"] == "HANSA-PLAN-INVALID"
 
 
+def test_a_plan_with_secure_sums_is_refused_until_the_server_carries_them(populated):
+    error = refused(populated, plan={**PLAN, "secure_aggregation": {"maximum_cohort": 5, "max_weight": 9}})
+    told = {problem["path"]: problem["message"] for problem in error["problems"]}
+    assert "does not carry the messages of a secure sum" in told["secure_aggregation"]
+
+
 @pytest.mark.parametrize(
     ("expression", "told"),
     [("attributes.region ==", "cannot be read"), ("region == 'eu'", "attributes.region"),

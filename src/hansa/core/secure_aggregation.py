@@ -40,7 +40,7 @@ class SecureAggregation:
     """Secure sums: the server learns the sum of a cohort's integers, and nothing else about one client's update.
 
     Source: Bonawitz et al. 2017, "Practical secure aggregation for privacy-preserving machine learning",
-    https://eprint.iacr.org/2017/281 (secagg-full), and Bell et al. 2020, https://eprint.iacr.org/2020/704 (secagg-plus).
+    https://eprint.iacr.org/2017/281 (secagg-full), Bell et al. 2020, https://eprint.iacr.org/2020/704 (secagg-plus).
     """
 
     protocol: Annotated[
