@@ -272,7 +272,7 @@ def declined(agent) -> dict:
     ("job", "code"),
     [
         (job_of(plan_sha256="0" * 64), "HANSA-REQUEST-INVALID"),
-        (job_of({**PLAN, "secure_aggregation": {"maximum_cohort": 5, "max_weight": 9}}), "HANSA-POLICY-REFUSED"),
+        (job_of({**PLAN, "secure_aggregation": {"maximum_cohort": 5, "max_weight": 9}}), "HANSA-REQUEST-INVALID"),
         (job_of(signature=replace(job_of().signature, shape=(3,))), "HANSA-DATA-INVALID"),
         (job_of({**job_of().plan, "features": {**job_of().plan["features"], "label": "age2"}}), "HANSA-PLAN-INVALID"),
         (replace(job_of(), plan={**job_of().plan, "model": {"factory": "os:system"}}), "HANSA-CODE-FORBIDDEN"),

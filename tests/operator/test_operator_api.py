@@ -15,6 +15,12 @@ from hansa.wire.server_models import ServedModel
 HOSTILE = ("os:system", "subprocess:run", "builtins:eval", "os.path:join", "hansa.core.registry:sys", "site_models:net")
 
 
+DECRYPTORS = [
+    {"name": "first", "url": "https://first", "operator": "one"},
+    {"name": "second", "url": "https://second", "operator": "two"},
+]
+
+
 def error_of(answer):
     return answer.status_code, answer.json()["error"]["code"]
 
@@ -133,10 +139,18 @@ def test_what_cannot_work_in_a_federation_is_refused(populated):
     assert refused(populated, plan={**PLAN, "evaluation": {"metrics": ["rmse"]}})["code"] == "HANSA-PLAN-INVALID"
 
 
-def test_a_plan_with_secure_sums_is_refused_until_the_server_carries_them(populated):
-    error = refused(populated, plan={**PLAN, "secure_aggregation": {"maximum_cohort": 5, "max_weight": 9}})
-    told = {problem["path"]: problem["message"] for problem in error["problems"]}
-    assert "does not carry the messages of a secure sum" in told["secure_aggregation"]
+@pytest.mark.parametrize(
+    ("section", "path"),
+    [
+        ({"protocol": "oneshot-seeds", "decryptors": DECRYPTORS}, "secure_aggregation.protocol"),
+        ({"registrar": "authority"}, "secure_aggregation.registrar"),
+        ({"group_size": 4}, "secure_aggregation.group_size"),
+    ],
+)
+def test_secure_sums_that_only_simulations_have_are_refused(populated, section, path):
+    section = {"maximum_cohort": 5, "max_weight": 9, **section}
+    error = refused(populated, plan={**PLAN, "secure_aggregation": section})
+    assert path in {problem["path"] for problem in error["problems"]}
 
 
 @pytest.mark.parametrize(
