@@ -86,7 +86,8 @@ class MaskingClient:
         self.phase = Phase.ADVERTISED
         self._identity, self._signer, self._policy, self._given = identity, signer, policy, given
         self._announcement = bytes(announcement)
-        self._content = given.checked(self.task.ring)
+        given.check(self.task.ring)
+        self._content = given.sha256()
         self._asked: dict[Phase, bytes] = {}
         self._reply = b""
 
