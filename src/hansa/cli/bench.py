@@ -79,8 +79,8 @@ def _note(answer: dict[str, Any], sampled: bool) -> str:  # noqa: FBT001 - one c
     note = "In one process, without network and disk; a client's times are medians over the clients that were timed."
     if sampled:
         note += (
-            f" All clients advertise, share, consent and unmask; {answer['clients_timed']} mask for real. Of the others'"
-            " pairs of masks those that cancel were left out; the server's work is whole."
+            f" All clients advertise, share, consent and unmask; {answer['clients_timed']} mask for real. Of the"
+            " others' pairs of masks those that cancel were left out; the server's work is whole."
         )
     return note
 
