@@ -171,8 +171,8 @@ class Client:
         return message(2, self.index, self.task, *keys, signature)
 
     def hashes(self, dealer, holder, both):
-        ids = (self.task, u32(dealer), u32(holder))
-        return digest("scom", *ids, b"seed", both[:44]) + digest("scom", *ids, b"key", both[44:])
+        ids = (self.task, u32(dealer) + u32(holder))
+        return digest("scom", *ids, b"\0" + both[:44]) + digest("scom", *ids, b"\1" + both[44:])
 
     def shares(self, advertised, neighbours, threshold):
         """``neighbours``: {index: (sealing key, masking key)} of adverts."""

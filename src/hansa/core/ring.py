@@ -72,7 +72,10 @@ class Ring:
         )
 
     def unpack(self, content: bytes | memoryview) -> RingVector:
-        """Return the vector of packed entries. RefusedError: another size, or bits after the last entry."""
+        """Return the vector of packed entries. RefusedError: another size, or bits after the last entry.
+
+        Where entries fill their type the arrays are views of ``content``, which cannot be written to.
+        """
         if len(content) != self.nbytes:
             raise _refused(f"A packed vector of this ring has {self.nbytes} bytes.", f"This one has {len(content)}.")
         vector, start, data = [], 0, np.frombuffer(content, np.uint8)
@@ -83,29 +86,54 @@ class Ring:
 
 
 def _packed(array: UInts, segment: Segment) -> bytes:
-    octets = (
-        np.ascontiguousarray(array, segment.dtype.newbyteorder("<"))
-        .view(np.uint8)
-        .reshape(segment.length, segment.dtype.itemsize)
-    )
+    little = np.ascontiguousarray(array, segment.dtype.newbyteorder("<"))
+    if segment.bits == segment.dtype.itemsize * 8:
+        return little.tobytes()
     if segment.bits % 8 == 0:
+        octets = little.view(np.uint8).reshape(segment.length, segment.dtype.itemsize)
         return octets[:, : segment.bits // 8].tobytes()
-    bits = np.unpackbits(octets, axis=1, count=segment.bits, bitorder="little")
-    return np.packbits(bits, bitorder="little").tobytes()
+    entries = _eights(array, segment.dtype)
+    octets = np.empty((segment.bits, entries.shape[1]), np.uint8)
+    for place in range(segment.bits):
+        entry, shift = divmod(8 * place, segment.bits)
+        word = entries[entry] >> segment.dtype.type(shift)
+        if segment.bits - shift < 8:  # the next entry begins within this byte
+            word |= entries[entry + 1] << segment.dtype.type(segment.bits - shift)
+        octets[place] = word.astype(np.uint8)
+    return octets.T.tobytes()[: segment.nbytes]
 
 
 def _unpacked(data: NDArray[np.uint8], segment: Segment) -> UInts:
-    octets = np.zeros((segment.length, segment.dtype.itemsize), np.uint8)
+    dtype = segment.dtype
+    if segment.bits == dtype.itemsize * 8:
+        return data.view(dtype.newbyteorder("<")).astype(dtype, copy=False)
     if segment.bits % 8 == 0:
+        octets = np.zeros((segment.length, dtype.itemsize), np.uint8)
         octets[:, : segment.bits // 8] = data.reshape(segment.length, segment.bits // 8)
-    else:
-        bits = np.unpackbits(data, bitorder="little")
-        used = segment.length * segment.bits
-        if bits[used:].any():
-            raise _refused("The bits after the last entry of a packed vector are 0.", "Some are 1.")
-        small = np.packbits(bits[:used].reshape(segment.length, segment.bits), axis=1, bitorder="little")
-        octets[:, : small.shape[1]] = small
-    return octets.view(segment.dtype.newbyteorder("<")).reshape(-1).astype(segment.dtype)
+        return octets.view(dtype.newbyteorder("<")).reshape(-1).astype(dtype, copy=False)
+    left = segment.length * segment.bits % 8
+    if left and data[-1] >> left:
+        raise _refused("The bits after the last entry of a packed vector are 0.", "Some are 1.")
+    groups = -(-segment.length // 8)
+    padded = np.zeros(groups * segment.bits, np.uint8)
+    padded[: len(data)] = data
+    columns = np.ascontiguousarray(padded.reshape(groups, segment.bits).T)
+    entries = np.empty((8, groups), dtype)
+    for place in range(8):
+        first, shift = divmod(place * segment.bits, 8)
+        last = ((place + 1) * segment.bits - 1) // 8
+        entries[place] = columns[first] >> np.uint8(shift)
+        for octet in range(first + 1, last + 1):
+            entries[place] |= columns[octet].astype(dtype) << dtype.type(8 * (octet - first) - shift)
+    entries &= dtype.type(segment.mask)
+    return np.ascontiguousarray(entries.T).reshape(-1)[: segment.length]
+
+
+def _eights(array: UInts, dtype: np.dtype[np.unsignedinteger[Any]]) -> UInts:
+    """Return entries as [8, ceil(length / 8)]: eight entries fill a whole number of bytes, whatever their bits."""
+    padded = np.zeros(-(-len(array) // 8) * 8, dtype)
+    padded[: len(array)] = array
+    return np.ascontiguousarray(padded.reshape(-1, 8).T)
 
 
 def _refused(rule: str, found: str) -> RefusedError:

@@ -17,6 +17,7 @@ import numpy as np
 
 from hansa.core.ring import RingVector
 from hansa.secagg import field, keys
+from hansa.secagg.commitments import commitment, share_hashes
 from hansa.secagg.contribution import Contribution
 from hansa.secagg.encoding import Buffer, Reader, from_bitmap, prefixed, u32
 from hansa.secagg.graph import Graph, sets_digest
@@ -86,7 +87,8 @@ class MaskingClient:
         self.phase = Phase.ADVERTISED
         self._identity, self._signer, self._policy, self._given = identity, signer, policy, given
         self._announcement = bytes(announcement)
-        self._content = given.checked(self.task.ring)
+        given.check(self.task.ring)
+        self._content = given.sha256()
         self._asked: dict[Phase, bytes] = {}
         self._reply = b""
 
@@ -190,7 +192,7 @@ class MaskingClient:
         self._self_seed = keys.derive(seed, "self-seed", task)
         self._sealing = self._sealing_key.public_key().public_bytes_raw()
         self._masking = keys.private_key(self._mask_secret).public_key().public_bytes_raw()
-        committed = keys.commitment(self._self_seed, task, self.index)
+        committed = commitment(self._self_seed, task, self.index)
         unsigned = Advert(self.index, task, self._sealing, self._masking, committed, b"")
         advert = replace(unsigned, signature=keys.sign(self._signer, "adv", *unsigned.signed_fields()))
         self._reply = advert.encode()
@@ -356,10 +358,3 @@ class MaskingClient:
 
 def _between(task: bytes, sender: int, receiver: int) -> bytes:
     return prefixed(task, u32(sender), u32(receiver))
-
-
-def share_hashes(task: bytes, dealer: int, holder: int, both: bytes) -> bytes:
-    """Return the hashes of a holder's two shares, 64 bytes: what the dealer signs, so that a wrong one is known."""
-    seed, secret = both[: field.SHARE_BYTES], both[field.SHARE_BYTES :]
-    ids = task, u32(dealer), u32(holder)
-    return keys.digest("scom", *ids, b"seed", seed) + keys.digest("scom", *ids, b"key", secret)

@@ -19,14 +19,17 @@ class Contribution:
     model_sha256: bytes
     vector: RingVector
 
-    def checked(self, ring: Ring) -> bytes:
-        """Return SHA-256 of the packed vector. Raises RefusedError where it is not one of the ring."""
+    def check(self, ring: Ring) -> None:
+        """Raise RefusedError unless the vector is one of the ring."""
         shapes = [(segment.length, segment.dtype) for segment in ring.segments]
         if [(len(array), array.dtype) for array in self.vector] != shapes:
             raise untrusted("The vector has other segments than the task's ring.")
         for segment, array in zip(ring.segments, self.vector, strict=True):
             if len(array) and int(array.max()) > segment.mask:
                 raise untrusted(f"An entry of {segment.name} needs more than {segment.bits} bits.")
+
+    def sha256(self) -> bytes:
+        """Return SHA-256 of the vector's entries."""
         content = hashlib.sha256()
         for array in self.vector:
             content.update(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from struct import Struct
 from typing import Final
 
 import numpy as np
@@ -15,14 +16,17 @@ LARGEST_LIST: Final = 1 << 20
 """Most records of one list in a message."""
 
 
+_U32: Final = Struct("<I")
+
+
 def u32(number: int) -> bytes:
     """Return a number in four bytes, little end first."""
-    return number.to_bytes(4, "little")
+    return _U32.pack(number)
 
 
 def prefixed(*fields: Buffer) -> bytes:
     """Return fields one after the other, each behind its length in four bytes: no two lists give the same bytes."""
-    return b"".join(part for field in fields for part in (u32(len(field)), field))
+    return b"".join([part for field in fields for part in (_U32.pack(len(field)), field)])
 
 
 def to_bitmap(members: Iterable[int], size: int) -> bytes:

@@ -121,8 +121,3 @@ def signed(public: bytes, signature: bytes, purpose: Purpose, *fields: Buffer) -
     except (InvalidSignature, ValueError):
         return False
     return True
-
-
-def commitment(seed: bytes, task: bytes, client: int) -> bytes:
-    """Return the commitment to the seed of a client's own mask."""
-    return digest("bcom", task, u32(client), seed)

@@ -6,6 +6,7 @@ message is from or to; for messages of decryptors it is the decryptor's place. N
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,6 +30,12 @@ class Header(NamedTuple):
     kind: int
     client: int
     task: bytes
+
+
+def answer_id(message: Buffer) -> bytes:
+    """Return what tells answers apart: SHA-256 of one, or of all of it before a vector that its signature covers."""
+    vectors = message[4:8] in {b"\x06\0\0\0", b"\x0d\0\0\0"}
+    return hashlib.sha256(message[: HEADER_BYTES + SIGNATURE_BYTES] if vectors else message).digest()
 
 
 def header_of(message: Buffer) -> Header:
@@ -190,10 +197,10 @@ class SealedShares(NamedTuple):
 
 
 def _read_sealed(reader: Reader) -> tuple[SealedShares, ...]:
-    return tuple(
-        SealedShares(reader.u32(), reader.fixed(2 * KEY_BYTES), reader.fixed(SEALED_SHARES_BYTES))
-        for _ in range(reader.count())
-    )
+    size, hashes = 4 + 2 * KEY_BYTES + SEALED_SHARES_BYTES, 4 + 2 * KEY_BYTES
+    raw = reader.fixed(size * reader.count())
+    entries = (raw[start : start + size] for start in range(0, len(raw), size))
+    return tuple(SealedShares(int.from_bytes(each[:4], "little"), each[4:hashes], each[hashes:]) for each in entries)
 
 
 @dataclass(frozen=True)
@@ -341,7 +348,10 @@ class Unmask(Message):
 
     @classmethod
     def _read(cls, client: int, task: bytes, reader: Reader) -> Self:
-        shares = tuple((reader.u32(), reader.fixed(SHARE_BYTES)) for _ in range(reader.count()))
+        size = 4 + SHARE_BYTES
+        raw = reader.fixed(size * reader.count())
+        entries = (raw[start : start + size] for start in range(0, len(raw), size))
+        shares = tuple((int.from_bytes(each[:4], "little"), each[4:]) for each in entries)
         return cls(client, task, shares, reader.fixed(SIGNATURE_BYTES))
 
 

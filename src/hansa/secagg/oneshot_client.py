@@ -51,7 +51,7 @@ class ReportingClient:
             raise untrusted("The task is for another plan or model than the vector was computed for.")
         if task.hash in spent:
             raise answered("This client has taken part in the task before.")
-        given.checked(task.ring)
+        given.check(task.ring)
         report = _report(task, header.client, signer, given, random)
         return cls(report), Step(persist=(report,), send=(Outgoing(header.client, report),))
 

@@ -17,7 +17,7 @@ from hansa.secagg.composing import announcements
 from hansa.secagg.convention import Convention
 from hansa.secagg.encoding import Buffer, from_bitmap, to_bitmap
 from hansa.secagg.masks import add, subtract
-from hansa.secagg.messages import SEALED_SEED_BYTES, Abort, Message, header_of
+from hansa.secagg.messages import SEALED_SEED_BYTES, Abort, Message, answer_id, header_of
 from hansa.secagg.oneshot_messages import Answer, Batch, Report, Request, Sealed, Valid
 from hansa.secagg.records import Closing, closed, is_message, read, started
 from hansa.secagg.refusals import answered, malformed, unexpected, untrusted
@@ -91,7 +91,7 @@ class SummingServer:
         taker = takers.get((self.phase, header.kind))
         if taker is None or header.client not in self._asked():
             raise unexpected("A message came that is of no use in this phase.")
-        answer = hashlib.sha256(message).digest()
+        answer = answer_id(message)
         known = self._answers.get(header.client)
         if known is not None:
             if known != answer:
@@ -236,7 +236,7 @@ class SummingServer:
         if taker is None or phase is not self.phase:
             raise malformed("A record of a phase is missing.")
         taker(record, True)  # noqa: FBT003 - from a record
-        self._answers[header.client] = hashlib.sha256(record).digest()
+        self._answers[header.client] = answer_id(record)
 
     def _replay_closing(self, closing: Closing) -> None:
         phase = Phase(closing.phase)

@@ -27,6 +27,7 @@ from hansa.secagg.messages import (
     Masked,
     Shares,
     Unmask,
+    answer_id,
     header_of,
 )
 from hansa.secagg.records import Closing, closed, is_message, read, started
@@ -121,7 +122,7 @@ class MaskingServer:
             raise unexpected("The task is over.")
         if header.client not in self._asked():
             raise unexpected("A message came from a client that is not asked in this phase.")
-        answer = hashlib.sha256(message).digest()
+        answer = answer_id(message)
         known = self._answers.get(header.client)
         if known is not None:
             if known != answer:
@@ -157,7 +158,7 @@ class MaskingServer:
         if taker is None or phase is not self.phase:
             raise unexpected("A message came that is of no use in this phase.")
         taker(message, trusted)
-        self._answers[client] = hashlib.sha256(message).digest()
+        self._answers[client] = answer_id(message)
 
     def _check_signature(self, client: int, signature: bytes, purpose: keys.Purpose, *signed: Buffer) -> None:
         if not keys.signed(self._convention.roster.identities[client], signature, purpose, *signed):

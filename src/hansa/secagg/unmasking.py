@@ -10,7 +10,7 @@ import numpy as np
 
 from hansa.core.ring import RingVector
 from hansa.secagg import keys
-from hansa.secagg.encoding import u32
+from hansa.secagg.commitments import KEY, SEED, commitment, share_hash
 from hansa.secagg.field import SHARE_BYTES, combine
 from hansa.secagg.graph import Graph
 from hansa.secagg.masks import Mask, apply_on_threads
@@ -32,9 +32,9 @@ def checked_shares(message: Unmask, shares: Mapping[int, Shares], alive: Collect
     """Return the shares of a message that fit the hashes that their dealers signed."""
     good, holder, task = {}, message.client, message.task
     for dealer, share in message.shares:
-        kind, start = (b"seed", 0) if dealer in alive else (b"key", keys.KEY_BYTES)
+        kind, start = (SEED, 0) if dealer in alive else (KEY, keys.KEY_BYTES)
         hashes = hashes_for(shares[dealer], holder)
-        found = keys.digest("scom", task, u32(dealer), u32(holder), kind, share)
+        found = share_hash(task, dealer, holder, kind, share)
         if hmac.compare_digest(found, hashes[start : start + keys.KEY_BYTES]):
             good[dealer] = share
     return good
@@ -96,7 +96,7 @@ def _secrets(
 
 def _fits(graph: Graph, advert: Advert, secret: bytes, alive: Collection[int]) -> bool:
     if advert.client in alive:
-        return hmac.compare_digest(keys.commitment(secret, graph.task.hash, advert.client), advert.commitment)
+        return hmac.compare_digest(commitment(secret, graph.task.hash, advert.client), advert.commitment)
     return hmac.compare_digest(keys.private_key(secret).public_key().public_bytes_raw(), advert.masking)
 
 

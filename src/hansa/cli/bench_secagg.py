@@ -1,0 +1,270 @@
+"""Whole secure sums in one process, timed: every client's keys and shares, the real server, and exact sums.
+
+Between two clients that are both in the sum and neither of which is timed, the pair of masks is left out: it cancels.
+So large cohorts cost what the server costs, and what clients that are timed cost is what a client costs.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import asdict, dataclass, field
+from secrets import token_bytes
+from typing import Any, Final
+
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from hansa.core.ring import Ring, RingVector, Segment
+from hansa.secagg.client import MaskingClient
+from hansa.secagg.contribution import Contribution
+from hansa.secagg.convention import Convention, register
+from hansa.secagg.decryptor import Decryptor, DecryptorPolicy
+from hansa.secagg.masks import stream
+from hansa.secagg.messages import header_of
+from hansa.secagg.oneshot_client import ReportingClient
+from hansa.secagg.oneshot_server import Phase as SummingPhase
+from hansa.secagg.oneshot_server import SummingServer
+from hansa.secagg.policy import ClientPolicy
+from hansa.secagg.roster import Roster
+from hansa.secagg.server import MaskingServer, Phase
+from hansa.secagg.step import Outgoing, Step
+from hansa.secagg.task import PHASES, DecryptorKeys, Protocol, Task
+
+SAMPLED: Final = 8
+"""Clients that are timed, where not all are."""
+ALL_FOR_REAL: Final = 100
+"""Cohorts of which every client masks for real."""
+DECRYPTORS: Final = 2
+
+_NAMES: Final = {
+    1: "task", 2: "advert", 3: "keys", 4: "shares", 5: "deliveries", 6: "masked", 8: "survivors", 9: "consistent",
+    10: "quorum", 11: "unmask", 13: "report", 14: "batch", 15: "valid", 16: "request", 17: "answer",
+}  # fmt: skip
+_UP: Final = {"advert", "shares", "masked", "consistent", "unmask", "report"}
+_DOWN: Final = {"task", "keys", "deliveries", "survivors", "quorum"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload:
+    """What is measured."""
+
+    protocol: Protocol
+    clients: int
+    parameters: int
+    dropout: float
+    neighbours: int
+    threshold: int
+    bits: int
+    threads: int
+
+
+@dataclass
+class Stopwatch:
+    """Seconds and bytes by name."""
+
+    seconds: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    sizes: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
+
+    def run(self, name: str, work: Callable[[], Step]) -> Step:
+        """Do some work and note how long it takes."""
+        began = time.perf_counter()
+        step = work()
+        self.seconds[name].append(time.perf_counter() - began)
+        return step
+
+    def weigh(self, messages: Sequence[Outgoing]) -> None:
+        """Note how long messages are."""
+        for _, message in messages:
+            self.sizes[_NAMES[header_of(message).kind]].append(len(message))
+
+
+class _Sparing(MaskingClient):
+    """A client that leaves out pairs of masks that cancel, where nobody times it."""
+
+    cancelling: Collection[int] = ()
+
+    def _masked(self, present: Sequence[int]) -> RingVector:
+        return super()._masked([each for each in present if each not in self.cancelling])
+
+
+@dataclass
+class Bench:
+    """One secure sum: its people, its vectors, and what was measured."""
+
+    work: Workload
+
+    def __post_init__(self) -> None:
+        count = self.work.clients
+        self.identities = [Ed25519PrivateKey.generate() for _ in range(count)]
+        self.roster = Roster(tuple(_public(each) for each in self.identities))
+        self.server_key = Ed25519PrivateKey.generate()
+        self.ring = Ring((Segment("params", self.work.parameters, self.work.bits),))
+        self.vectors = [_vector(self.ring) for _ in range(4)]
+        gone = int(count * self.work.dropout)
+        self.dropped = frozenset(range(0, count, count // gone)[:gone] if gone else ())
+        left = [each for each in range(count) if each not in self.dropped]
+        self.timed = frozenset(
+            left if count <= ALL_FOR_REAL or self.work.protocol == "oneshot-seeds" else left[:SAMPLED]
+        )
+        self.clients, self.server, self.decryptors = Stopwatch(), Stopwatch(), Stopwatch()
+
+    def run(self) -> dict[str, Any]:
+        """Run it and return what was measured."""
+        result, survivors = self._one_shot() if self.work.protocol == "oneshot-seeds" else self._masked()
+        total = self.ring.zeros()
+        for client in survivors:
+            for mine, more in zip(total, self._vector_of(client), strict=True):
+                np.add(mine, more, out=mine)
+        exact = result is not None and all(
+            np.array_equal(mine, plain) for mine, plain in zip(result, self.ring.reduce(total), strict=True)
+        )
+        return self._answer(exact=exact, survivors=len(survivors))
+
+    def _vector_of(self, client: int) -> RingVector:
+        return self.vectors[client % len(self.vectors)]
+
+    def _convention(self, decryptors: tuple[DecryptorKeys, ...] = ()) -> Convention:
+        work = self.work
+        left = work.clients - len(self.dropped)
+        task = Task(
+            protocol=work.protocol, run="bench", round=1, attempt=1, plan_sha256=bytes(32), model_sha256=bytes(32),
+            roster_root=self.roster.root, roster_size=work.clients, registrar="pinned", ring=self.ring,
+            minimum_cohort=left, minimum_survivors=left, neighbours=work.neighbours, threshold=work.threshold,
+            decryptors=decryptors,
+        )  # fmt: skip
+        return Convention(
+            task=task,
+            roster=self.roster,
+            signer=self.server_key,
+            registration=register(self.server_key, self.roster),
+        )
+
+    def _policy(self, decryptors: tuple[DecryptorKeys, ...] = ()) -> ClientPolicy:
+        return ClientPolicy(
+            server_key=_public(self.server_key),
+            pinned=frozenset(self.roster.identities),
+            server="curious" if self.work.protocol == "secagg-plus" else "malicious",
+            decryptors={each.operator: each.identity for each in decryptors},
+        )
+
+    def _start(self, kind: Any, client: int, announcement: bytes, policy: ClientPolicy) -> tuple[Any, Step]:
+        machine, step = kind.start(
+            announcement, signer=self.identities[client], identity=self.roster.identities[client], policy=policy,
+            given=Contribution(bytes(32), bytes(32), self._vector_of(client)), random=token_bytes,
+        )  # fmt: skip
+        return machine, step
+
+    def _masked(self) -> tuple[RingVector | None, tuple[int, ...]]:
+        policy, machines = self._policy(), dict[int, _Sparing]()
+        server, step = MaskingServer.start(self._convention(), threads=self.work.threads)
+        spared = frozenset(range(self.work.clients)) - self.timed - self.dropped
+
+        def answer(client: int, message: bytes) -> Step:
+            if client in machines:
+                return machines[client].on_message(message)
+            machines[client], first = self._start(_Sparing, client, message, policy)
+            machines[client].cancelling = spared if client in spared else ()
+            return first
+
+        for phase in PHASES:
+            self.clients.weigh(step.send)
+            closing = step
+            for client, message in step.send:
+                if phase == "mask" and client in self.dropped:
+                    continue
+                name = phase if client in self.timed else "not timed"
+                reply = self.clients.run(name, lambda client=client, message=message: answer(client, message))
+                self.clients.weigh(reply.send)
+                closing = self._deliver(server, phase, reply.send[0].message)
+            if not closing.send and server.phase.name.lower() == phase:
+                closing = self.server.run(f"close {phase}", server.on_deadline)
+            step = closing
+        if server.phase is not Phase.DONE:
+            return None, server.survivors
+        return server.result, server.survivors
+
+    def _deliver(self, server: MaskingServer | SummingServer, phase: str, message: bytes) -> Step:
+        """Give an answer to the server; the last one of a phase also closes it."""
+        last = len(server.waits_for) == 1
+        return self.server.run(f"{'close' if last else 'take'} {phase}", lambda: server.on_message(message))
+
+    def _one_shot(self) -> tuple[RingVector | None, tuple[int, ...]]:
+        secrets = [token_bytes(32) for _ in range(DECRYPTORS)]
+        signers = [Ed25519PrivateKey.generate() for _ in range(DECRYPTORS)]
+        named = tuple(
+            DecryptorKeys(operator=f"operator {place}", identity=_public(signer), sealing=_sealing(secret))
+            for place, (signer, secret) in enumerate(zip(signers, secrets, strict=True))
+        )
+        convention = self._convention(named)
+        decryptors = [
+            Decryptor.start(
+                convention.task.content, convention.registration, secret=secret, signer=signer,
+                identity=_public(signer), threads=self.work.threads,
+                policy=DecryptorPolicy(operator=f"operator {place}", server_key=_public(self.server_key),
+                                       pinned=frozenset(self.roster.identities)),
+            )[0]
+            for place, (signer, secret) in enumerate(zip(signers, secrets, strict=True))
+        ]  # fmt: skip
+        convention = Convention(
+            task=convention.task, roster=self.roster, signer=self.server_key, registration=convention.registration,
+            decryptors=tuple(each.signature for each in decryptors),
+        )  # fmt: skip
+        policy = self._policy(named)
+        server, step = SummingServer.start(convention)
+        self.clients.weigh(step.send)
+        for client, message in step.send:
+            if client not in self.dropped:
+                reply = self.clients.run(
+                    "report",
+                    lambda client=client, message=message: self._start(ReportingClient, client, message, policy)[1],
+                )
+                self.clients.weigh(reply.send)
+                closing = self._deliver(server, "collect", reply.send[0].message)
+        step = closing if closing.send else self.server.run("close collect", server.on_deadline)
+        for phase in ("check", "decrypt"):
+            for place, message in step.send:
+                reply = self.decryptors.run(
+                    phase, lambda place=place, message=message: decryptors[place].on_message(message)
+                )
+                self.decryptors.weigh(reply.send)
+                closing = self._deliver(server, phase, reply.send[0].message)
+            step = closing
+        return (server.result if server.phase is SummingPhase.DONE else None), server.survivors
+
+    def _answer(self, *, exact: bool, survivors: int) -> dict[str, Any]:
+        server = {name: sum(times) for name, times in self.server.seconds.items()}
+        phases = [name for name in self.clients.seconds if name != "not timed"]
+        client = {name: 1000 * statistics.median(self.clients.seconds[name]) for name in phases}
+        sizes = {name: statistics.mean(found) for name, found in self.clients.sizes.items()}
+        answer: dict[str, Any] = {
+            **asdict(self.work),
+            "exact": exact,
+            "survivors": survivors,
+            "clients_timed": len(self.timed),
+            "client_ms": {**client, "total": sum(client.values())},
+            "server_seconds": {**server, "total": sum(server.values())},
+            "bytes_up": {name: size for name, size in sizes.items() if name in _UP},
+            "bytes_down": {name: size for name, size in sizes.items() if name in _DOWN},
+        }
+        if self.decryptors.seconds:
+            each = {name: statistics.mean(times) for name, times in self.decryptors.seconds.items()}
+            answer["decryptor_seconds"] = {**each, "total": sum(each.values())}
+        return answer
+
+
+def _vector(ring: Ring) -> RingVector:
+    (segment,) = ring.segments
+    words = np.frombuffer(stream(token_bytes(32), segment.length * segment.dtype.itemsize), segment.dtype)
+    return (words & segment.dtype.type(segment.mask),)
+
+
+def _public(key: Ed25519PrivateKey) -> bytes:
+    return key.public_key().public_bytes_raw()
+
+
+def _sealing(secret: bytes) -> bytes:
+    return X25519PrivateKey.from_private_bytes(secret).public_key().public_bytes_raw()
