@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -53,13 +54,14 @@ def promises(prepared: Prepared) -> list[tuple[str, str]]:
     return [*found, ("stays with clients", kept), ("this simulation", _simulated(plan))]
 
 
-def secure_promises(prepared: Prepared) -> list[tuple[str, str]]:
+def secure_promises(prepared: Prepared) -> Sequence[tuple[str, str]]:
     """Return what secure sums protect, from whom and on which assumptions; nothing where the plan has none."""
     plan, layout = prepared.plan, prepared.first.layout
     section, code = plan.secure_aggregation, training_code(plan, layout)
     if section is None or code is None:
         return []
-    cohort = int(picking(plan.schedule, plan.cohort).expected_size(prepared.population))
+    schedule: Any = plan.schedule
+    cohort = int(picking(schedule, plan.cohort).expected_size(prepared.population))
     return sentences(section, code, largest_group(section, max(cohort, section.minimum_cohort)))
 
 

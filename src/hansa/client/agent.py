@@ -449,7 +449,6 @@ def _begun(  # noqa: PLR0913, PLR0917 - what a sum is begun with
     assigned: wire.Assignment, assignment: Id, job: JobDescriptor, ring: Ring, identity: Identity, key_id: str
 ) -> Begun:
     """Return the sum of an assignment. Raises RefusedError where the server has announced none."""
-    section = job.plan["secure_aggregation"]
     if not assigned.secure_sum:
         raise RefusedError(
             "HANSA-REQUEST-INVALID",
@@ -464,9 +463,7 @@ def _begun(  # noqa: PLR0913, PLR0917 - what a sum is begun with
         plan_sha256=assigned.plan_sha256,
         model_sha256=assigned.model_sha256,
         ring=tuple((each.name, each.length, each.bits) for each in ring.segments),
-        minimum_cohort=int(section["minimum_cohort"]),
-        minimum_survivors=int(section["minimum_survivors"]),
-        malicious=section["server"] == "malicious",
+        section=job.plan["secure_aggregation"],
     )
 
 

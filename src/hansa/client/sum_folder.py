@@ -5,9 +5,9 @@ from __future__ import annotations
 import base64
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Final
+from typing import Any, Final
 
 from hansa.client.state import Id, StateFolder, sync_folder
 
@@ -30,10 +30,8 @@ class Begun:
     model_sha256: str
     ring: tuple[tuple[str, int, int], ...]
     """Name, length and bits of each segment, as the client's own plan has them."""
-    minimum_cohort: int
-    minimum_survivors: int
-    malicious: bool
-    """Whether the plan is to hold against a server that lies."""
+    section: Mapping[str, Any]
+    """The plan's table ``[secure_aggregation]``: what the server must keep to, whatever it announces."""
 
 
 class SumFolder:

@@ -10,12 +10,15 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hansa.client.policy import SecureSums
 from hansa.client.state import Id
 from hansa.client.sum_folder import Begun, SumFolder
-from hansa.core.errors import RefusedError
+from hansa.core.errors import PlanError, RefusedError
 from hansa.core.killpoints import reached
 from hansa.core.ring import Ring, Segment
+from hansa.core.schema import build
+from hansa.core.secure_aggregation import SecureAggregation
 from hansa.secagg.client import MaskingClient
 from hansa.secagg.contribution import Contribution
 from hansa.secagg.messages import Announcement, Masked, header_of
+from hansa.secagg.planned import graph_of
 from hansa.secagg.policy import ClientPolicy
 from hansa.secagg.step import Step
 from hansa.secagg.task import Task
@@ -41,7 +44,8 @@ class SumPart:
         given = Contribution(
             bytes.fromhex(begun.plan_sha256), bytes.fromhex(begun.model_sha256), ring.unpack(folder.vector())
         )
-        identity, policy, records = key.public_key().public_bytes_raw(), _policy(begun, demands, key), folder.records()
+        section, identity, records = _section(begun), key.public_key().public_bytes_raw(), folder.records()
+        policy = _policy(begun, section, demands, key)
         if records:
             machine, step = MaskingClient.restore(records, signer=key, identity=identity, policy=policy, given=given)
             part = cls(begun.id, machine, folder)
@@ -53,7 +57,7 @@ class SumPart:
                 random=secrets.token_bytes, spent=folder.spent(),
             )  # fmt: skip
             part = cls(begun.id, machine, folder)
-        _require_this(machine.task, begun, ring)
+        _require_this(machine.task, begun, section, ring)
         part._keep(step)
         return part
 
@@ -91,25 +95,35 @@ class SumPart:
         self.reply = step.send[-1].message if step.send else b""
 
 
-def _policy(begun: Begun, demands: SecureSums, key: Ed25519PrivateKey) -> ClientPolicy:
+def _section(begun: Begun) -> SecureAggregation:
+    section, problems = build(SecureAggregation, begun.section)
+    if problems:
+        raise PlanError(problems)
+    built: SecureAggregation = section
+    return built
+
+
+def _policy(begun: Begun, section: SecureAggregation, demands: SecureSums, key: Ed25519PrivateKey) -> ClientPolicy:
     own = key.public_key().public_bytes_raw()
     return ClientPolicy(
         server_key=begun.server_key,
         registrar=demands.registrar,
         pinned=frozenset({own, *demands.keys()}),
-        server="malicious" if begun.malicious or demands.server == "malicious" else "curious",
-        minimum_cohort=max(begun.minimum_cohort, demands.minimum_cohort),
-        minimum_survivors=max(begun.minimum_survivors, demands.minimum_survivors),
+        server="malicious" if "malicious" in {section.server, demands.server} else "curious",
+        minimum_cohort=max(section.minimum_cohort, demands.minimum_cohort),
+        minimum_survivors=max(section.minimum_survivors, demands.minimum_survivors),
     )
 
 
-def _require_this(task: Task, begun: Begun, ring: Ring) -> None:
-    """Raise RefusedError unless a task is that of the assignment, over the integers that the plan says."""
+def _require_this(task: Task, begun: Begun, section: SecureAggregation, ring: Ring) -> None:
+    """Raise RefusedError unless a task is that of the assignment, in the protocol and integers that the plan says."""
     named = (f"{begun.id.run}/{begun.id.kind}", begun.id.round, begun.id.attempt)
-    if (task.run, task.round, task.attempt) != named or task.ring != ring:
+    protocol, graph = graph_of(section, task.roster_size)
+    same = (task.protocol, task.neighbours, task.threshold) == (protocol, graph.neighbours, graph.threshold)
+    if not same or (task.run, task.round, task.attempt) != named or task.ring != ring:
         raise RefusedError(
             "HANSA-SECAGG-REFUSED",
-            rule="A secure sum is that of its assignment, over the integers of its plan.",
+            rule="A secure sum is that of its assignment, in the protocol and the integers of its plan.",
             found="The server has announced another.",
             action="Tell the operator of the server; nothing was sent.",
         )

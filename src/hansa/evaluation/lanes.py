@@ -30,11 +30,12 @@ def tally_lanes(layout: Layout, tallies: Mapping[str, Array]) -> Int64s:
     """Return the lanes of n clients: int64 [n, lanes], from their tallies, metric -> float64 [n, k]."""
     blocks = []
     for rows in tallies.values():
-        finite = np.isfinite(rows).all(axis=1)
+        finite: Array = np.asarray(np.isfinite(rows).all(axis=1))
         blocks += [1.0 - finite[:, None], np.where(finite[:, None], rows, 0.0)]
     columns = np.concatenate(blocks, axis=1)
     low, high, resolution = _numbers(layout)
-    return np.rint(np.clip(columns, low, high) / resolution).astype(np.int64)
+    whole: Int64s = np.rint(np.clip(columns, low, high) / resolution).astype(np.int64)
+    return whole
 
 
 def tallies_of(layout: Layout, total: Int64s) -> dict[str, Array]:

@@ -45,7 +45,8 @@ def uniform(key: bytes, count: int) -> Elements:
         words = np.frombuffer(stream(key, 4 * (count + margin)), "<u4") & np.uint32(PRIME)
         kept = words[words != PRIME]
         if len(kept) >= count:
-            return kept[:count].astype(np.uint64)
+            elements: Elements = kept[:count].astype(np.uint64)
+            return elements
         margin *= 16
 
 

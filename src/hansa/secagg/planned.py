@@ -6,11 +6,12 @@ import math
 from fractions import Fraction
 from typing import Final
 
+from hansa.core.errors import RefusedError
 from hansa.core.ring import Ring
 from hansa.core.secure_aggregation import SecureAggregation
-from hansa.secagg.parameters import smallest_graph
+from hansa.secagg.parameters import GraphParameters, smallest_graph
 from hansa.secagg.roster import Roster
-from hansa.secagg.task import PHASES, DecryptorKeys, Task
+from hansa.secagg.task import PHASES, DecryptorKeys, Protocol, Task
 
 LONGEST: Final = 2**31 - 1
 """Seconds of a phase, at most: where nothing else ends it, it waits for all."""
@@ -31,19 +32,14 @@ def task_of(  # noqa: PLR0913 - what a task is of
 ) -> Task:
     """Return the task of one sum. ``first_phase``: seconds in which clients advertise, or report, what they computed.
 
-    Raises RefusedError where the section's parameters do not fit that many clients.
+    A cohort too small for a sparse graph has a full one, which protects more. Raises RefusedError where the section's
+    parameters do not fit that many clients.
     """
     clients = len(roster.identities)
-    neighbours = threshold = 0
-    if section.protocol == "secagg-plus":
-        corrupt = Fraction(section.assumed_colluding, clients)
-        graph = smallest_graph(
-            clients, corrupt=corrupt, dropped=Fraction(str(section.expected_dropout)), server=section.server
-        )
-        neighbours, threshold = graph.neighbours, graph.threshold
+    protocol, graph = graph_of(section, clients)
     others = math.ceil(section.phase_deadline)
     return Task(
-        protocol=section.protocol,
+        protocol=protocol,
         run=run,
         round=round_number,
         attempt=attempt,
@@ -55,8 +51,21 @@ def task_of(  # noqa: PLR0913 - what a task is of
         ring=ring,
         minimum_cohort=section.minimum_cohort,
         minimum_survivors=section.minimum_survivors,
-        neighbours=neighbours,
-        threshold=threshold,
+        neighbours=graph.neighbours,
+        threshold=graph.threshold,
         phase_seconds=(math.ceil(min(first_phase, LONGEST)), *(others for _ in PHASES[1:])),
         decryptors=decryptors,
     )
+
+
+def graph_of(section: SecureAggregation, clients: int) -> tuple[Protocol, GraphParameters]:
+    """Return the protocol that so many clients take, and its graph where that is sparse."""
+    none = GraphParameters(0, 0)
+    if section.protocol != "secagg-plus":
+        return section.protocol, none
+    corrupt = Fraction(section.assumed_colluding, max(1, clients))
+    dropped = Fraction(str(section.expected_dropout))
+    try:
+        return section.protocol, smallest_graph(clients, corrupt=corrupt, dropped=dropped, server=section.server)
+    except RefusedError:
+        return "secagg-full", none

@@ -168,9 +168,10 @@ def _federation_problems(plan: Plan, signature: Signature) -> Iterator[Problem]:
 
 def _secure_problems(section: SecureAggregation) -> Iterator[Problem]:
     """Yield what a simulation computes and this version's server does not carry."""
-    if section.protocol != "secagg-full":
+    if section.protocol == "oneshot-seeds":
         yield Problem(
-            "secure_aggregation.protocol", f'{section.protocol} is for simulations in this version; use "secagg-full".'
+            "secure_aggregation.protocol",
+            'is for simulations in this version, which has no service of a decryptor; use "secagg-full".',
         )
     if section.registrar == "authority":
         yield Problem("secure_aggregation.registrar", 'is for simulations in this version; use "pinned" or "server".')
