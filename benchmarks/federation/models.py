@@ -1,0 +1,4 @@
+"""A model of a gigabyte."""
+from typing import Any
+def model() -> dict[str, Any]:
+    raise NotImplementedError
