@@ -23,7 +23,7 @@ from hansa.core.errors import StoreError
 from hansa.core.layout import Array
 from hansa.core.nouns import Assignment, Batch, RoundReport, ServerState
 from hansa.server.contexts import RunContext
-from hansa.server.rounds_at_rest import binding, update_prefix
+from hansa.server.rounds_at_rest import binding, part_name
 from hansa.store.blobs import Blobs
 from hansa.store.records import Report, Round, RoundKey
 from hansa.store.sealing import unseal
@@ -41,11 +41,13 @@ class Closed:
 
 async def update_bytes(blobs: Blobs, key: bytes, round_: RoundKey, report: Report) -> bytes:
     """Return one client's update, unsealed. Raises BrokenUpdateError where it is not what was acknowledged."""
-    prefix = f"{update_prefix(round_, report.client)}{report.sha256}/"
-    parts = []
-    for number, name in enumerate(sorted(await blobs.names(prefix))):
+    parts, size = [], 0
+    while size < report.size:  # what lies behind these parts was left over by an earlier try
+        name = part_name(round_, report.client, report.sha256, len(parts))
         sealed = b"".join([chunk async for chunk in blobs.read(name, 0, None)])
-        parts.append(b"".join(unseal(key, binding(round_, report.client, report.sha256, number), [sealed])))
+        bound = binding(round_, report.client, report.sha256, len(parts))
+        parts.append(b"".join(unseal(key, bound, [sealed])))
+        size += len(parts[-1])
     content = b"".join(parts)
     if hashlib.sha256(content).hexdigest() != report.sha256:
         raise BrokenUpdateError(report)

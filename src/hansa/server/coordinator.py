@@ -23,7 +23,7 @@ from hansa.server import buffered_runs, closing, lifecycle
 from hansa.server.contexts import RunContext, load_context, store_state
 from hansa.server.measures import ROUND_SECONDS, ROUNDS
 from hansa.server.opening import NotYet, Opening, open_next
-from hansa.server.rounds_at_rest import round_name, update_prefix
+from hansa.server.rounds_at_rest import round_name, round_prefix
 from hansa.server.services import Services
 from hansa.store.records import Fate, Release, Report, Round, Run
 from hansa.store.store import Rows
@@ -158,9 +158,7 @@ class Coordinator:
             await self._suspend(next(each for each in training if each.id == report.round), report.client)
             return True
         for round_ in turn.drained:
-            async with self.services.store.reading() as rows:
-                reports = await rows.reports.of(round_.id)
-            await self._sweep(round_, reports)
+            await self._sweep(round_)
         if turn.context is not None:
             self.contexts[context.run.id] = turn.context
         return turn.context is not None
@@ -277,7 +275,7 @@ class Coordinator:
         ROUNDS.labels(round_.id.kind, "closed").inc()
         ROUND_SECONDS.labels(round_.id.kind).observe(now - round_.opened_at)
         reached("coordinator.round.closed")
-        await self._sweep(round_, reports)
+        await self._sweep(round_)
 
     async def _suspend(self, round_: Round, client: str) -> None:
         """Take out a client whose update could not be counted, and name it to the operator."""
@@ -286,12 +284,11 @@ class Coordinator:
             await rows.clients.set_state(client, "suspended", at=now, why=f"its update broke {round_name(round_.id)}")
         self.services.clients.drop(client)
 
-    async def _sweep(self, round_: Round, reports: list[Report]) -> None:
+    async def _sweep(self, round_: Round) -> None:
         """Remove what a round needs no more: the sealed updates, then the key. What is missed here, retention finds."""
         blobs = self.services.blobs
-        for report in reports:
-            for name in await blobs.names(update_prefix(round_.id, report.client)):
-                await blobs.delete(name)
+        for name in await blobs.names(round_prefix(round_.id)):
+            await blobs.delete(name)
         reached("coordinator.round.swept")
         await asyncio.to_thread(self.services.keys.destroy, round_name(round_.id))
 
@@ -300,7 +297,6 @@ class Coordinator:
         services, now = self.services, self.services.clock.now()
         async with services.store.transaction() as rows:
             await abandon(rows, round_, why, now)
-            reports = await rows.reports.of(round_.id)
             run = await rows.runs.get(round_.id.run)
             if run is None:
                 raise LookupError("a round has a run")
@@ -311,7 +307,7 @@ class Coordinator:
         _LOG.warning("round abandoned", run=round_.id.run, round=round_.id.round, attempt=round_.id.attempt, why=why)
         ROUNDS.labels(round_.id.kind, "abandoned").inc()
         reached("coordinator.round.abandoned")
-        await self._sweep(round_, reports)
+        await self._sweep(round_)
 
     async def _end(self, run_id: str, state: str, why: str) -> None:
         now = self.services.clock.now()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import socket
@@ -111,6 +112,8 @@ async def serve(settings: ServerSettings, ready: Callable[[Services], Any] | Non
         serving = asyncio.create_task(server.serve())
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, _stop, services, server)
+        gc.collect()
+        gc.freeze()  # what was imported stays: looking through it again and again would hold up whoever calls
         if ready is not None:
             ready(services)
         await serving

@@ -10,7 +10,6 @@ import asyncio
 import base64
 import binascii
 import re
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Final
 from weakref import WeakValueDictionary
@@ -98,8 +97,11 @@ class Transfers:
         _, arrived = await self._parts(key, client.id, sha256)
         return Response(status_code=204, headers={"Upload-Offset": str(arrived), "Cache-Control": "no-store"})
 
-    async def part(self, request: Request, client: Client, body: bytes) -> Response:
-        """Take a part of an update; with the last part, record the report. One call of a client at a time."""
+    async def part(self, request: Request, client: Client, body: bytes, digest: str) -> Response:
+        """Take a part of an update; with the last part, record the report. One call of a client at a time.
+
+        ``digest`` is the body's own.
+        """
         key, sha256 = _key(request), _announced(request)
         place = _content_range(request, body)
         limit = self.services.settings.largest_update_bytes
@@ -113,38 +115,64 @@ class Transfers:
             posted = await self._asked(key, client)
             if posted is None:
                 return await self._answer_without_round(key, client, sha256)
-            return await self._take(posted, client, sha256, place, body)
+            return await self._take(posted, client, sha256, place, (body, digest))
 
     async def _take(
-        self, posted: Posted, client: Client, sha256: str, place: tuple[int, int, int], body: bytes
+        self, posted: Posted, client: Client, sha256: str, place: tuple[int, int, int], sent: tuple[bytes, str]
     ) -> Response:
+        body, digest = sent
         key, (start, stop, total) = posted.round.id, place
         try:
-            sealing_key = await asyncio.to_thread(self.services.keys.unwrap, round_name(key), posted.round.key)
+            if stop - start == total:
+                await self._take_whole(posted, client, sha256, body, digest)
+            elif (offset := await self._take_part(posted, client, sha256, place, body)) is None:
+                return await self._answer_without_round(key, client, sha256)  # another replica has taken its report
+            elif offset < total:
+                reached("server.upload.part-written")
+                return JSONResponse({"offset": str(offset), "sha256": sha256}, status_code=202)
         except StoreError as error:
             if error.code != "HANSA-KEY-MISSING":
                 raise
             return await self._answer_without_round(key, client, sha256)  # another replica has closed the round
-        whole = stop - start == total
-        number, arrived = (0, 0) if whole else await self._parts(key, client.id, sha256)
-        complete = arrived == stop == total  # all was here, and the server was killed before it recorded the report
-        if start != arrived and not complete:
-            raise _wrong_offset(arrived)
-        if whole:
-            await self._check(posted, client, sha256, body)
-        if start == 0 and not await self._begins(key, client, sha256):
-            return await self._answer_without_round(key, client, sha256)  # another replica has taken its report
-        if not complete:
-            name = part_name(key, client.id, sha256, number)
-            sealed = await asyncio.to_thread(_sealed, sealing_key, binding(key, client.id, sha256, number), body)
-            await self.services.blobs.put(name, _once(sealed))
-        if stop < total:
-            reached("server.upload.part-written")
-            return JSONResponse({"offset": str(stop), "sha256": sha256}, status_code=202)
-        if not whole:
-            await self._check_parts(posted, client, sha256, sealing_key)
         reached("server.report.sealed")
         return _verdict(await self._record(key, client, sha256, total), sha256)
+
+    async def _take_whole(self, posted: Posted, client: Client, sha256: str, body: bytes, digest: str) -> None:
+        """Check and keep an update that came at once: its only part, whatever parts of it came before."""
+        key, check = posted.round.id, checker(posted)
+
+        def checked_and_sealed() -> bytes:
+            check.whole(body, sha256, found=digest)
+            return _sealed(self._unwrapped(posted), binding(key, client.id, sha256, 0), body)
+
+        try:
+            sealed = await asyncio.to_thread(checked_and_sealed)
+        except RefusedError as error:
+            await self._refused(posted, client, error)
+            raise
+        await self.services.blobs.put_bytes(part_name(key, client.id, sha256, 0), sealed)
+
+    async def _take_part(
+        self, posted: Posted, client: Client, sha256: str, place: tuple[int, int, int], body: bytes
+    ) -> int | None:
+        """Keep a part, and check the whole after the last; return what has arrived, or None where that has ended."""
+        key, (start, stop, total) = posted.round.id, place
+        sealing_key = await asyncio.to_thread(self._unwrapped, posted)
+        number, arrived = await self._parts(key, client.id, sha256)
+        complete = arrived >= stop == total  # all was here, and the server was killed before it recorded the report
+        if start != arrived and not complete:
+            raise _wrong_offset(arrived)
+        if start == 0 and not await self._begins(key, client, sha256):
+            return None
+        if not complete:
+            sealed = await asyncio.to_thread(_sealed, sealing_key, binding(key, client.id, sha256, number), body)
+            await self.services.blobs.put_bytes(part_name(key, client.id, sha256, number), sealed)
+        if stop == total:
+            await self._check_parts(posted, client, sha256, sealing_key)
+        return stop
+
+    def _unwrapped(self, posted: Posted) -> bytes:
+        return self.services.keys.unwrap(round_name(posted.round.id), posted.round.key)
 
     async def _begins(self, key: RoundKey, client: Client, sha256: str) -> bool:
         """Remove what a client began to send and did not end; return False, and remove nothing, where it has ended."""
@@ -167,16 +195,6 @@ class Transfers:
             await self._remove(f"{blob}{sha256}/")
         return verdict
 
-    async def _check(self, posted: Posted, client: Client, sha256: str, body: bytes) -> None:
-        """Check an update that came at once. Raises RefusedError, and names the client to the operator."""
-        check = checker(posted)
-        try:
-            await asyncio.to_thread(check.whole, body, sha256)
-        except RefusedError as error:
-            if error.code != "HANSA-UPLOAD-DIGEST":
-                await refuse(self.services, posted, client, error.code)
-            raise
-
     async def _check_parts(self, posted: Posted, client: Client, sha256: str, sealing_key: bytes) -> None:
         """Check an update that came in parts, as if it had come at once; one that is wrong is removed."""
         key, check = posted.round.id, checker(posted)
@@ -188,9 +206,13 @@ class Transfers:
             check.finish(sha256)
         except RefusedError as error:
             await self._remove(prefix)
-            if error.code != "HANSA-UPLOAD-DIGEST":
-                await refuse(self.services, posted, client, error.code)
+            await self._refused(posted, client, error)
             raise
+
+    async def _refused(self, posted: Posted, client: Client, error: RefusedError) -> None:
+        """Name a client whose update is wrong to the operator; not one whose bytes were garbled on the way."""
+        if error.code != "HANSA-UPLOAD-DIGEST":
+            await refuse(self.services, posted, client, error.code)
 
     async def _remove(self, prefix: str) -> None:
         for name in await self.services.blobs.names(prefix):
@@ -227,10 +249,6 @@ class Transfers:
 
 def _sealed(sealing_key: bytes, bound: Binding, body: bytes) -> bytes:
     return b"".join(seal(sealing_key, bound, [body]))
-
-
-async def _once(content: bytes) -> AsyncIterator[bytes]:
-    yield content
 
 
 def _verdict(verdict: Verdict, sha256: str) -> Response:

@@ -88,23 +88,31 @@ class UpdateCheck:
     """The beginning of a number whose end is in the next piece."""
     _lanes: bytearray = field(default_factory=bytearray)
 
-    def whole(self, content: bytes, sha256: str) -> None:
-        """Check an update that is all there."""
-        self.feed(content)
-        self.finish(sha256)
+    def whole(self, content: bytes, sha256: str, *, found: str | None = None) -> None:
+        """Check an update that is all there; ``found`` is its digest, where the caller has computed it."""
+        if found is None:
+            self.digest.update(content)
+        self._read(content)
+        self._finish(sha256, found or self.digest.hexdigest())
 
     def feed(self, content: bytes) -> None:
         """Check the next bytes."""
         self.digest.update(content)
+        self._read(content)
+
+    def finish(self, sha256: str) -> None:
+        """Check that nothing is missing, and that it is what was announced."""
+        self._finish(sha256, self.digest.hexdigest())
+
+    def _read(self, content: bytes) -> None:
         rest = memoryview(content)
         if self._spans is None:
             rest = self._read_header(rest)
         if self._spans is not None:
             self._read_data(self._spans, rest)
 
-    def finish(self, sha256: str) -> None:
-        """Check that nothing is missing, and that it is what was announced."""
-        if self.digest.hexdigest() != sha256:
+    def _finish(self, sha256: str, found: str) -> None:
+        if found != sha256:
             raise RefusedError(
                 "HANSA-UPLOAD-DIGEST",
                 rule="An update has the digest that was announced.",
