@@ -1,4 +1,4 @@
-"""Agents beside a server, of a job whose training costs nothing: rounds a second, memory at rest, an agent that dies."""
+"""Agents and a job whose training costs nothing: rounds a second, memory at rest, an agent that dies."""
 
 from __future__ import annotations
 

@@ -7,27 +7,28 @@ simulation of the same clients makes, bit for bit.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from hansa.algorithms import divergence
 from hansa.algorithms.aggregators import FixedMean
-from hansa.algorithms.fold import Collector, Fold, collector
+from hansa.algorithms.fold import BLOCK, Collector, Fold, collector
+from hansa.algorithms.plan import Plan
 from hansa.algorithms.prologue import close_prologue, statistics_layout
 from hansa.algorithms.rounds import close_round, receive
-from hansa.core.errors import StoreError
-from hansa.core.layout import Array
+from hansa.core.layout import Array, Layout
 from hansa.core.nouns import Assignment, Batch, RoundReport, ServerState
 from hansa.server.contexts import RunContext
-from hansa.server.rounds_at_rest import binding, part_name
+from hansa.server.reading import BrokenUpdateError, SealedUpdate, UpdateColumns
 from hansa.store.blobs import Blobs
 from hansa.store.records import Report, Round, RoundKey
-from hansa.store.sealing import unseal
 from hansa.wire.updates import decode_tallies, decode_update
+
+_COLUMNS: Final = 1 << 18
+"""Columns that are folded at a time: a megabyte of each update."""
 
 
 @dataclass(frozen=True)
@@ -39,21 +40,6 @@ class Closed:
     notes: dict[str, Any]
 
 
-async def update_bytes(blobs: Blobs, key: bytes, round_: RoundKey, report: Report) -> bytes:
-    """Return one client's update, unsealed. Raises BrokenUpdateError where it is not what was acknowledged."""
-    parts, size = [], 0
-    while size < report.size:  # what lies behind these parts was left over by an earlier try
-        name = part_name(round_, report.client, report.sha256, len(parts))
-        sealed = b"".join([chunk async for chunk in blobs.read(name, 0, None)])
-        bound = binding(round_, report.client, report.sha256, len(parts))
-        parts.append(b"".join(unseal(key, bound, [sealed])))
-        size += len(parts[-1])
-    content = b"".join(parts)
-    if hashlib.sha256(content).hexdigest() != report.sha256:
-        raise BrokenUpdateError(report)
-    return content
-
-
 def decoded(context: RunContext, assignment: Assignment, content: bytes, report: Report) -> Batch:
     """Return one client's update, ready to fold. Raises BrokenUpdateError where it overflows as it is decoded."""
     with np.errstate(over="ignore", invalid="ignore"):
@@ -63,35 +49,48 @@ def decoded(context: RunContext, assignment: Assignment, content: bytes, report:
     return batch
 
 
-class BrokenUpdateError(StoreError):
-    """An acknowledged update that cannot be counted: its round is abandoned, and its client is suspended."""
-
-    def __init__(self, report: Report) -> None:
-        super().__init__(
-            "HANSA-REPORT-INVALID",
-            rule="What was acknowledged is counted.",
-            found="An update is not the bytes that were acknowledged, or overflows as it is decoded.",
-            action="See the run's events for whose it is.",
-        )
-        self.report = report
-
-
 async def close(  # noqa: PLR0913 - a round, its updates, and what unseals them
     context: RunContext, round_: Round, reports: Sequence[Report], *, blobs: Blobs, key: bytes, now: float
 ) -> Closed:
     """Fold a frozen round's updates and close it. Raises DivergenceError where training diverged."""
     ordered = sorted(reports, key=lambda report: report.position)
+    if round_.id.kind == "training" and _by_columns(context.plan):
+        collected = await _folded_columns(context.state.layout, ordered, blobs=blobs, key=key, round_=round_.id)
+        return await _close_training(context, round_, collected, ordered, now=now)
     updates = _unsealed(blobs, key, round_.id, ordered)
     if round_.id.kind == "statistics":
         return await _close_statistics(context, round_, updates)
     if round_.id.kind == "evaluation":
         return await _close_evaluation(context, round_, updates, len(ordered))
-    return await _close_training(context, round_, updates, ordered, now=now)
+    collected = await _folded_rows(context, round_, updates, ordered)
+    return await _close_training(context, round_, collected, ordered, now=now)
+
+
+def _by_columns(plan: Plan) -> bool:
+    """Return True where a sum is wanted, of the very numbers that travel: it can be folded column by column."""
+    return plan.aggregator.needs_sum_only and all(transform.linear for transform in plan.transforms)
+
+
+async def _folded_columns(
+    layout: Layout, reports: Sequence[Report], *, blobs: Blobs, key: bytes, round_: RoundKey
+) -> Fold:
+    """Return the sum of updates, block after block, a piece of each at a time: memory is the sum's alone."""
+    fold = Fold(layout)
+    for first in range(0, len(reports), BLOCK):
+        block = [UpdateColumns(SealedUpdate(blobs, key, round_, report)) for report in reports[first : first + BLOCK]]
+        for update in block:
+            await update.begin()
+        for start in range(0, layout.size, _COLUMNS):
+            count = min(_COLUMNS, layout.size - start)
+            rows = [await update.columns(count) for update in block]
+            await asyncio.to_thread(fold.add_columns, start, rows)
+        fold.add_lanes(np.stack([await update.end() for update in block]))
+    return fold
 
 
 async def _unsealed(blobs: Blobs, key: bytes, round_: RoundKey, reports: Sequence[Report]) -> AsyncIterator[bytes]:
     for report in reports:
-        yield await update_bytes(blobs, key, round_, report)
+        yield await SealedUpdate(blobs, key, round_, report).whole()
 
 
 async def _close_statistics(context: RunContext, round_: Round, updates: AsyncIterator[bytes]) -> Closed:
@@ -128,9 +127,10 @@ async def _close_evaluation(context: RunContext, round_: Round, updates: AsyncIt
     return Closed(context.state, event, notes)
 
 
-async def _close_training(
-    context: RunContext, round_: Round, updates: AsyncIterator[bytes], reports: Sequence[Report], *, now: float
-) -> Closed:
+async def _folded_rows(
+    context: RunContext, round_: Round, updates: AsyncIterator[bytes], reports: Sequence[Report]
+) -> Collector:
+    """Return what an aggregator needs of updates that are decoded one by one, each as a whole."""
     plan, state = context.plan, context.state
     numbers = np.array([int(number) for number in round_.notes["survivors"]], dtype=np.int64)
     assignment = Assignment(round_.id.round, state.layout, state.model, numbers, round_.population, state.features)
@@ -140,6 +140,13 @@ async def _close_training(
         batch = decoded(context, assignment, content, reports[position])
         await asyncio.to_thread(collected.add, batch, position)
         position += 1
+    return collected
+
+
+async def _close_training(
+    context: RunContext, round_: Round, collected: Collector, reports: Sequence[Report], *, now: float
+) -> Closed:
+    plan = context.plan
     closed, report = await asyncio.to_thread(finish, context, collected, round_.population)
     early = divergence.check(plan, report, context.run.notes.get("early_norms", []))
     event = training_event(context, report, round_, [each.size for each in reports], now=now)

@@ -23,6 +23,7 @@ from hansa.server import buffered_runs, closing, lifecycle
 from hansa.server.contexts import RunContext, load_context, store_state
 from hansa.server.measures import ROUND_SECONDS, ROUNDS
 from hansa.server.opening import NotYet, Opening, open_next
+from hansa.server.reading import BrokenUpdateError
 from hansa.server.rounds_at_rest import round_name, round_prefix
 from hansa.server.services import Services
 from hansa.store.records import Fate, Release, Report, Round, Run
@@ -151,7 +152,7 @@ class Coordinator:
             return False
         try:
             turn = await buffered_runs.look(self.services, context, training)
-        except closing.BrokenUpdateError as error:
+        except BrokenUpdateError as error:
             report = error.report
             async with self.services.store.transaction() as rows:
                 await rows.rounds.set_fates(report.round, {report.client: "refused"})
@@ -249,7 +250,7 @@ class Coordinator:
         key = await asyncio.to_thread(services.keys.unwrap, round_name(round_.id), round_.key)
         try:
             closed = await closing.close(context, round_, reports, blobs=services.blobs, key=key, now=now)
-        except closing.BrokenUpdateError as error:
+        except BrokenUpdateError as error:
             await self._suspend(round_, error.report.client)
             await self._abandon(round_, f"an update was not what was acknowledged [{error.code}]")
             return
