@@ -55,8 +55,8 @@ async def close(  # noqa: PLR0913 - a round, its updates, and what unseals them
     """Fold a frozen round's updates and close it. Raises DivergenceError where training diverged."""
     ordered = sorted(reports, key=lambda report: report.position)
     if round_.id.kind == "training" and _by_columns(context.plan):
-        collected = await _folded_columns(context.state.layout, ordered, blobs=blobs, key=key, round_=round_.id)
-        return await _close_training(context, round_, collected, ordered, now=now)
+        fold = await _folded_columns(context.state.layout, ordered, blobs=blobs, key=key, round_=round_.id)
+        return await _close_training(context, round_, fold, ordered, now=now)
     updates = _unsealed(blobs, key, round_.id, ordered)
     if round_.id.kind == "statistics":
         return await _close_statistics(context, round_, updates)
