@@ -81,7 +81,7 @@ async def _enrolled(store: Store, count: int) -> str:
     schema = {"region": "string", "device": "string", "ram_gb": "number"}
     async with store.transaction() as rows:
         tenant = (await rows.tenants.add("load")).id
-        population = Population("population", tenant, "load", schema)
+        population = Population("population", tenant, "load", schema=schema)
         await rows.populations.add(population)
         job = Job("job", tenant, population.id, "load", {}, "plan", "job", "model", CONDITIONS, 0, "somebody", 0.0)
         await rows.jobs.add(job)
