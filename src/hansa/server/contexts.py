@@ -89,7 +89,7 @@ async def store_state(blobs: Blobs, state: ServerState) -> tuple[str, str, int]:
 
 
 async def whole(blobs: Blobs, name: str) -> bytes:
-    """Return all bytes of a blob. Its chunks are let go of one by one: a list of them would leave the heap in pieces."""
+    """Return all bytes of a blob. Chunks are let go of one by one: a list of them would leave the heap in pieces."""
     content, place = bytearray(await blobs.size(name)), 0
     async for chunk in blobs.read(name, 0, len(content)):
         content[place : place + len(chunk)] = chunk
