@@ -203,6 +203,8 @@ class Coordinator:
     async def _move(self, context: RunContext, round_: Round) -> bool:
         services, now = self.services, self.services.clock.now()
         async with services.store.reading() as rows:
+            if lifecycle.waits(context.plan, round_, await rows.rounds.count_fates(round_.id), now=now):
+                return False
             assigned = await rows.rounds.assigned(round_.id)
             reports = await rows.reports.of(round_.id)
         todo = lifecycle.move(context.plan, round_, assigned, reports, now=now)

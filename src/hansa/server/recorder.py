@@ -11,7 +11,7 @@ from hansa.server.lifecycle import TAKES_REPORTS
 from hansa.server.measures import REPORT_BYTES, REPORTS
 from hansa.server.services import Services
 from hansa.store.failures import busy
-from hansa.store.records import Report
+from hansa.store.records import Report, Round, RoundKey
 from hansa.store.store import Rows
 from hansa.wire.verdicts import ACCEPTED, LATE, Verdict
 
@@ -65,15 +65,18 @@ class Recorder:
         for last_try in (False, True):
             try:
                 async with self.services.store.transaction() as rows:
-                    return [await self._row(rows, report) for report in reports]
+                    locked: dict[RoundKey, Round | None] = {}
+                    return [await self._row(rows, report, locked) for report in reports]
             except StoreConflictError:
                 if last_try:
                     raise
         raise AssertionError
 
-    async def _row(self, rows: Rows, report: Report) -> Verdict | HansaError:
-        """Write one report. The round's row is locked: it cannot be frozen in between."""
-        round_ = await rows.rounds.get(report.round, for_report=True)
+    async def _row(self, rows: Rows, report: Report, locked: dict[RoundKey, Round | None]) -> Verdict | HansaError:
+        """Write one report. The round's row is locked, once in the transaction: it cannot be frozen in between."""
+        if report.round not in locked:
+            locked[report.round] = await rows.rounds.get(report.round, for_report=True)
+        round_ = locked[report.round]
         assigned = await rows.rounds.assignment(report.round, report.client, for_change=True)
         if round_ is None or assigned is None:
             return unexpected()
