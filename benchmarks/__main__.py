@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import signal
 import sys
 from collections.abc import Sequence
@@ -21,7 +22,8 @@ from benchmarks.suite import Suite
 from benchmarks.systems import System, all_systems, offers_executor
 from benchmarks.tasks import TASKS, Task
 
-_COMMANDS = ("compare", "data", "scaling", "profile", "peak")
+_COMMANDS = ("compare", "data", "scaling", "profile", "peak", "federation")
+_SCENARIOS = ("check-ins", "reports", "model", "cohort", "rounds", "agents")
 _WIDTH = 132
 """Columns of what is written to a file."""
 
@@ -65,6 +67,10 @@ def _parser() -> argparse.ArgumentParser:
     profile.set_defaults(run=_profile)
     peak = commands.add_parser("peak", help="the share of the machine's matrix-product peak that task A reaches")
     peak.set_defaults(run=_peak)
+    load = commands.add_parser("federation", help="load on a server of a federation")
+    load.add_argument("--scenario", choices=_SCENARIOS, action="append", help="which; may be repeated; default: all")
+    load.add_argument("--json", action="store_true", help="print the figures as one line of JSON at the end")
+    load.set_defaults(run=_federation)
     for one in (compare, scaling, peak):
         one.add_argument("--repetitions", type=int, default=3)
         one.add_argument(
@@ -122,6 +128,25 @@ def _peak(chosen: argparse.Namespace, console: Console) -> int:
     result = {"machine": facts, **peak.share_of_peak(hansa, chosen.repetitions, _say)}
     results.write("peak", result, peak.grids(result), console)
     return 0
+
+
+def _federation(chosen: argparse.Namespace, console: Console) -> int:
+    """Put load on a server; the exit status tells whether every aim was met."""
+    from benchmarks.federation.scenarios import SCENARIOS  # noqa: PLC0415 - it needs what a server needs
+
+    wanted = chosen.scenario or _SCENARIOS
+    facts, figures, grids, met = machine.facts(), {}, [], True
+    for name in wanted:
+        for scenario in SCENARIOS[name]:
+            _say(f"{name}: {scenario.about}")
+            figures[scenario.about] = measured = scenario.measure()
+            grids.append(scenario.grid(measured))
+            met = met and scenario.met(measured)
+    kind = "-".join(["federation", *(wanted if len(wanted) == 1 else [])])
+    results.write(kind, {"machine": facts, "scenarios": figures}, grids, console)
+    if chosen.json:
+        _say(json.dumps({"met": met, "scenarios": figures}))
+    return 0 if met else 1
 
 
 def _say(line: str) -> None:

@@ -42,7 +42,7 @@ def reports(*, tls: bool, rate: float, seconds: float = 25.0) -> dict[str, Any]:
         outcome = Generator(port, tls=context, kept=not tls).run(measured)
         figures = meter.figures(len(measured))
         recorded = asyncio.run(_recorded(server.database, key))
-    return {**told(outcome, len(measured)), **figures, "recorded": recorded, "sent": count, "tls": tls}
+    return {**told(outcome, len(measured)), **figures, "missing": count - recorded, "sent": count, "tls": tls}
 
 
 def report(member: Member, key: RoundKey, content: bytes, digest: str, now: float) -> list[bytes]:

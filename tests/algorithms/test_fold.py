@@ -323,3 +323,23 @@ def test_rows_left_by_a_killed_process_are_removed_by_the_next_and_not_those_in_
     assert len(list(tmp_path.iterdir())) == 1
     used.add(rows_of(3), 0)
     assert used.count == 3
+
+
+@pytest.mark.parametrize("count", [1, 4, 6, 9])
+def test_a_sum_by_columns_is_the_sum_by_rows_bit_for_bit(count):
+    random = np.random.default_rng(count)
+    layout = Layout((Branch("params", (Parameter("weight", (50,)),)),), (COUNT,))
+    rows = (random.standard_normal((count, 50)) * 10.0 ** random.integers(-6, 6, (count, 50))).astype(np.float32)
+    lanes = np.ones((count, 1), dtype=np.int64)
+    by_rows, by_columns = Fold(layout), Fold(layout)
+    for position in range(count):
+        by_rows.add(Batch(rows[position : position + 1], lanes[position : position + 1], layout), position)
+    for first in range(0, count, BLOCK):
+        block = rows[first : first + BLOCK]
+        for start in range(0, 50, 7):
+            by_columns.add_columns(start, list(block[:, start : start + 7]))
+        by_columns.add_lanes(lanes[first : first + BLOCK])
+    one, other = (fold.finish(FixedMean(divisor=1.0), count) for fold in (by_rows, by_columns))
+    np.testing.assert_array_equal(one.values, other.values)
+    np.testing.assert_array_equal(one.lanes, other.lanes)
+    assert one.count == other.count == count

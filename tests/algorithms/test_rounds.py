@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Annotated
 
 import numpy as np
@@ -15,7 +15,7 @@ from hansa.algorithms.fold import Fold
 from hansa.algorithms.prologue import client_statistics, close_prologue, declared_scaling, statistics_layout
 from hansa.algorithms.samplers import Full
 from hansa.core.errors import PlanError
-from hansa.core.layout import Branch, Parameter
+from hansa.core.layout import Branch, Layout, Parameter
 from hansa.core.nouns import Aggregate, ClientBatch, InitialModel, Signature
 from hansa.core.schema import Doc
 from hansa.core.sections import Column, Features
@@ -23,6 +23,19 @@ from hansa.core.streams import Streams
 from hansa.testing import MemoryClients, MemoryView, Rehearsal, StumpTrainer, quadratic_clients, quadratic_signature
 
 TRAINER = {"kind": "hansa.testing:QuadraticTrainer", "steps": 2, "optimizer": {"kind": "sgd", "learning_rate": 0.1}}
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitStep:
+    """Moves by the direction of the update: every entry's step depends on all."""
+
+    branches: dict = field(default_factory=dict)
+
+    def start(self, size):
+        return {}
+
+    def step(self, model, update, slot, included_share):
+        return model + update / np.linalg.norm(update), {}
 
 
 def plan(method=None, **sections):
@@ -130,8 +143,6 @@ def test_averaged_buffers_take_the_mean_and_no_server_optimizer():
     """A layout with buffers, folded by hand: momentum moves the parameters only."""
     base = plan("fedavgm", momentum=0.9)
     layout = rehearsal().state.layout.branches[0]
-    from hansa.core.layout import Layout
-
     model = InitialModel(
         Layout((layout, Branch("buffers", (Parameter("mean", (2,)),)))), np.arange(5, dtype=np.float32)
     )
@@ -141,6 +152,43 @@ def test_averaged_buffers_take_the_mean_and_no_server_optimizer():
         weights = {"params": 2.0, "buffers": 4.0}
         state, _ = rounds.close_round(base, state, Aggregate(np.full(5, 4.0), weights, lanes, 1, 1, state.layout))
     np.testing.assert_allclose(state.model, [0 + 2 + 3.8, 1 + 5.8, 2 + 5.8, 3 + 2, 4 + 2])
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adagrad", "adam", "yogi"])
+def test_a_large_branch_that_goes_range_by_range_takes_the_step_of_the_whole(optimizer, monkeypatch):
+    base = plan(server_optimizer={"kind": optimizer, "learning_rate": 0.1})
+    layout = Layout((Branch("params", (Parameter("weight", (100,)),)),))
+    random = np.random.default_rng(1)
+
+    def after_two_steps():
+        state = rounds.start(base, InitialModel(layout, np.linspace(-1, 1, 100, dtype=np.float32)))
+        lanes = state.layout.encode_lanes({"count": np.ones(1)}, 1).sum(axis=0)
+        for values in random_values:
+            state, report = rounds.close_round(
+                base, state, Aggregate(values.copy(), {"params": 3.0}, lanes, 1, 1, state.layout)
+            )
+        return state, report
+
+    random_values = random.standard_normal((2, 100))
+    whole, told = after_two_steps()
+    monkeypatch.setattr(rounds, "RANGE", 32)
+    ranges, told_again = after_two_steps()
+    np.testing.assert_array_equal(ranges.model, whole.model)
+    for name, array in whole.slots["server_optimizer.params"].items():
+        np.testing.assert_array_equal(ranges.slots["server_optimizer.params"][name], array)
+    assert told_again.update_norm == pytest.approx(told.update_norm)
+    assert told_again.model_norm == pytest.approx(told.model_norm)
+
+
+def test_an_optimizer_that_claims_nothing_sees_a_large_branch_as_a_whole(monkeypatch):
+    monkeypatch.setattr(rounds, "RANGE", 2)
+    base = plan(server_optimizer={"kind": "tests.algorithms.test_rounds:UnitStep"})
+    state = rehearsal().state
+    lanes = state.layout.encode_lanes({"count": np.ones(1)}, 1).sum(axis=0)
+    closed, _ = rounds.close_round(
+        base, state, Aggregate(np.array([3.0, 0.0, 4.0]), {"params": 1.0}, lanes, 1, 1, state.layout)
+    )
+    np.testing.assert_allclose(closed.model, [0.6, 0.0, 0.8])
 
 
 def test_a_branch_to_which_nobody_contributed_keeps_its_values_and_its_slot():

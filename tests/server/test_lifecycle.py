@@ -6,6 +6,7 @@ import copy
 import itertools
 import json
 import math
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from functools import cache
 
@@ -19,7 +20,7 @@ from hansa.algorithms.plan import plan_from_mapping
 from hansa.algorithms.stopping import stopping_reason
 from hansa.core.errors import RunError
 from hansa.server import lifecycle
-from hansa.server.lifecycle import NEXT, TAKES_REPORTS, Upcoming, advance, goal_of, move, upcoming
+from hansa.server.lifecycle import NEXT, TAKES_REPORTS, Upcoming, advance, goal_of, move, upcoming, waits
 from hansa.store.records import Assigned, Report, Round, RoundKey, Run
 
 TABLES = {
@@ -114,6 +115,8 @@ class Federation:
         if self.end is not None:
             return
         todo = move(self.plan, self.round, self.assigned, self.acknowledged, now=at)
+        if waits(self.plan, self.round, Counter(each.fate for each in self.assigned), now=at):
+            assert todo == "wait"
         self.machine.pass_time(at)
         if self.machine.closed_at is None:
             assert todo == ("collect" if self.acknowledged and self.round.state == "opening" else "wait")
@@ -184,6 +187,17 @@ def test_a_report_at_the_deadline_counts_and_the_round_is_frozen_after_it():
     assert move(planned(), replace(round_, state="collecting"), assigned, [report], now=10.0) == "wait"
     assert move(planned(), round_, assigned, [report], now=10.1) == "freeze"
     assert move(planned(), round_, assigned, [], now=10.1) == "abandon"
+
+
+def test_that_a_round_only_waits_is_told_by_how_many_answered():
+    plan, round_ = planned(), opened(3, deadline=10.0, state="collecting")
+    assert waits(plan, round_, {None: 2, "reported": 1}, now=9.0)
+    assert waits(plan, replace(round_, state="opening"), {None: 3}, now=9.0)
+    assert not waits(plan, replace(round_, state="opening"), {None: 2, "reported": 1}, now=9.0)
+    assert not waits(plan, round_, {None: 2, "reported": 1}, now=10.0)
+    assert not waits(plan, round_, {"reported": 2, "declined": 1}, now=9.0)
+    assert not waits(plan, opened(3, picked=1, state="collecting"), {None: 2, "reported": 1}, now=9.0)
+    assert not waits(plan, replace(round_, state="aggregating"), {None: 3}, now=9.0)
 
 
 def test_a_frozen_round_is_closed_whatever_the_time():

@@ -260,6 +260,20 @@ def test_nobody_reports_who_was_not_asked(run_on):
     run_on(test)
 
 
+def test_how_many_came_to_which_end_is_counted_by_round(run_on):
+    async def test(store, seed):
+        clients = await enrolled(store, seed.population, 4)
+        round_ = await opened(store, seed.run, clients)
+        async with store.transaction() as rows:
+            assert await rows.rounds.count_fates(round_.id) == {None: 4}
+            fates = {clients[0].id: "reported", clients[1].id: "declined", clients[2].id: "reported"}
+            await rows.rounds.set_fates(round_.id, fates)
+            assert await rows.rounds.count_fates(round_.id) == {None: 1, "reported": 2, "declined": 1}
+            assert await rows.rounds.count_fates(replace(round_.id, attempt=9)) == {}
+
+    run_on(test)
+
+
 def test_whoever_reports_while_the_round_is_frozen_is_in_it_or_told_so(run_on):
     """Each reporter locks the round: those who were recorded are seen by the freeze, the others see it frozen."""
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hansa.core.errors import StoreError
-from hansa.store.sealing import RECORD, Binding, plain_size, seal, unseal
+from hansa.store.sealing import RECORD, Binding, plain_size, seal, sealed_records, unseal
 
 KEY = bytes(range(32))
 PLACE = Binding("run-training-1-1", "client", "a" * 64, "0")
@@ -124,3 +124,27 @@ def test_memory_is_flat():
         return peak
 
     assert run(64) < run(4) + RECORD
+
+
+@settings(max_examples=20, deadline=None)
+@given(SIZES, st.data())
+def test_a_record_can_be_read_by_itself_and_by_no_other_number(size, data):
+    content = os.urandom(size)
+    whole = sealed(content)
+    records = sealed_records(KEY, PLACE, whole[:HEADER], len(whole))
+    pieces = [records.unseal(number, whole[slice(*records.span(number))]) for number in range(records.count)]
+    assert b"".join(pieces) == content
+    number, other = data.draw(st.tuples(st.integers(0, records.count - 1), st.integers(0, records.count)))
+    if number != other:
+        with pytest.raises(StoreError):
+            records.unseal(other, whole[slice(*records.span(number))])
+
+
+def test_records_of_a_blob_that_was_cut_between_them_are_refused():
+    whole = sealed(os.urandom(2 * RECORD + 5))[: HEADER + 2 * (RECORD + TAG)]
+    records = sealed_records(KEY, PLACE, whole[:HEADER], len(whole))
+    records.unseal(0, whole[slice(*records.span(0))])
+    with pytest.raises(StoreError):
+        records.unseal(1, whole[slice(*records.span(1))])
+    with pytest.raises(StoreError):
+        sealed_records(KEY, PLACE, whole[: HEADER - 1], len(whole))

@@ -136,6 +136,25 @@ class Fold:
         for number, values in enumerate(sums, start=first):
             self.waiting[number] = _Block(values, BLOCK)
 
+    def add_columns(self, start: int, rows: Sequence[Array]) -> None:
+        """Add some columns of the next block, from ``start`` on: for each of its positions in order, float32 [k].
+
+        The sum is that of ``add``, bit for bit, and memory the sum's alone. When all columns were added, ``add_lanes``
+        completes the block.
+        """
+        if not len(self.values):
+            self.values = np.zeros(self.layout.size)
+        part = np.add(rows[0], 0.0, dtype=np.float64)
+        for row in rows[1:]:
+            part += row
+        self.values[start : start + len(part)] += part
+
+    def add_lanes(self, lanes: Int64s) -> None:
+        """Complete the block whose columns were added, all of its positions or the cohort's last: int64 [n, lanes]."""
+        self.lanes += lanes.sum(axis=0, dtype=np.int64)
+        self.count += len(lanes)
+        self.merged += 1
+
     def merge(self, other: Fold) -> None:
         """Take over the blocks of another fold. Raises ValueError if both have one, which would count it twice."""
         mine = [*self.waiting, *([0] if self.merged else [])]

@@ -41,6 +41,9 @@ from hansa.core.pieces import EligibleView, ServerOptimizer
 from hansa.core.registry import kind_of
 from hansa.core.streams import Coins, Streams
 
+RANGE = 1 << 22
+"""Entries of a branch that an elementwise server optimizer takes at a time."""
+
 
 def start(plan: Plan, model: InitialModel) -> ServerState:
     """Return the state before the first round: the model, zeros in every hook's branch, and empty slots."""
@@ -121,22 +124,21 @@ def weighed(batch: Batch, factors: Floats) -> Batch:
 def close_round(plan: Plan, state: ServerState, aggregate: Aggregate) -> tuple[ServerState, RoundReport]:
     """Decode the sum in reverse order, divide branch by branch, and take one step of each server optimizer.
 
-    A branch to which nobody contributed keeps its values.
+    A branch to which nobody contributed keeps its values. The aggregate is used up: its values become the update, so
+    that memory is one vector in double precision and the next model.
     """
     for transform in reversed(plan.transforms):
         aggregate = transform.decode_sum(aggregate, state)
     layout = state.layout
-    model, slots = state.model.copy(), dict(state.slots)
-    update = np.zeros(layout.size)
+    model, slots, update = state.model.copy(), dict(state.slots), aggregate.values
     for branch in layout.branches:
         weight, part = aggregate.weights[branch.name], layout.slices[branch.name]
         if weight <= 0:
+            update[part] = 0.0
             continue
-        np.divide(aggregate.values[part], weight, out=update[part])
-        moved, slots[_slot(branch)] = _optimizer(plan, branch.name).step(
-            state.model[part].astype(np.float64), update[part], state.slots[_slot(branch)], aggregate.share
-        )
-        model[part] = moved
+        np.divide(update[part], weight, out=update[part])
+        optimizer, name = _optimizer(plan, branch.name), _slot(branch)
+        slots[name] = _stepped(optimizer, model[part], update[part], state.slots[name], aggregate.share)
     closed = replace(state, round=state.round + 1, model=model, slots=slots)
     return closed, _report(closed, aggregate, update)
 
@@ -190,6 +192,38 @@ def _optimizer(plan: Plan, branch: str) -> ServerOptimizer:
     return plan.server_optimizer.branches.get(branch, Sgd())
 
 
+def _stepped(
+    optimizer: ServerOptimizer, model: Array, update: Array, slot: Mapping[str, Array], share: float
+) -> Mapping[str, Array]:
+    """Let a branch's values take a step, in place; return the next slot. What is elementwise goes range by range."""
+    size = len(model)
+    length = RANGE if getattr(optimizer, "elementwise", False) else size
+    if size <= length:
+        model[:], following = optimizer.step(model.astype(np.float64), update, slot, share)
+        return following
+    whole: dict[str, Array] = {}
+    for begin in range(0, size, length):
+        some = slice(begin, begin + length)
+        part = {name: array[some] if array.shape == (size,) else array for name, array in slot.items()}
+        model[some], following = optimizer.step(model[some].astype(np.float64), update[some], part, share)
+        for name, array in following.items():
+            if slot[name].shape != (size,):
+                whole[name] = array
+                continue
+            whole.setdefault(name, np.empty(size, array.dtype))[some] = array
+    return whole
+
+
+def _norm(vector: Array) -> float:
+    """Return the L2 norm, in double precision."""
+    ranges = (vector[begin : begin + RANGE].astype(np.float64, copy=False) for begin in range(0, len(vector), RANGE))
+    return (
+        float(np.linalg.norm([np.linalg.norm(part) for part in ranges]))
+        if len(vector) > RANGE
+        else float(np.linalg.norm(vector.astype(np.float64, copy=False)))
+    )
+
+
 def _slot(branch: Branch) -> str:
     return f"server_optimizer.{branch.name}"
 
@@ -201,7 +235,7 @@ def _report(state: ServerState, aggregate: Aggregate, update: Array) -> RoundRep
         round=state.round,
         count=aggregate.count,
         train_loss=aggregate.lane(TRAIN_LOSS.name) / finite if finite else None,
-        update_norm=float(np.linalg.norm(update[params])),
-        model_norm=float(np.linalg.norm(state.model[params].astype(np.float64))),
+        update_norm=_norm(update[params]),
+        model_norm=_norm(state.model[params]),
         non_finite=aggregate.count - finite,
     )

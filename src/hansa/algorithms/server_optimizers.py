@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from annotated_types import Ge, Gt, Lt
@@ -25,6 +25,8 @@ Slot = Mapping[str, Array]
 @dataclass(frozen=True, kw_only=True)
 class Sgd:
     """The model moves by the learning rate times the combined update; 1 takes the mean as it is."""
+
+    elementwise: ClassVar[bool] = True
 
     learning_rate: Annotated[
         Rate, Doc('step size; "included/population" is the share of the population that the round included')

@@ -211,7 +211,11 @@ class ServerOptimizer(Protocol):
     def step(
         self, model: Array, update: Array, slot: Mapping[str, Array], included_share: float
     ) -> tuple[Array, dict[str, Array]]:
-        """Return the next values (float64) and slot of a branch; ``included_share`` is included/population."""
+        """Return the next values (float64) and slot of a branch; ``included_share`` is included/population.
+
+        A class with ``elementwise = True`` claims that an entry's step depends on no other entry: a large branch may
+        come range by range, with the same ranges of what is as long in its slot.
+        """
 
 
 class Schedule(Protocol):

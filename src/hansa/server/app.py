@@ -21,13 +21,18 @@ from hansa.server.client_api import CALLER, ClientApi
 from hansa.server.coordinator import Coordinator
 from hansa.server.following import Follower
 from hansa.server.recorder import Recorder
+from hansa.server.room import Room
 from hansa.server.services import Services
 from hansa.server.transfers import Transfers, internal
 from hansa.wire.generated.federation_connect import FederationASGIApplication
+from hansa.wire.signatures import body_digest
 
 _LOG: Final = structlog.get_logger("hansa.server")
 _RPC: Final = "/hansa.v1.Federation/"
 _UNSIGNED: Final = f"{_RPC}Enrol"
+_STALL: Final = 30.0
+_SLOWEST: Final = 16 * 1024
+"""Bytes a second: a part of an update that comes more slowly, after half a minute, gives up its room in memory."""
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -112,12 +117,23 @@ def _signed(
 
 
 def _update(services: Services, transfers: Transfers) -> Callable[[Request], Awaitable[Response]]:
+    """Return the endpoint of parts of updates: as many are read at once as there is room in memory for."""
+    room = Room(services.settings.uploads_in_memory_bytes)
+
     async def call(request: Request) -> Response:
         limit, header = services.settings.upload_part_bytes, request.headers.get("authorization")
         await services.authenticate.caller(header)  # nobody else's part is held in memory
-        body = await read_body(request.scope, request.receive, limit)
-        client = await services.authenticate(header, method=request.method, target=target(request.scope), body=body)
-        return await transfers.part(request, client, body)
+        size = announced_size(request.scope, limit)
+        async with room.of(size):
+            try:
+                async with asyncio.timeout(_STALL + size / _SLOWEST):
+                    body = await read_body(request.scope, request.receive, limit)
+            except TimeoutError:
+                raise cut_off() from None
+            digest = await asyncio.to_thread(body_digest, body)
+            called = {"method": request.method, "target": target(request.scope)}
+            client = await services.authenticate(header, **called, body=body, digest=digest)
+            return await transfers.part(request, client, body, digest)
 
     return call
 
@@ -153,18 +169,24 @@ def target(scope: Scope) -> str:
     return f"{path}?{query.decode('latin-1')}" if query else path
 
 
+def announced_size(scope: Scope, limit: int) -> int:
+    """Return how large a request says that its body is; the limit where it does not. Raises RefusedError beyond it."""
+    announced = header(scope, b"content-length")
+    if announced is None or not announced.isdecimal():
+        return limit
+    if int(announced) > limit:
+        raise too_large(limit)
+    return int(announced)
+
+
 async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
     """Return a request's body. Raises RefusedError as soon as it is larger than a limit."""
-    announced = header(scope, b"content-length")
-    if announced is not None and announced.isdecimal() and int(announced) > limit:
-        raise too_large(limit)
+    announced_size(scope, limit)
     parts, size = [], 0
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise RefusedError(
-                "HANSA-REQUEST-INVALID", rule="A request is whole.", found="It was cut off.", action="Send it again."
-            )
+            raise cut_off()
         part = message.get("body", b"")
         size += len(part)
         if size > limit:
@@ -172,6 +194,13 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
         parts.append(part)
         if not message.get("more_body", False):
             return b"".join(parts) if len(parts) != 1 else bytes(parts[0])
+
+
+def cut_off() -> RefusedError:
+    """Return what to say of a body that ended early, or came too slowly."""
+    return RefusedError(
+        "HANSA-REQUEST-INVALID", rule="A request is whole.", found="It was cut off.", action="Send it again."
+    )
 
 
 def too_large(limit: int) -> RefusedError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from hansa.core.clock import Clock
 from hansa.core.errors import RefusedError
@@ -63,14 +64,17 @@ class Authenticator:
     seen: dict[int, set[bytes]] = field(default_factory=dict)
     """Marks of the signatures that came, by the minute in which they were made."""
 
-    async def __call__(self, header: str | None, *, method: str, target: str, body: bytes) -> Client:
-        """Return the client that signed a request. Raises RefusedError."""
+    async def __call__(
+        self, header: str | None, *, method: str, target: str, body: bytes, digest: str | None = None
+    ) -> Client:
+        """Return the client that signed a request, whose body has a digest. Raises RefusedError."""
         credentials, client = await self.caller(header)
+        call: dict[str, Any] = {"method": method, "target": target, "body": body, "digest": digest}
         try:
-            verify_request(credentials, client.public_key or b"", method=method, target=target, body=body)
+            verify_request(credentials, client.public_key or b"", **call)
         except RefusedError:
             client = await self._anew(client)
-            verify_request(credentials, client.public_key or b"", method=method, target=target, body=body)
+            verify_request(credentials, client.public_key or b"", **call)
         now = self.clock.now()
         self.rates.take(client.id, now)
         self._refuse_twice(credentials, now)

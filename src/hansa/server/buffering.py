@@ -21,8 +21,9 @@ from hansa.algorithms.plan import Plan
 from hansa.algorithms.rounds import weighed
 from hansa.algorithms.schedule import Buffer, Contribution
 from hansa.core.nouns import Assignment
-from hansa.server.closing import Closed, decoded, finish, training_event, update_bytes
+from hansa.server.closing import Closed, decoded, finish, training_event
 from hansa.server.contexts import RunContext
+from hansa.server.reading import SealedUpdate
 from hansa.server.rounds_at_rest import round_name
 from hansa.store.blobs import Blobs
 from hansa.store.keys import KeyProvider
@@ -134,7 +135,7 @@ async def step(  # noqa: PLR0913 - what a step is made of
         for position, each in enumerate(part):
             client = clients[each.start]
             report = reports[client.client]
-            content = await update_bytes(blobs, key, training.round.id, report)
+            content = await SealedUpdate(blobs, key, training.round.id, report).whole()
             batch = decoded(context, assignment, content, report)
             collected.add(weighed(batch, np.array([each.weight], dtype=np.float32)), position)
             counted.append(client)

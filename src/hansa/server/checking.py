@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Final
+import hashlib
+from typing import Final, Protocol
 
 from hansa.algorithms.prologue import statistics_layout
 from hansa.server.board import Posted
 from hansa.server.services import Services
 from hansa.store.records import Assigned, Client, Round, RoundKey
-from hansa.wire.update_checks import UpdateCheck
+from hansa.wire.update_checks import UpdateCheck, other_digest
 
 NAMED: Final = frozenset(
     {"HANSA-SECAGG-MESSAGE", "HANSA-SECAGG-REFUSED", "HANSA-SECAGG-ANSWERED", "HANSA-RING-INVALID"}
@@ -16,9 +17,45 @@ NAMED: Final = frozenset(
 """What no honest client sends to a secure sum."""
 
 
-def checker(posted: Posted) -> UpdateCheck:
+class Check(Protocol):
+    """Checks the bytes of one update, at once or piece by piece. Raises RefusedError."""
+
+    def whole(self, content: bytes, sha256: str, *, found: str | None = None) -> None:
+        """Check an update that is all there; ``found`` is its digest, where the caller has computed it."""
+
+    def feed(self, content: bytes) -> None:
+        """Check the next bytes."""
+
+    def finish(self, sha256: str) -> None:
+        """Check that nothing is missing, and that it is what was announced."""
+
+
+class MaskedCheck:
+    """Checks that a masked vector is what was announced: what it holds, nobody can tell, and its sum checks the rest."""
+
+    def __init__(self) -> None:
+        self.digest = hashlib.sha256()
+
+    def whole(self, content: bytes, sha256: str, *, found: str | None = None) -> None:
+        """Check a vector that is all there."""
+        if (found or hashlib.sha256(content).hexdigest()) != sha256:
+            raise other_digest()
+
+    def feed(self, content: bytes) -> None:
+        """Check the next bytes."""
+        self.digest.update(content)
+
+    def finish(self, sha256: str) -> None:
+        """Check that it is what was announced."""
+        if self.digest.hexdigest() != sha256:
+            raise other_digest()
+
+
+def checker(posted: Posted) -> Check:
     """Return what checks an update of a round, piece by piece."""
     context, kind = posted.context, posted.round.id.kind
+    if context.plan.secure_aggregation is not None:
+        return MaskedCheck()
     if kind == "evaluation":
         return UpdateCheck(tallies=context.tally_widths)
     if kind == "statistics" and context.plan.features is not None:

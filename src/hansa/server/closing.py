@@ -7,32 +7,33 @@ simulation of the same clients makes, bit for bit.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from hansa.algorithms import divergence
 from hansa.algorithms.aggregators import FixedMean
-from hansa.algorithms.fold import Collector, Fold, collector
+from hansa.algorithms.fold import BLOCK, Collector, Fold, collector
+from hansa.algorithms.plan import Plan
 from hansa.algorithms.prologue import close_prologue, statistics_layout
 from hansa.algorithms.rounds import close_round, receive
 from hansa.algorithms.secure_sums import Groups
 from hansa.algorithms.secure_sums import Opening as SumOpening
-from hansa.core.errors import StoreError
-from hansa.core.layout import Array
+from hansa.core.layout import Array, Layout
 from hansa.core.nouns import Aggregate, Assignment, Batch, RoundReport, ServerState
 from hansa.core.ring import RingVector
 from hansa.evaluation.lanes import tallies_of
 from hansa.server.contexts import RunContext
-from hansa.server.rounds_at_rest import binding, update_prefix
+from hansa.server.reading import BrokenUpdateError, SealedUpdate, UpdateColumns
 from hansa.server.secure_tasks import code_of
 from hansa.store.blobs import Blobs
 from hansa.store.records import Report, Round, RoundKey
-from hansa.store.sealing import unseal
 from hansa.wire.updates import decode_tallies, decode_update
+
+_COLUMNS: Final = 1 << 18
+"""Columns that are folded at a time: a megabyte of each update."""
 
 
 @dataclass(frozen=True)
@@ -44,19 +45,6 @@ class Closed:
     notes: dict[str, Any]
 
 
-async def update_bytes(blobs: Blobs, key: bytes, round_: RoundKey, report: Report) -> bytes:
-    """Return one client's update, unsealed. Raises BrokenUpdateError where it is not what was acknowledged."""
-    prefix = f"{update_prefix(round_, report.client)}{report.sha256}/"
-    parts = []
-    for number, name in enumerate(sorted(await blobs.names(prefix))):
-        sealed = b"".join([chunk async for chunk in blobs.read(name, 0, None)])
-        parts.append(b"".join(unseal(key, binding(round_, report.client, report.sha256, number), [sealed])))
-    content = b"".join(parts)
-    if hashlib.sha256(content).hexdigest() != report.sha256:
-        raise BrokenUpdateError(report)
-    return content
-
-
 def decoded(context: RunContext, assignment: Assignment, content: bytes, report: Report) -> Batch:
     """Return one client's update, ready to fold. Raises BrokenUpdateError where it overflows as it is decoded."""
     with np.errstate(over="ignore", invalid="ignore"):
@@ -66,30 +54,43 @@ def decoded(context: RunContext, assignment: Assignment, content: bytes, report:
     return batch
 
 
-class BrokenUpdateError(StoreError):
-    """An acknowledged update that cannot be counted: its round is abandoned, and its client is suspended."""
-
-    def __init__(self, report: Report) -> None:
-        super().__init__(
-            "HANSA-REPORT-INVALID",
-            rule="What was acknowledged is counted.",
-            found="An update is not the bytes that were acknowledged, or overflows as it is decoded.",
-            action="See the run's events for whose it is.",
-        )
-        self.report = report
-
-
 async def close(  # noqa: PLR0913 - a round, its updates, and what unseals them
     context: RunContext, round_: Round, reports: Sequence[Report], *, blobs: Blobs, key: bytes, now: float
 ) -> Closed:
     """Fold a frozen round's updates and close it. Raises DivergenceError where training diverged."""
     ordered = sorted(reports, key=lambda report: report.position)
+    if round_.id.kind == "training" and _by_columns(context.plan):
+        fold = await _folded_columns(context.state.layout, ordered, blobs=blobs, key=key, round_=round_.id)
+        return await _close_training(context, round_, fold, ordered, now=now)
     updates = _unsealed(blobs, key, round_.id, ordered)
     if round_.id.kind == "statistics":
         return await _close_statistics(context, round_, updates)
     if round_.id.kind == "evaluation":
         return await _close_evaluation(context, round_, updates, len(ordered))
-    return await _close_training(context, round_, updates, ordered, now=now)
+    collected = await _folded_rows(context, round_, updates, ordered)
+    return await _close_training(context, round_, collected, ordered, now=now)
+
+
+def _by_columns(plan: Plan) -> bool:
+    """Return True where a sum is wanted, of the very numbers that travel: it can be folded column by column."""
+    return plan.aggregator.needs_sum_only and all(transform.linear for transform in plan.transforms)
+
+
+async def _folded_columns(
+    layout: Layout, reports: Sequence[Report], *, blobs: Blobs, key: bytes, round_: RoundKey
+) -> Fold:
+    """Return the sum of updates, block after block, a piece of each at a time: memory is the sum's alone."""
+    fold = Fold(layout)
+    for first in range(0, len(reports), BLOCK):
+        block = [UpdateColumns(SealedUpdate(blobs, key, round_, report)) for report in reports[first : first + BLOCK]]
+        for update in block:
+            await update.begin()
+        for start in range(0, layout.size, _COLUMNS):
+            count = min(_COLUMNS, layout.size - start)
+            rows = [await update.columns(count) for update in block]
+            await asyncio.to_thread(fold.add_columns, start, rows)
+        fold.add_lanes(np.stack([await update.end() for update in block]))
+    return fold
 
 
 async def close_sum(
@@ -112,7 +113,7 @@ async def close_sum(
 
 async def _unsealed(blobs: Blobs, key: bytes, round_: RoundKey, reports: Sequence[Report]) -> AsyncIterator[bytes]:
     for report in reports:
-        yield await update_bytes(blobs, key, round_, report)
+        yield await SealedUpdate(blobs, key, round_, report).whole()
 
 
 async def _close_statistics(context: RunContext, round_: Round, updates: AsyncIterator[bytes]) -> Closed:
@@ -153,9 +154,10 @@ def _evaluated(context: RunContext, round_: Round, totals: Mapping[str, Array], 
     return Closed(context.state, event, notes)
 
 
-async def _close_training(
-    context: RunContext, round_: Round, updates: AsyncIterator[bytes], reports: Sequence[Report], *, now: float
-) -> Closed:
+async def _folded_rows(
+    context: RunContext, round_: Round, updates: AsyncIterator[bytes], reports: Sequence[Report]
+) -> Collector:
+    """Return what an aggregator needs of updates that are decoded one by one, each as a whole."""
     plan, state = context.plan, context.state
     numbers = np.array([int(number) for number in round_.notes["survivors"]], dtype=np.int64)
     assignment = Assignment(round_.id.round, state.layout, state.model, numbers, round_.population, state.features)
@@ -165,6 +167,12 @@ async def _close_training(
         batch = decoded(context, assignment, content, reports[position])
         await asyncio.to_thread(collected.add, batch, position)
         position += 1
+    return collected
+
+
+async def _close_training(
+    context: RunContext, round_: Round, collected: Collector, reports: Sequence[Report], *, now: float
+) -> Closed:
     closed, report = await asyncio.to_thread(finish, context, collected, round_.population)
     return _trained(context, round_, closed, report, [each.size for each in reports], now=now)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -80,20 +81,26 @@ async def _first(blobs: Blobs, job: Job, plan: Plan, layout: Layout) -> ServerSt
 
 async def store_state(blobs: Blobs, state: ServerState) -> tuple[str, str, int]:
     """Write a state's two blobs; return the digests of model and slots, and the model's bytes."""
-    model, slots = ServedModel(state.model, state.features).to_bytes(), slots_bytes(state)
-    digests = hashlib.sha256(model).hexdigest(), hashlib.sha256(slots).hexdigest()
-    await blobs.put(model_name(digests[0]), _once(model))
-    await blobs.put(slots_name(digests[1]), _once(slots))
-    return *digests, len(model)
+    model, model_digest = await asyncio.to_thread(_named, ServedModel(state.model, state.features).to_bytes)
+    await blobs.put_bytes(model_name(model_digest), model)
+    slots, slots_digest = await asyncio.to_thread(_named, lambda: slots_bytes(state))
+    await blobs.put_bytes(slots_name(slots_digest), slots)
+    return model_digest, slots_digest, len(model)
 
 
 async def whole(blobs: Blobs, name: str) -> bytes:
-    """Return all bytes of a blob."""
-    return b"".join([chunk async for chunk in blobs.read(name, 0, None)])
+    """Return all bytes of a blob. Chunks are let go of one by one: a list of them would leave the heap in pieces."""
+    content, place = bytearray(await blobs.size(name)), 0
+    async for chunk in blobs.read(name, 0, len(content)):
+        content[place : place + len(chunk)] = chunk
+        place += len(chunk)
+    return bytes(content)
 
 
-async def _once(content: bytes) -> AsyncIterator[bytes]:
-    yield content
+def _named(make: Callable[[], bytes]) -> tuple[bytes, str]:
+    """Return what is made, and its digest."""
+    content = make()
+    return content, hashlib.sha256(content).hexdigest()
 
 
 def public_notes(notes: Mapping[str, Any]) -> dict[str, Any]:

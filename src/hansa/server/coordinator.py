@@ -25,7 +25,8 @@ from hansa.server import buffered_runs, closing, lifecycle
 from hansa.server.contexts import RunContext, load_context, store_state
 from hansa.server.measures import ROUND_SECONDS, ROUNDS
 from hansa.server.opening import NotYet, Opening, open_next
-from hansa.server.rounds_at_rest import round_name, update_prefix
+from hansa.server.reading import BrokenUpdateError
+from hansa.server.rounds_at_rest import round_name, round_prefix
 from hansa.server.secure_sums import Held
 from hansa.server.services import Services
 from hansa.store.records import Fate, Release, Report, Round, Run
@@ -135,7 +136,8 @@ class Coordinator:
             return await self._buffered(context, open_rounds)
         if not open_rounds:
             return await self._open(context)
-        return await self._move(context, open_rounds[0])
+        secure = context.plan.secure_aggregation is not None
+        return await (self._move_secure if secure else self._move)(context, open_rounds[0])
 
     async def _buffered(self, context: RunContext, open_rounds: list[Round]) -> bool:
         """Make the next move of a run whose clients train all the time; statistics and evaluations are beside it."""
@@ -154,16 +156,14 @@ class Coordinator:
             return False
         try:
             turn = await buffered_runs.look(self.services, context, training)
-        except closing.BrokenUpdateError as error:
+        except BrokenUpdateError as error:
             report = error.report
             async with self.services.store.transaction() as rows:
                 await rows.rounds.set_fates(report.round, {report.client: "refused"})
             await self._suspend(next(each for each in training if each.id == report.round), report.client)
             return True
         for round_ in turn.drained:
-            async with self.services.store.reading() as rows:
-                reports = await rows.reports.of(round_.id)
-            await self._sweep(round_, reports)
+            await self._sweep(round_)
         if turn.context is not None:
             self.contexts[context.run.id] = turn.context
         return turn.context is not None
@@ -206,9 +206,9 @@ class Coordinator:
 
     async def _move(self, context: RunContext, round_: Round) -> bool:
         services, now = self.services, self.services.clock.now()
-        if context.plan.secure_aggregation is not None and round_.cohort_size:
-            return await self._move_secure(context, round_)
         async with services.store.reading() as rows:
+            if lifecycle.waits(context.plan, round_, await rows.rounds.count_fates(round_.id), now=now):
+                return False
             assigned = await rows.rounds.assigned(round_.id)
             reports = await rows.reports.of(round_.id)
         todo = lifecycle.move(context.plan, round_, assigned, reports, now=now)
@@ -297,7 +297,7 @@ class Coordinator:
                 closed = await closing.close(context, round_, reports, blobs=services.blobs, key=key, now=now)
             else:
                 closed = await closing.close_sum(context, round_, reports, total=total, now=now)
-        except closing.BrokenUpdateError as error:
+        except BrokenUpdateError as error:
             await self._suspend(round_, error.report.client)
             await self._abandon(round_, f"an update was not what was acknowledged [{error.code}]")
             return
@@ -328,7 +328,7 @@ class Coordinator:
         ROUNDS.labels(round_.id.kind, "closed").inc()
         ROUND_SECONDS.labels(round_.id.kind).observe(now - round_.opened_at)
         reached("coordinator.round.closed")
-        await self._sweep(round_, reports)
+        await self._sweep(round_)
 
     async def _suspend(self, round_: Round, client: str) -> None:
         """Take out a client whose update could not be counted, and name it to the operator."""
@@ -337,15 +337,14 @@ class Coordinator:
             await rows.clients.set_state(client, "suspended", at=now, why=f"its update broke {round_name(round_.id)}")
         self.services.clients.drop(client)
 
-    async def _sweep(self, round_: Round, reports: list[Report]) -> None:
+    async def _sweep(self, round_: Round) -> None:
         """Remove what a round needs no more: the sealed updates, then the key. What is missed here, retention finds."""
         blobs = self.services.blobs
         self.services.sums.drop(round_.id)
         async with self.services.store.transaction() as rows:
             await rows.sums.remove(round_.id)
-        for report in reports:
-            for name in await blobs.names(update_prefix(round_.id, report.client)):
-                await blobs.delete(name)
+        for name in await blobs.names(round_prefix(round_.id)):
+            await blobs.delete(name)
         reached("coordinator.round.swept")
         await asyncio.to_thread(self.services.keys.destroy, round_name(round_.id))
 
@@ -354,7 +353,6 @@ class Coordinator:
         services, now = self.services, self.services.clock.now()
         async with services.store.transaction() as rows:
             await abandon(rows, round_, why, now)
-            reports = await rows.reports.of(round_.id)
             run = await rows.runs.get(round_.id.run)
             if run is None:
                 raise LookupError("a round has a run")
@@ -365,7 +363,7 @@ class Coordinator:
         _LOG.warning("round abandoned", run=round_.id.run, round=round_.id.round, attempt=round_.id.attempt, why=why)
         ROUNDS.labels(round_.id.kind, "abandoned").inc()
         reached("coordinator.round.abandoned")
-        await self._sweep(round_, reports)
+        await self._sweep(round_)
 
     async def _end(self, run_id: str, state: str, why: str) -> None:
         now = self.services.clock.now()

@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 from hansa.algorithms import schedule
 from hansa.algorithms.plan import Plan
 from hansa.core.errors import RunError
-from hansa.store.records import Assigned, Kind, Report, Round, RoundState, Run
+from hansa.store.records import Assigned, Fate, Kind, Report, Round, RoundState, Run
 
 NEXT: Final[Mapping[RoundState, frozenset[RoundState]]] = {
     "created": frozenset({"opening", "abandoned"}),
@@ -111,6 +111,18 @@ def move(plan: Plan, round_: Round, assigned: Sequence[Assigned], reports: Seque
     if machine.closed_at is None:
         return "collect" if reports and round_.state == "opening" else "wait"
     return "freeze" if len(reports) >= machine.needed or _may_be_empty(plan, round_) else "abandon"
+
+
+def waits(plan: Plan, round_: Round, fates: Mapping[Fate | None, int], *, now: float) -> bool:
+    """Return True where ``move`` can only say "wait", by how many came to which end: it need not be told of each."""
+    reported = fates.get("reported", 0)
+    if round_.state not in TAKES_REPORTS or (round_.state == "opening" and reported):
+        return False
+    if round_.deadline is not None and now >= round_.deadline:
+        return False
+    if at_goal(plan, round_) and reported >= goal_of(plan, round_)[0]:
+        return False
+    return fates.get(None, 0) > 0
 
 
 def _may_be_empty(plan: Plan, round_: Round) -> bool:

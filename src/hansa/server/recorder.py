@@ -12,7 +12,7 @@ from hansa.server.lifecycle import TAKES_REPORTS
 from hansa.server.measures import REPORT_BYTES, REPORTS
 from hansa.server.services import Services
 from hansa.store.failures import busy
-from hansa.store.records import Report
+from hansa.store.records import Report, Round, RoundKey
 from hansa.store.store import Rows
 from hansa.wire.verdicts import ACCEPTED, LATE, Verdict
 
@@ -77,15 +77,19 @@ class Recorder:
         for last_try in (False, True):
             try:
                 async with self.services.store.transaction() as rows:
-                    return [await self._row(rows, each.report, in_time=each.in_time) for each in batch]
+                    locked: dict[RoundKey, Round | None] = {}
+                    return [await self._row(rows, each, locked) for each in batch]
             except StoreConflictError:
                 if last_try:
                     raise
         raise AssertionError
 
-    async def _row(self, rows: Rows, report: Report, *, in_time: bool) -> Verdict | HansaError:
-        """Write one report. The round's row is locked: it cannot be frozen in between."""
-        round_ = await rows.rounds.get(report.round, for_report=True)
+    async def _row(self, rows: Rows, waiting: _Waiting, locked: dict[RoundKey, Round | None]) -> Verdict | HansaError:
+        """Write one report. The round's row is locked, once in the transaction: it cannot be frozen in between."""
+        report = waiting.report
+        if report.round not in locked:
+            locked[report.round] = await rows.rounds.get(report.round, for_report=True)
+        round_ = locked[report.round]
         assigned = await rows.rounds.assignment(report.round, report.client, for_change=True)
         if round_ is None or assigned is None:
             return unexpected()
@@ -93,7 +97,7 @@ class Recorder:
             known = await rows.reports.get(report.round, report.client)
             return ACCEPTED if known is not None and known.sha256 == report.sha256 else answered()
         deadline = assigned.notes.get("deadline") or round_.deadline
-        late = not in_time and deadline is not None and report.received_at > deadline
+        late = not waiting.in_time and deadline is not None and report.received_at > deadline
         if late or round_.state not in TAKES_REPORTS or assigned.fate is not None:
             if assigned.fate == "lost":
                 await rows.rounds.set_fates(report.round, {report.client: "late"})

@@ -11,9 +11,14 @@ def round_name(key: RoundKey) -> str:
     return key.name
 
 
+def round_prefix(key: RoundKey) -> str:
+    """Return where the sealed updates of a round's attempt lie."""
+    return f"updates/{round_name(key)}/"
+
+
 def update_prefix(key: RoundKey, client: str) -> str:
     """Return where the sealed parts of a client's update lie."""
-    return f"updates/{round_name(key)}/{client}/"
+    return f"{round_prefix(key)}{client}/"
 
 
 def part_name(key: RoundKey, client: str, sha256: str, number: int) -> str:

@@ -22,9 +22,9 @@ from hansa.secagg.records import closes_phase
 from hansa.secagg.server import MaskingServer, Phase
 from hansa.secagg.step import Step
 from hansa.server.board import Board
-from hansa.server.closing import update_bytes
 from hansa.server.contexts import RunContext
 from hansa.server.lifecycle import TAKES_REPORTS, advance
+from hansa.server.reading import SealedUpdate
 from hansa.server.rounds_at_rest import round_name, sum_binding
 from hansa.server.secure_tasks import convention_of
 from hansa.server.signing import Signer
@@ -310,7 +310,7 @@ class SecureSums:
         held.take_in(step)
         for report in reports if server.phase is Phase.MASK else ():
             if report.position in server.waits_for:
-                content = await update_bytes(self.blobs, key, round_.id, report)
+                content = await SealedUpdate(self.blobs, key, round_.id, report).whole()
                 more = await asyncio.to_thread(server.on_message, content)
                 await self._apply(held, more, report.received_at)
         return held

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import structlog
 from granian.constants import HTTPModes, Interfaces
+from granian.http import HTTP1Settings
 from granian.log import LogLevels
 from granian.server.embed import Server
 
@@ -30,6 +32,9 @@ from hansa.server.tokens import first_token
 from hansa.store.keys import KeyProvider, LocalKeys
 from hansa.store.object_blobs import open_blobs
 from hansa.store.store import Store
+
+_READ_AHEAD: Final = 128 * 1024
+"""Bytes of a body that are read from a connection before they are asked for."""
 
 
 @contextlib.asynccontextmanager
@@ -97,6 +102,7 @@ async def serve(settings: ServerSettings, ready: Callable[[Services], Any] | Non
             port=settings.port,
             interface=Interfaces.ASGI,
             http=HTTPModes.auto,
+            http1_settings=HTTP1Settings(max_buffer_size=_READ_AHEAD),
             websockets=False,
             backlog=4096,
             backpressure=8192,
@@ -111,6 +117,8 @@ async def serve(settings: ServerSettings, ready: Callable[[Services], Any] | Non
         serving = asyncio.create_task(server.serve())
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, _stop, services, server)
+        gc.collect()
+        gc.freeze()  # what was imported stays: looking through it again and again would hold up whoever calls
         if ready is not None:
             ready(services)
         await serving

@@ -92,6 +92,9 @@ class ServerSettings:
         float, Ge(0), Doc("calls that one client may make in a second, and twice as many at once; 0: no limit")
     ] = 200.0
     upload_part_bytes: Annotated[int, Ge(64 * 1024), Le(64 * MIB), Doc("the largest part of an upload")] = 8 * MIB
+    uploads_in_memory_bytes: Annotated[
+        int, Ge(1), Doc("parts of updates that are held in memory at once; what comes beyond waits for its turn")
+    ] = 256 * MIB
     largest_update_bytes: Annotated[int, Ge(1), Doc("the largest update that a client may send")] = 2048 * MIB
     largest_model_bytes: Annotated[int, Ge(1), Doc("the largest initial model that may be submitted")] = 2048 * MIB
     largest_request_bytes: Annotated[int, Ge(4096), Doc("the largest body of any other call")] = 4 * MIB

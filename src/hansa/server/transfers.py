@@ -9,10 +9,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-import hashlib
 import re
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final
 from weakref import WeakValueDictionary
 
@@ -22,17 +20,14 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from hansa.core.errors import HansaError, RefusedError, StoreError
 from hansa.core.killpoints import reached
 from hansa.server.board import Posted
-from hansa.server.checking import NAMED, checker, name_sender
-from hansa.server.closing import BrokenUpdateError, update_bytes
+from hansa.server.checking import checker, name_sender
 from hansa.server.following import follow_rounds
-from hansa.server.lifecycle import TAKES_REPORTS
+from hansa.server.masked_uploads import MaskedUploads
 from hansa.server.recorder import Recorder, unexpected
 from hansa.server.rounds_at_rest import binding, descriptor_name, model_name, part_name, round_name, update_prefix
-from hansa.server.secure_tasks import require_length
 from hansa.server.services import Services
 from hansa.store.records import Client, Report, RoundKey
 from hansa.store.sealing import Binding, plain_size, seal, unseal
-from hansa.wire.update_checks import other_digest
 from hansa.wire.verdicts import KINDS, LATE, Verdict
 
 RUN_ID: Final = re.compile(r"[0-9A-Za-z_-]{1,64}")
@@ -103,8 +98,11 @@ class Transfers:
         _, arrived = await self._parts(key, client.id, sha256)
         return Response(status_code=204, headers={"Upload-Offset": str(arrived), "Cache-Control": "no-store"})
 
-    async def part(self, request: Request, client: Client, body: bytes) -> Response:
-        """Take a part of an update; with the last part, record the report. One call of a client at a time."""
+    async def part(self, request: Request, client: Client, body: bytes, digest: str) -> Response:
+        """Take a part of an update; with the last part, record the report. One call of a client at a time.
+
+        ``digest`` is the body's own.
+        """
         key, sha256 = _key(request), _announced(request)
         place = _content_range(request, body)
         limit = self.services.settings.largest_update_bytes
@@ -119,89 +117,72 @@ class Transfers:
             if posted is None:
                 return await self._answer_without_round(key, client, sha256)
             if posted.context.plan.secure_aggregation is not None:
-                await self._require_length(posted, client, total)
-            return await self._take(posted, client, sha256, place, body)
+                await self._masked.require_length(posted, client, total)
+            return await self._take(posted, client, sha256, place, (body, digest))
+
+    @property
+    def _masked(self) -> MaskedUploads:
+        return MaskedUploads(self.services, self.recorder)
 
     async def _take(
-        self, posted: Posted, client: Client, sha256: str, place: tuple[int, int, int], body: bytes
+        self, posted: Posted, client: Client, sha256: str, place: tuple[int, int, int], sent: tuple[bytes, str]
     ) -> Response:
+        body, digest = sent
         key, (start, stop, total) = posted.round.id, place
         try:
-            sealing_key = await asyncio.to_thread(self.services.keys.unwrap, round_name(key), posted.round.key)
+            if stop - start == total:
+                await self._take_whole(posted, client, sha256, body, digest)
+            elif (offset := await self._take_part(posted, client, sha256, place, body)) is None:
+                return await self._answer_without_round(key, client, sha256)  # another replica has taken its report
+            elif offset < total:
+                reached("server.upload.part-written")
+                return JSONResponse({"offset": str(offset), "sha256": sha256}, status_code=202)
         except StoreError as error:
             if error.code != "HANSA-KEY-MISSING":
                 raise
             return await self._answer_without_round(key, client, sha256)  # another replica has closed the round
-        whole = stop - start == total
-        number, arrived = (0, 0) if whole else await self._parts(key, client.id, sha256)
-        complete = arrived == stop == total  # all was here, and the server was killed before it recorded the report
-        if start != arrived and not complete:
-            raise _wrong_offset(arrived)
-        secure = posted.context.plan.secure_aggregation is not None
-        if whole and not secure:
-            await self._check(posted, client, sha256, body)
-        if start == 0 and not await self._begins(key, client, sha256):
-            return await self._answer_without_round(key, client, sha256)  # another replica has taken its report
-        if not complete:
-            name = part_name(key, client.id, sha256, number)
-            sealed = await asyncio.to_thread(_sealed, sealing_key, binding(key, client.id, sha256, number), body)
-            await self.services.blobs.put(name, _once(sealed))
-        if stop < total:
-            reached("server.upload.part-written")
-            return JSONResponse({"offset": str(stop), "sha256": sha256}, status_code=202)
-        if secure:
-            return _verdict(await self._masked(posted, client, sha256, body if whole else None, total), sha256)
-        if not whole:
-            await self._check_parts(posted, client, sha256, sealing_key)
+        if posted.context.plan.secure_aggregation is not None:
+            whole = body if stop - start == total else None
+            return _verdict(await self._masked.take(posted, client, sha256, whole, total), sha256)
         reached("server.report.sealed")
         return _verdict(await self._record(key, client, sha256, total), sha256)
 
-    async def _masked(self, posted: Posted, client: Client, sha256: str, body: bytes | None, total: int) -> Verdict:
-        """Give a masked vector, which is sealed by now, to its round's secure sum, which records it."""
-        services, key = self.services, posted.round.id
-        report = Report(key, client.id, 0, sha256, total, update_prefix(key, client.id), services.clock.now())
-        try:
-            if body is None:
-                sealing_key = await asyncio.to_thread(services.keys.unwrap, round_name(key), posted.round.key)
-                body = await update_bytes(services.blobs, sealing_key, key, report)
-            elif hashlib.sha256(body).hexdigest() != sha256:
-                raise other_digest()
-            reached("server.report.sealed")
-            now = services.clock.now()
-            return await services.sums.take_masked(
-                posted.context, key, client, body, lambda: self._record(key, client, sha256, total, in_time=True), now
-            )
-        except BrokenUpdateError:
-            await self._remove(f"{report.blob}{sha256}/")
-            raise other_digest() from None
-        except RefusedError as error:
-            if error.code == "HANSA-SECAGG-UNEXPECTED":
-                return await self._of_no_use(report)
-            await self._remove(f"{report.blob}{sha256}/")
-            if error.code in NAMED:
-                await name_sender(services, key, client, error.code)
-            raise
+    async def _take_whole(self, posted: Posted, client: Client, sha256: str, body: bytes, digest: str) -> None:
+        """Check and keep an update that came at once: its only part, whatever parts of it came before."""
+        key, check = posted.round.id, checker(posted)
 
-    async def _of_no_use(self, report: Report) -> Verdict:
-        """Answer a masked vector that the sum has, goes on without, or has not asked this client for."""
-        async with self.services.store.reading() as rows:
-            round_ = await rows.rounds.get(report.round)
-            fate = await rows.rounds.fate(report.round, report.client)
-        if fate is None and round_ is not None and round_.state in TAKES_REPORTS:
-            await self._remove(f"{report.blob}{report.sha256}/")
-            raise unexpected()
-        verdict = await self.recorder.record(replace(report, blob=""))
-        if verdict == LATE:
-            await self._remove(f"{report.blob}{report.sha256}/")
-        return verdict
+        def checked_and_sealed() -> bytes:
+            check.whole(body, sha256, found=digest)
+            return _sealed(self._unwrapped(posted), binding(key, client.id, sha256, 0), body)
 
-    async def _require_length(self, posted: Posted, client: Client, total: int) -> None:
-        """Raise RefusedError for a masked vector of another length than the sum's, and name the client."""
         try:
-            require_length(posted.context, posted.round, total)
+            sealed = await asyncio.to_thread(checked_and_sealed)
         except RefusedError as error:
-            await name_sender(self.services, posted.round.id, client, error.code)
+            await self._refused(posted, client, error)
             raise
+        await self.services.blobs.put_bytes(part_name(key, client.id, sha256, 0), sealed)
+
+    async def _take_part(
+        self, posted: Posted, client: Client, sha256: str, place: tuple[int, int, int], body: bytes
+    ) -> int | None:
+        """Keep a part, and check the whole after the last; return what has arrived, or None where that has ended."""
+        key, (start, stop, total) = posted.round.id, place
+        sealing_key = await asyncio.to_thread(self._unwrapped, posted)
+        number, arrived = await self._parts(key, client.id, sha256)
+        complete = arrived >= stop == total  # all was here, and the server was killed before it recorded the report
+        if start != arrived and not complete:
+            raise _wrong_offset(arrived)
+        if start == 0 and not await self._begins(key, client, sha256):
+            return None
+        if not complete:
+            sealed = await asyncio.to_thread(_sealed, sealing_key, binding(key, client.id, sha256, number), body)
+            await self.services.blobs.put_bytes(part_name(key, client.id, sha256, number), sealed)
+        if stop == total:
+            await self._check_parts(posted, client, sha256, sealing_key)
+        return stop
+
+    def _unwrapped(self, posted: Posted) -> bytes:
+        return self.services.keys.unwrap(round_name(posted.round.id), posted.round.key)
 
     async def _begins(self, key: RoundKey, client: Client, sha256: str) -> bool:
         """Remove what a client began to send and did not end; return False, and remove nothing, where it has ended."""
@@ -216,23 +197,13 @@ class Transfers:
                 await self.services.blobs.delete(name)
         return True
 
-    async def _record(self, key: RoundKey, client: Client, sha256: str, size: int, *, in_time: bool = False) -> Verdict:
+    async def _record(self, key: RoundKey, client: Client, sha256: str, size: int) -> Verdict:
         blob = update_prefix(key, client.id)
         report = Report(key, client.id, 0, sha256, size, blob, self.services.clock.now())
-        verdict = await self.recorder.record(report, in_time=in_time)
+        verdict = await self.recorder.record(report)
         if verdict == LATE:
             await self._remove(f"{blob}{sha256}/")
         return verdict
-
-    async def _check(self, posted: Posted, client: Client, sha256: str, body: bytes) -> None:
-        """Check an update that came at once. Raises RefusedError, and names the client to the operator."""
-        check = checker(posted)
-        try:
-            await asyncio.to_thread(check.whole, body, sha256)
-        except RefusedError as error:
-            if error.code != "HANSA-UPLOAD-DIGEST":
-                await name_sender(self.services, posted.round.id, client, error.code)
-            raise
 
     async def _check_parts(self, posted: Posted, client: Client, sha256: str, sealing_key: bytes) -> None:
         """Check an update that came in parts, as if it had come at once; one that is wrong is removed."""
@@ -245,9 +216,13 @@ class Transfers:
             check.finish(sha256)
         except RefusedError as error:
             await self._remove(prefix)
-            if error.code != "HANSA-UPLOAD-DIGEST":
-                await name_sender(self.services, posted.round.id, client, error.code)
+            await self._refused(posted, client, error)
             raise
+
+    async def _refused(self, posted: Posted, client: Client, error: RefusedError) -> None:
+        """Name a client whose update is wrong to the operator; not one whose bytes were garbled on the way."""
+        if error.code != "HANSA-UPLOAD-DIGEST":
+            await name_sender(self.services, posted.round.id, client, error.code)
 
     async def _remove(self, prefix: str) -> None:
         for name in await self.services.blobs.names(prefix):
@@ -284,10 +259,6 @@ class Transfers:
 
 def _sealed(sealing_key: bytes, bound: Binding, body: bytes) -> bytes:
     return b"".join(seal(sealing_key, bound, [body]))
-
-
-async def _once(content: bytes) -> AsyncIterator[bytes]:
-    yield content
 
 
 def _verdict(verdict: Verdict, sha256: str) -> Response:

@@ -49,6 +49,9 @@ class Blobs(Protocol):
     async def put(self, name: str, chunks: AsyncIterable[bytes]) -> None:
         """Keep bytes under a name, in place of what was there; durable when this returns."""
 
+    async def put_bytes(self, name: str, content: bytes) -> None:
+        """Keep bytes that are at hand, as ``put``."""
+
     async def size(self, name: str) -> int:
         """Return the size of a blob in bytes. Raises StoreError where there is none."""
 
@@ -209,8 +212,9 @@ class LocalBlobs:
         start = self.folder
         while parts and (start / parts[0]).is_dir():
             start /= parts.pop(0)
-        for entry in _files(start):
-            name = os.path.relpath(entry.path, self.folder).replace(os.sep, "/").replace(_JOINT, "/")
+        above = "" if start == self.folder else f"{start.relative_to(self.folder).as_posix()}/"
+        for path, entry in _files(start):
+            name = above + path.replace(_JOINT, "/")
             if name.startswith(prefix):
                 yield name, entry
 
@@ -224,8 +228,8 @@ async def _some(chunks: AsyncIterator[bytes], count: int) -> AsyncIterator[bytes
             return
 
 
-def _files(folder: Path | str) -> Iterator[os.DirEntry[str]]:
-    """Give the files of a folder and of those below."""
+def _files(folder: Path | str, above: str = "") -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """Give the files of a folder and of those below, each with its path from there."""
     try:
         entries = list(os.scandir(folder))
     except FileNotFoundError:
@@ -233,9 +237,9 @@ def _files(folder: Path | str) -> Iterator[os.DirEntry[str]]:
     for entry in entries:
         if entry.is_dir(follow_symlinks=False):
             if entry.name != _INCOMING:
-                yield from _files(entry.path)
+                yield from _files(entry.path, f"{above}{entry.name}/")
         else:
-            yield entry
+            yield above + entry.name, entry
 
 
 class _Incoming:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from sqlalchemy import and_, bindparam, insert, select, update
+from sqlalchemy import and_, bindparam, func, insert, select, update
 
 from hansa.core.errors import StoreConflictError
 from hansa.store import tables
@@ -71,6 +71,7 @@ _ASSIGNED: Final = select(_A.client, _A.number, _A.position, _A.fate, _A.notes).
 _ASSIGNMENT: Final = select(_A.client, _A.number, _A.position, _A.fate, _A.notes).where(
     _THESE, _A.client == bindparam("of_client")
 )
+_COUNT_FATES: Final = select(_A.fate, func.count()).where(_THESE).group_by(_A.fate)
 _LOCKED_ASSIGNMENT: Final = _ASSIGNMENT.with_for_update()
 _SET_FATE: Final = (
     update(tables.assigned).where(_THESE, _A.client == bindparam("of_client")).values(fate=bindparam("fate"))
@@ -166,6 +167,10 @@ class Rounds:
         chosen = _LOCKED_ASSIGNMENT if for_change else _ASSIGNMENT
         row = await first(self._on, chosen, {**key_values(key), "of_client": client})
         return None if row is None else Assigned(key, *row)
+
+    async def count_fates(self, key: RoundKey) -> dict[Fate | None, int]:
+        """Return how many clients of a round came to which end; None: to none yet."""
+        return {fate: count for fate, count in await self._on.rows(_COUNT_FATES, key_values(key))}  # noqa: C416 - rows
 
     async def fate(self, key: RoundKey, client: str) -> Fate | None:
         """Return what became of a client's part in a round; None also where it had none."""

@@ -26,7 +26,8 @@ from hansa.core.errors import StoreError
 KEY_BYTES: Final = 32
 _MAGIC: Final = b"hansa-sealed-1\n"
 _SALT: Final = 32
-_HEADER: Final = len(_MAGIC) + _SALT
+HEADER: Final = len(_MAGIC) + _SALT
+"""Bytes before the first record."""
 RECORD: Final = 1 << 20
 """Bytes of a record before it is sealed; the last one may be shorter."""
 _TAG: Final = 16
@@ -58,9 +59,9 @@ def seal(key: bytes, binding: Binding, chunks: Iterable[bytes]) -> Iterator[byte
 
 def unseal(key: bytes, binding: Binding, chunks: Iterable[bytes]) -> Iterator[bytes]:
     """Unseal what ``seal`` gave, in chunks of any sizes; give the records. Raises StoreError for anything else."""
-    records = _records(chunks, RECORD + _TAG, header=_HEADER)
+    records = _records(chunks, RECORD + _TAG, header=HEADER)
     header = bytes(next(records)[0])
-    if len(header) != _HEADER or not header.startswith(_MAGIC):
+    if len(header) != HEADER or not header.startswith(_MAGIC):
         raise _broken()
     cipher = _cipher(key, binding, header[len(_MAGIC) :])
     for number, (record, last) in enumerate(records):
@@ -70,9 +71,41 @@ def unseal(key: bytes, binding: Binding, chunks: Iterable[bytes]) -> Iterator[by
             raise _broken() from None
 
 
+@dataclass(frozen=True)
+class SealedRecords:
+    """The records of one sealed blob, each of which can be read and unsealed by itself; ``size`` is the blob's."""
+
+    cipher: AESGCM
+    size: int
+
+    @property
+    def count(self) -> int:
+        """Return how many there are."""
+        return max(1, -(-(self.size - HEADER) // (RECORD + _TAG)))
+
+    def span(self, number: int) -> tuple[int, int]:
+        """Return where a record begins and ends in the blob."""
+        begin = HEADER + number * (RECORD + _TAG)
+        return begin, min(self.size, begin + RECORD + _TAG)
+
+    def unseal(self, number: int, record: bytes) -> bytes:
+        """Return what was sealed in a record. Raises StoreError for anything but that record of that blob."""
+        try:
+            return self.cipher.decrypt(_nonce(number), record, _role(last=number == self.count - 1))
+        except (InvalidTag, ValueError):
+            raise _broken() from None
+
+
+def sealed_records(key: bytes, binding: Binding, header: bytes, size: int) -> SealedRecords:
+    """Return the records of a sealed blob of ``size`` bytes that begins with a header. Raises StoreError for others."""
+    if len(header) != HEADER or not header.startswith(_MAGIC):
+        raise _broken()
+    return SealedRecords(_cipher(key, binding, header[len(_MAGIC) :]), size)
+
+
 def plain_size(sealed: int) -> int:
     """Return the size of what was sealed from the size of the sealed bytes; 0 for what is too short to be sealed."""
-    body = sealed - _HEADER
+    body = sealed - HEADER
     records = max(1, -(-body // (RECORD + _TAG)))
     return max(0, body - records * _TAG)
 

@@ -52,7 +52,7 @@ class Wanted:
 
 
 @dataclass(frozen=True, order=True)
-class _Span:
+class Span:
     """Where an array lies in the data."""
 
     begin: int
@@ -78,7 +78,7 @@ class UpdateCheck:
     encoded: Mapping[str, Wanted] | None = None
     digest: Any = field(default_factory=hashlib.sha256)
     _header: bytearray = field(default_factory=bytearray)
-    _spans: list[_Span] | None = None
+    _spans: list[Span] | None = None
     """The arrays that are not empty, in order; None until the header is known."""
     _at: int = 0
     """The array that is being read."""
@@ -88,23 +88,31 @@ class UpdateCheck:
     """The beginning of a number whose end is in the next piece."""
     _lanes: bytearray = field(default_factory=bytearray)
 
-    def whole(self, content: bytes, sha256: str) -> None:
-        """Check an update that is all there."""
-        self.feed(content)
-        self.finish(sha256)
+    def whole(self, content: bytes, sha256: str, *, found: str | None = None) -> None:
+        """Check an update that is all there; ``found`` is its digest, where the caller has computed it."""
+        if found is None:
+            self.digest.update(content)
+        self._read(content)
+        self._finish(sha256, found or self.digest.hexdigest())
 
     def feed(self, content: bytes) -> None:
         """Check the next bytes."""
         self.digest.update(content)
+        self._read(content)
+
+    def finish(self, sha256: str) -> None:
+        """Check that nothing is missing, and that it is what was announced."""
+        self._finish(sha256, self.digest.hexdigest())
+
+    def _read(self, content: bytes) -> None:
         rest = memoryview(content)
         if self._spans is None:
             rest = self._read_header(rest)
         if self._spans is not None:
             self._read_data(self._spans, rest)
 
-    def finish(self, sha256: str) -> None:
-        """Check that nothing is missing, and that it is what was announced."""
-        if self.digest.hexdigest() != sha256:
+    def _finish(self, sha256: str, found: str) -> None:
+        if found != sha256:
             raise other_digest()
         if self._spans is None or self._at < len(self._spans):
             raise invalid("It ends too early.")
@@ -129,10 +137,10 @@ class UpdateCheck:
         self._header += content[:missing]
         return content[missing:]
 
-    def _arrays(self, header: bytes) -> list[_Span]:
+    def _arrays(self, header: bytes) -> list[Span]:
         """Return where the arrays lie that are not empty. Raises RefusedError unless they are those that are wanted."""
         try:
-            spans = _spans(header)
+            spans = spans_of(header)
         except (ValueError, TypeError):
             raise invalid("Its header cannot be read.") from None
         self._check_form({span.name: span for span in spans})
@@ -141,7 +149,7 @@ class UpdateCheck:
             raise invalid("Its arrays overlap, or leave gaps.")
         return [span for span in spans if span.end > span.begin]
 
-    def _check_form(self, spans: Mapping[str, _Span]) -> None:
+    def _check_form(self, spans: Mapping[str, Span]) -> None:
         wanted = self._wanted(free=[name for name in spans if name.startswith("side/")])
         if spans.keys() != wanted.keys():
             raise invalid(f"It must hold {', '.join(sorted(wanted))}, and nothing else.")
@@ -166,7 +174,7 @@ class UpdateCheck:
             return {**lanes, "values": Wanted("F32", (self.layout.size,))}
         return {**lanes, "values": Wanted(None, None), **dict.fromkeys(free, Wanted(None, None))}
 
-    def _read_data(self, spans: list[_Span], content: memoryview) -> None:
+    def _read_data(self, spans: list[Span], content: memoryview) -> None:
         """Check the numbers that are here, array after array."""
         while len(content):
             if self._at == len(spans):
@@ -207,7 +215,7 @@ class UpdateCheck:
                 raise not_finite()
 
 
-def _spans(header: bytes) -> list[_Span]:
+def spans_of(header: bytes) -> list[Span]:
     """Return where a header says that each array lies, in order. Raises ValueError or TypeError for no header."""
     if not header.startswith(b"{"):
         raise ValueError("a header begins with a brace")
@@ -223,7 +231,7 @@ def _spans(header: bytes) -> list[_Span]:
         begin, end = map(whole_number, entry["data_offsets"])
         if entry["dtype"] not in _TYPES or begin > end:
             raise ValueError("no array")
-        spans.append(_Span(begin, end, name, entry["dtype"], shape_of(entry["shape"])))
+        spans.append(Span(begin, end, name, entry["dtype"], shape_of(entry["shape"])))
     return sorted(spans)
 
 
