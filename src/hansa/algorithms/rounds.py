@@ -130,10 +130,9 @@ def close_round(plan: Plan, state: ServerState, aggregate: Aggregate) -> tuple[S
         if weight <= 0:
             continue
         np.divide(aggregate.values[part], weight, out=update[part])
-        moved, slots[_slot(branch)] = _optimizer(plan, branch.name).step(
+        model[part], slots[_slot(branch)] = _optimizer(plan, branch.name).step(
             state.model[part].astype(np.float64), update[part], state.slots[_slot(branch)], aggregate.share
         )
-        model[part] = moved
     closed = replace(state, round=state.round + 1, model=model, slots=slots)
     return closed, _report(closed, aggregate, update)
 
