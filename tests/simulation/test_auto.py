@@ -179,6 +179,29 @@ def test_a_module_whose_examples_mix_trains_alone_in_workers_where_the_run_is_lo
     assert "BatchNorm" in chosen.why
 
 
+@pytest.mark.parametrize(
+    ("seconds", "executor"), [((1.3,), "batched"), ((2.0, 1.3), "batched"), ((2.0, 1.9), "process")]
+)
+def test_threads_that_keep_up_are_taken_and_looked_at_twice_before_they_are_not(seconds, executor, monkeypatch):
+    """They are held against the span with the most examples, which processes would wait for as well."""
+    pytest.importorskip("torch")
+    monkeypatch.setattr(auto, "processors", lambda: 2)
+    prepared = prepare(of_network("batch_normed", rounds=100_000))
+    looks, alone = iter(seconds), []
+
+    def one_by_one(trial, span, _):
+        alone.append(prepared.data.train.sizes(trial.assignment.cohort[span.positions]).sum())
+        return 1.0
+
+    monkeypatch.setattr(auto._Trial, "seconds", one_by_one)
+    monkeypatch.setattr(auto._Trial, "seconds_on", lambda *_: next(looks))
+    monkeypatch.setattr(auto, "_VERY_LONG_SECONDS", 10.0)
+    assert auto.choose(prepared).executor == executor
+    assert next(looks, None) is None
+    spans = auto._trial(prepared, 24).assignment.cohort[: 2 * BLOCK].reshape(2, BLOCK)
+    assert alone[-1] == max(prepared.data.train.sizes(span).sum() for span in spans)
+
+
 def test_a_stack_of_layers_is_batched(monkeypatch):
     pytest.importorskip("torch")
     chosen = auto.choose(prepare(of_network("dense")))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
+import weakref
 from itertools import product
 
 import numpy as np
@@ -188,6 +190,22 @@ def test_a_weight_that_something_else_looks_at_is_what_it_should_be() -> None:
         now -= 0.1 * x.sum(dim=0)
     products.settle()
     torch.testing.assert_close(layer.weight.detach(), now)
+
+
+def test_what_steps_put_off_goes_with_them() -> None:
+    """No cycle may hold it until the collector comes by: it is a share of the weight for every client."""
+    layer, products = nn.Linear(256, 256), Products()
+    gone = weakref.ref(products)
+    gc.disable()
+    try:
+        with layers(BEST, products):
+            outputs = layer(torch.randn(2, 256))
+        outputs.sum().backward()
+        products.descend(0.1)
+        del products, outputs
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 class twice(nn.Module):  # noqa: N801 - a factory

@@ -51,7 +51,9 @@ class Sgd:
 
     def step(self, model: Array, update: Array, slot: Slot, included_share: float) -> tuple[Array, dict[str, Array]]:
         """Return x + eta * delta."""
-        return model + self.rate(included_share) * update, dict(slot)
+        moved = self.rate(included_share) * update
+        moved += model  # in place: a large model is in memory often enough
+        return moved, dict(slot)
 
 
 @dataclass(frozen=True, kw_only=True)

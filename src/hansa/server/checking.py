@@ -31,7 +31,7 @@ class Check(Protocol):
 
 
 class MaskedCheck:
-    """Checks that a masked vector is what was announced: what it holds, nobody can tell, and its sum checks the rest."""
+    """Checks that a masked vector is what was announced; what it holds, nobody can tell."""
 
     def __init__(self) -> None:
         self.digest = hashlib.sha256()

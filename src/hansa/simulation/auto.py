@@ -29,7 +29,7 @@ from hansa.simulation.executors import Batched, StatesOf, Work, compute
 from hansa.simulation.identity import code_digests
 from hansa.simulation.memory import free_memory
 from hansa.simulation.preparation import Prepared
-from hansa.simulation.spans import Span
+from hansa.simulation.spans import Span, spans
 from hansa.training.kernels import Kernels, chosen, measure, use
 
 _ALIKE: Final = ("rounds", "model", "trainer", "cohort", "schedule", "transforms", "aggregator", "data")
@@ -42,8 +42,8 @@ _LITTLE_SECONDS: Final = 10.0
 """A run that takes no longer needs no workers, which take some seconds until they compute."""
 _LONG_SECONDS: Final = 0.05
 """A client that takes longer alone is held up by arithmetic, which training together does not save."""
-_KEEP_UP: Final = 1.25
-"""Threads may take so much longer than processes would without any cost of their own, which they do have."""
+_KEEP_UP: Final = 1.4
+"""Threads may take so much longer than one span alone: processes share caches and memory too, and cost more of it."""
 _VERY_LONG_SECONDS: Final = 1.0
 """A client that takes longer alone is not tried out in other ways: that would cost much of a run."""
 _SIZES: Final = 1000
@@ -74,17 +74,21 @@ class _Trial:
     def seconds_each(self, chunk: int, count: int) -> float:
         """Return the seconds that a client takes when ``count`` are computed, so many at once; the best of a few."""
         span = Span(0, min(count, len(self.assignment.cohort)))
-        work = Work(span, chunk, self.states_of(self.assignment.cohort[span.positions]), None)
-        return _best(lambda: compute(self.prepared, self.assignment, work)) / (span.stop - span.start)
+        return self.seconds(span, chunk) / (span.stop - span.start)
 
-    def seconds_each_on(self, executor: Batched) -> float:
-        """Return the seconds that a client takes when all are computed by an executor; the best of a few."""
+    def seconds(self, span: Span, chunk: int) -> float:
+        """Return the seconds that a span takes, so many clients at once; the best of a few."""
+        work = Work(span, chunk, self.states_of(self.assignment.cohort[span.positions]), None)
+        return _best(lambda: compute(self.prepared, self.assignment, work))
+
+    def seconds_on(self, executor: Batched) -> float:
+        """Return the seconds that all clients take on an executor; the best of a few."""
 
         def everyone() -> None:
             for _ in executor.partials(self.prepared, self.assignment, self.states_of):
                 pass
 
-        return _best(everyone) / len(self.assignment.cohort)
+        return _best(everyone)
 
 
 def _best(compute_it: Callable[[], Any]) -> float:
@@ -154,15 +158,20 @@ def _side_by_side(trial: _Trial, workers: int, reason: str) -> Choice:
     """Return how clients that train one by one are shared out: on threads where these keep up, or else to processes."""
     plan = trial.prepared.plan
     kernels = _kernels(trial.prepared, getattr(plan.trainer, "batch_size", 32))
+    cohort = trial.assignment.cohort[: BLOCK * workers]
+    some = replace(trial, assignment=replace(trial.assignment, cohort=cohort))
+    sizes = trial.prepared.data.train.sizes(cohort)
+    longest = max(spans(len(cohort), BLOCK), key=lambda span: int(sizes[span.positions].sum()))
     with use(kernels):
-        each = trial.seconds_each(1, 1)
+        alone = some.seconds(longest, 1)
     threads = Batched(chunk=1, workers=workers, kernels=kernels)
-    some = replace(trial.assignment, cohort=trial.assignment.cohort[: BLOCK * workers])
-    on_threads = replace(trial, assignment=some).seconds_each_on(threads)
+    together = some.seconds_on(threads)
+    if together > _KEEP_UP * alone:  # something else may have held them up
+        together = min(together, some.seconds_on(threads))
     threads.close()
-    keep_up = on_threads <= _KEEP_UP * each / workers
+    each, on_threads = alone / (longest.stop - longest.start), together / len(cohort)
     return Choice(
-        executor="batched" if keep_up else "process",
+        executor="batched" if together <= _KEEP_UP * alone else "process",
         workers=workers,
         kernels=kernels.record(),
         why=f"{_rate(each)} alone, {_rate(on_threads)} on {workers} threads; {reason}",
@@ -180,7 +189,7 @@ def _batched(trial: _Trial, cohort: int, reason: str) -> Choice:
     if workers > 1 and shared_out < cohort:
         for size in {shared_out, _even(cohort, 2 * workers)}:
             threads = Batched(chunk=size, workers=workers)
-            found = trial.seconds_each_on(threads)
+            found = trial.seconds_on(threads) / len(trial.assignment.cohort)
             threads.close()
             if found < each:
                 each, chunk, best = found, size, None

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -23,10 +23,14 @@ from hansa.simulation.client_store import ClientStore, Journal
 from hansa.simulation.executors import Executor
 from hansa.simulation.interruption import Interruption
 from hansa.simulation.measuring import Measured, measure
+from hansa.simulation.memory import give_back_memory
 from hansa.simulation.preparation import Prepared, federated_scaling
 from hansa.simulation.secure_sum import collector_of, cut_counts
 from hansa.simulation.timeline import timeline_of
 from hansa.simulation.work import Timeline
+
+_LONG_SECONDS: Final = 1.0
+"""After training that takes longer, the memory that it needed is given back: beside it that takes little time."""
 
 Callback = Callable[[Mapping[str, Any]], bool | None]
 """Watches a run's events. It may stop the run by returning True; it cannot change its state."""
@@ -83,6 +87,8 @@ def simulate_round(
         collections = [one_after_another([*collections, collected])]
         before += len(cohort)
     aggregate = collections[0].finish(plan.aggregator, store.size)
+    if time.perf_counter() - began > _LONG_SECONDS:
+        give_back_memory()
     closed, report = close_round(plan, state, aggregate)
     each = bytes_up / max(1, before)
     facts = {**opened.facts, **cut_counts(aggregate)}
@@ -110,6 +116,7 @@ class Engine:
         """Run, or go on, until the last round or a stopping rule; return the last state and why it is the last."""
         plan = self.prepared.plan
         plan.trainer.batching(plan.model, self.prepared.data.signature)  # found on first values, a resumed run's too
+        give_back_memory()  # of trials
         self.executor = executor_of(self.choice)
         self._begin()
         with closing(self.executor), closing(self.store), Interruption(self.folder.path, self.tell) as interruption:

@@ -71,21 +71,21 @@ class Layers(TorchFunctionMode):
         super().__init__()
         self.kernels, self.products = kernels, products
         self.swapped: set[str] = set()
-        swaps: dict[Any, Callable[..., Tensor | None]] = {}
+        swaps: dict[Any, Callable[..., Tensor | None]] = {}  # not bound to self: a cycle would hold the products
         if kernels.channels_last or kernels.fourier:
-            swaps[torch.conv2d] = self._convolution
+            swaps[torch.conv2d] = Layers._convolution
         if kernels.channels_last:
-            swaps |= dict.fromkeys((torch.max_pool2d, functional.max_pool2d), self._pool)
-            swaps |= dict.fromkeys((torch.relu, Tensor.relu, functional.relu), self._relu)
+            swaps |= dict.fromkeys((torch.max_pool2d, functional.max_pool2d), Layers._pool)
+            swaps |= dict.fromkeys((torch.relu, Tensor.relu, functional.relu), Layers._relu)
         if kernels.dense == "onednn":
-            swaps[functional.linear] = self._dense
+            swaps[functional.linear] = Layers._dense
         self._swaps = swaps
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Return what the kernels make of a call of torch, or what torch makes of it."""
         swap = self._swaps.get(func)
         if swap is not None and args and _ordinary(args[0]) and (kwargs is None or "input" not in kwargs):
-            result = swap(func, *args, **(kwargs or {}))
+            result = swap(self, func, *args, **(kwargs or {}))
             if result is not None:
                 return result
         if self.products is not None and self.products.debts:

@@ -56,13 +56,20 @@ class Group:
     """The trainable parameters of one dtype: where they lie in the branch, and the storage of both vectors.
 
     The module's parameters are views of ``values`` [size]; ``members`` are those that take a gradient, each with
-    its view of ``gradients`` [size], which means nothing until :meth:`Network.collect_gradients`.
+    its place in ``gradients`` [size].
     """
 
     place: slice
     values: Tensor
-    gradients: Tensor
-    members: tuple[tuple[nn.Parameter, Tensor], ...]
+    members: tuple[tuple[nn.Parameter, slice], ...]
+
+    @cached_property
+    def gradients(self) -> Tensor:
+        """Return where gradients add up, which means nothing until :meth:`Network.collect_gradients`.
+
+        It takes memory from its first use on: steps that need no gradients of all parameters at once do without.
+        """
+        return torch.empty_like(self.values)
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,8 +182,8 @@ class Network:
         """Let the next gradients add up in the groups' vectors, from zero."""
         for group in self.groups:
             group.gradients.zero_()
-            for parameter, gradient in group.members:
-                parameter.grad = gradient
+            for parameter, place in group.members:
+                parameter.grad = group.gradients[place].view(parameter.shape)
 
     def release_gradients(self) -> None:
         """Let the next gradients lie where they are made, which saves passes over all of them."""
@@ -326,29 +333,25 @@ def _flatten(tied: list[tuple[str, list[nn.Parameter]]]) -> tuple[tuple[Paramete
     for (dtype, device), items in kinds.items():
         size = sum(shared[0].numel() for _, shared in items)
         values = torch.zeros(size, dtype=dtype, device=device)
-        gradients = torch.empty(size, dtype=dtype, device=device)  # zeros when they are collected
-        members: list[tuple[nn.Parameter, Tensor]] = []
+        members: list[tuple[nn.Parameter, slice]] = []
         offset = 0
         for key, shared in items:
             parameters.append(Parameter(key, tuple(shared[0].shape)))
             place = slice(offset, offset + shared[0].numel())
-            members += _move(shared, values[place], gradients[place])
+            members += [(parameter, place) for parameter in _moved(shared, values[place])]
             offset = place.stop
-        groups.append(Group(slice(start, start + size), values, gradients, tuple(members)))
+        groups.append(Group(slice(start, start + size), values, tuple(members)))
         start += size
     return tuple(parameters), tuple(groups)
 
 
-def _move(shared: Iterable[nn.Parameter], values: Tensor, gradients: Tensor) -> list[tuple[nn.Parameter, Tensor]]:
-    """Make parameters that are one storage views of ``values``; return those that take a gradient, and its place."""
-    members: list[tuple[nn.Parameter, Tensor]] = []
+def _moved(shared: Iterable[nn.Parameter], values: Tensor) -> list[nn.Parameter]:
+    """Make parameters that are one storage views of ``values``; return those that take a gradient."""
     for parameter in shared:
         values[:] = parameter.detach().reshape(-1)
         parameter.data = values.view(parameter.shape)
         parameter.grad = None
-        if parameter.requires_grad:
-            members.append((parameter, gradients.view(parameter.shape)))
-    return members
+    return [parameter for parameter in shared if parameter.requires_grad]
 
 
 def _buffers(module: nn.Module) -> tuple[Buffer, ...]:
