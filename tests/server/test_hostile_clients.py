@@ -8,7 +8,10 @@ import httpx
 import pytest
 from tests.server.by_hand import Device, code_of, deployed, run_async
 
+from hansa.core.errors import StoreConflictError
+from hansa.server import closing
 from hansa.server.app import create
+from hansa.server.client_api import ClientApi
 from hansa.server.coordinator import Coordinator
 from hansa.server.rounds_at_rest import update_prefix
 from hansa.store.records import RoundKey
@@ -173,5 +176,59 @@ def test_a_replica_keeps_nothing_of_runs_that_it_does_not_look_after(tmp_path):
             coordinator.failures["gone"], coordinator.resting["gone"] = 1, 0.0
             await coordinator.tick()
             assert (coordinator.contexts, coordinator.failures, coordinator.resting) == ({}, {}, {})
+
+    run_async(work())
+
+
+@pytest.mark.parametrize("state", ["suspended", "retired"])
+def test_a_first_check_in_that_is_under_way_undoes_no_decision_of_the_operator(tmp_path, state):
+    async def work():
+        async with deployed(tmp_path) as server:
+            device = await server.device("a")
+            let_in = await server.services.clients.get(device.id)
+            async with server.services.store.transaction() as rows:
+                await rows.clients.set_state(device.id, state, 0.0, "the operator says so")
+            await ClientApi(server.services)._declared(let_in, device.check_in_request())
+            async with server.services.store.reading() as rows:
+                assert (await rows.clients.get(device.id)).state == state
+
+    run_async(work())
+
+
+def test_who_is_retired_stays_so(tmp_path):
+    async def work():
+        async with deployed(tmp_path) as server:
+            device = await server.device("a")
+            async with server.services.store.transaction() as rows:
+                for state in ("retired", "active", "suspended"):
+                    await rows.clients.set_state(device.id, state, 0.0, "")
+                assert (await rows.clients.get(device.id)).state == "retired"
+
+    run_async(work())
+
+
+def test_a_replica_that_lost_its_lease_as_it_folded_blames_nobody_for_what_another_swept(tmp_path, monkeypatch):
+    async def work():
+        async with deployed(tmp_path) as server:
+            asked = await _asked(server)
+            left = []
+
+            async def close(context, round_, reports, **more):
+                left.append((context, round_, reports, more["key"]))
+                return await closed(context, round_, reports, **more)
+
+            closed = closing.close
+            monkeypatch.setattr(closing, "close", close)
+            for device, assigned in asked:
+                await device.put(assigned.id, await server.update(assigned, 1.0))
+            for _ in range(500):
+                if await server.events("round.closed") and not await server.services.blobs.names("updates/"):
+                    break
+                await asyncio.sleep(0.02)
+            context, round_, reports, sealing_key = left[0]
+            monkeypatch.setattr(type(server.services.keys), "unwrap", lambda *_: sealing_key)
+            with pytest.raises(StoreConflictError):
+                await Coordinator(server.services)._close(context, round_, reports)
+            assert await server.events("client.suspended") == []
 
     run_async(work())
