@@ -13,6 +13,7 @@ from hansa.server import closing
 from hansa.server.app import create
 from hansa.server.client_api import ClientApi
 from hansa.server.coordinator import Coordinator
+from hansa.server.following import Follower
 from hansa.server.rounds_at_rest import update_prefix
 from hansa.store.records import RoundKey
 from hansa.wire.generated import federation_pb2 as messages
@@ -60,6 +61,20 @@ def test_an_update_comes_in_so_many_parts_at_most(tmp_path):
             answer = await device.put(assigned.id, b"0" * 10, whole=b"", **small)
             assert (answer.status_code, code_of(answer)) == (400, "HANSA-REQUEST-INVALID")
             assert await server.services.blobs.names("updates/") == []
+
+    run_async(work())
+
+
+def test_no_part_is_kept_of_what_is_larger_than_the_update_that_was_asked_for(tmp_path):
+    async def work():
+        async with deployed(tmp_path) as server:
+            (device, assigned), (other, its) = await _asked(server)
+            part = {"Content-Range": f"bytes 0-{2**20 - 1}/{2**24}"}
+            answer = await device.put(assigned.id, bytes(2**20), whole=b"", **part)
+            assert (answer.status_code, code_of(answer)) == (400, "HANSA-REPORT-INVALID")
+            assert await server.services.blobs.names("updates/") == []
+            assert [event.client for event in await server.events("report.refused")] == [device.id]
+            assert (await other.put(its.id, await server.update(its))).json()["verdict"] == "VERDICT_ACCEPTED"
 
     run_async(work())
 
@@ -230,5 +245,23 @@ def test_a_replica_that_lost_its_lease_as_it_folded_blames_nobody_for_what_anoth
             with pytest.raises(StoreConflictError):
                 await Coordinator(server.services)._close(context, round_, reports)
             assert await server.events("client.suspended") == []
+
+    run_async(work())
+
+
+def test_what_a_server_wrote_before_it_died_is_not_swept_as_it_comes_back(tmp_path):
+    async def work():
+        async with deployed(tmp_path) as server:
+            path = server.services.blobs.path(f"models/{'0' * 64}")
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(b"of a round that is about to be closed again")
+            server.clock.time = path.stat().st_mtime + 7200.0
+            follower = Follower(server.services)
+            await follower.start()
+            await follower._sweep()
+            assert path.exists()
+            server.clock.time += 601.0
+            await follower._sweep()
+            assert not path.exists()
 
     run_async(work())

@@ -28,6 +28,7 @@ from hansa.server.rounds_at_rest import binding, descriptor_name, model_name, pa
 from hansa.server.services import Services
 from hansa.store.records import Client, Report, RoundKey
 from hansa.store.sealing import Binding, plain_size, seal, unseal
+from hansa.wire.update_checks import invalid
 from hansa.wire.verdicts import KINDS, LATE, Verdict
 
 RUN_ID: Final = re.compile(r"[0-9A-Za-z_-]{1,64}")
@@ -113,6 +114,11 @@ class Transfers:
             posted = await self._asked(key, client)
             if posted is None:
                 return await self._answer_without_round(key, client, sha256)
+            most = checker(posted).most_bytes()
+            if most is not None and total > most:
+                error = invalid(f"It has {total} bytes, and such an update at most {most}.")
+                await refuse(self.services, posted, client, error.code)
+                raise error
             return await self._take(posted, client, sha256, place, body)
 
     async def _take(
