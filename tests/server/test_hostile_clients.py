@@ -133,6 +133,47 @@ def test_the_body_of_an_update_is_not_read_before_its_sender_is_known(tmp_path):
     run_async(work())
 
 
+def test_little_is_read_of_a_call_before_its_sender_is_known(tmp_path):
+    async def work():
+        async with deployed(tmp_path) as server:
+            device = await server.device("a")
+            read = []
+
+            async def body():
+                for _ in range(64):
+                    read.append(2**14)
+                    yield bytes(2**14)
+
+            for name, client in (("Enrol", None), ("CheckIn", None), ("CheckIn", "0" * 24), ("CheckIn", device.id)):
+                read.clear()
+                device.id, path = client, f"/hansa.v1.Federation/{name}"
+                headers = {"Authorization": device.header("POST", path)} if client else {}
+                answer = await server.http.post(path, content=body(), headers=headers)
+                assert answer.status_code in {400, 401, 413, 415}
+                assert sum(read) == (2**20 if client and client != "0" * 24 else 9 * 2**14)
+
+    run_async(work())
+
+
+@pytest.mark.parametrize("path", ["/hansa.v1.Federation/Enrol", "/v1/updates/run-1/training/1/1"])
+def test_a_body_that_pauses_for_long_ends(tmp_path, monkeypatch, path):
+    async def work():
+        async with deployed(tmp_path) as server:
+            device = await server.device("a")
+            monkeypatch.setattr("hansa.server.app._IDLE", 0.05)
+
+            async def body():
+                yield b"0"
+                await asyncio.sleep(10.0)
+
+            method = "PUT" if "updates" in path else "POST"
+            headers = {"Authorization": device.header(method, path)}
+            answer = await server.http.request(method, path, content=body(), headers=headers)
+            assert code_of(answer) == "HANSA-REQUEST-INVALID"
+
+    run_async(work())
+
+
 def test_a_bug_in_plain_http_is_told_without_a_word_of_it(tmp_path, monkeypatch):
     async def work():
         async with deployed(tmp_path) as server:
