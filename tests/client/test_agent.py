@@ -237,6 +237,20 @@ def test_a_key_that_nobody_vouches_for_is_not_believed(server):
     assert with_new_keys({"first": public}, [stranger, replaced]) == {"first": public}
 
 
+def test_of_many_keys_each_is_looked_at_once(monkeypatch):
+    from hansa.client import trust
+
+    looked = []
+    monkeypatch.setattr(trust, "_is_endorsed", lambda _, key: looked.append(key) or bool(key.endorsement))
+    chain = [
+        wire.ServerKey(key_id=f"{place + 1}", endorsed_by=f"{place}", public_key=b"k", endorsement=b"good")
+        for place in range(100)
+    ]
+    bad = [wire.ServerKey(key_id=f"bad {place}", endorsed_by=f"{place}", public_key=b"k") for place in range(100)]
+    assert len(with_new_keys({"0": b"k"}, [*bad, *reversed(chain)])) == 101
+    assert len(looked) == 200
+
+
 @pytest.mark.parametrize("changed", [{"client": "client-2"}, {"number": 6}])
 def test_an_assignment_of_another_client_is_refused(server, agent, changed):
     server.assign(job_of(), **changed)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import threading
 from pathlib import Path
 
@@ -212,9 +213,28 @@ def test_a_server_says_when_to_come_back():
 
 
 def test_something_else_that_answers_is_no_server_of_hansa(server, agent, monkeypatch):
-    monkeypatch.setattr(agent._transport, "_send", lambda *_, **__: httpx.Response(200, content=b"<html>\xff"))
+    monkeypatch.setattr(agent._transport, "_send", lambda *_, **__: (b"<html>\xff", httpx.Headers()))
     with pytest.raises(RefusedError, match="no server of Hansa"):
         agent.step()
+
+
+@pytest.mark.parametrize("status", [200, 400])
+@pytest.mark.parametrize(
+    ("content", "headers"), [(b"0" * (2**20 + 1), {}), (gzip.compress(bytes(2**24)), {"Content-Encoding": "gzip"})]
+)
+def test_no_answer_becomes_larger_than_answers_are(server, agent, monkeypatch, status, content, headers):
+    def route(handler, *_):
+        assert handler.headers["Accept-Encoding"] == "identity"
+        handler._answer(status, content, headers)
+
+    read = []
+    monkeypatch.setattr("fake_server._Handler._route", route)
+    monkeypatch.setattr(agent._transport, "_sent", lambda _, down: read.append(down))
+    with pytest.raises(RefusedError):
+        agent.step()
+    with pytest.raises(RefusedError):
+        agent._transport.job("0" * 64, 10)
+    assert max(read, default=0) <= 2**20
 
 
 def test_enrolling_by_certificate_proves_both_keys(tmp_path):

@@ -134,8 +134,13 @@ def test_a_body_that_is_too_large_is_refused_announced_or_not(make_world):
     async def parts():
         yield content
 
-    for body in (content, parts()):
-        answer = world.call("POST", "/populations", content=body, headers={"Content-Type": "application/json"})
+    for method, path, body in (
+        ("POST", "/populations", content),
+        ("POST", "/populations", parts()),
+        ("PUT", f"/models/{'0' * 64}/stage", content),
+        ("PUT", f"/models/{'0' * 64}/stage", parts()),
+    ):
+        answer = world.call(method, path, content=body, headers={"Content-Type": "application/json"})
         assert answer.json()["error"]["code"] == "HANSA-REQUEST-TOO-LARGE"
         assert answer.status_code == 413
 

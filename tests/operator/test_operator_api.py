@@ -159,7 +159,9 @@ def test_secure_sums_that_only_simulations_have_are_refused(populated, section, 
      ("attributes.regoin == 'eu'", "did you mean 'region'"), ("attributes.region > 3", "fails for attributes"),
      ("attributes.ram_gb + 1.0", "neither true nor false"), ("[1, 2].all(x, x > 0)", "comprehension"),
      (r'r"\" == "x" || [1, 2].all(x, x > 0) || "y" == "z"', "comprehension"),
-     ("[1, 2]. // a comment\n all(x, x > 0)", "comprehension"), ("[1, 2].existsOne(x, x > 1)", "comprehension"),
+     ("[1, 2]. // a comment\n all(x, x > 0)", "comprehension"),
+     ('version.matches ("(a{400}){50}")', "regular expression"), ('matches(version, "a")', "regular expression"),
+     ("[1][-1] == 1", "fails"), ("{1: 2}[3] == 1", "fails"), ("[1, 2].existsOne(x, x > 1)", "comprehension"),
      ("attributes", "neither true nor false"), ("(" * 500 + "true" + ")" * 500, "cannot be read")],
 )  # fmt: skip
 def test_an_eligibility_expression_that_cannot_be_is_refused(populated, expression, told):

@@ -147,3 +147,26 @@ def test_a_paused_run_opens_nothing(tmp_path, monkeypatch):
             assert opened == []
 
     run_async(work())
+
+
+def test_a_replica_that_is_behind_refuses_no_update_that_another_has_counted(tmp_path):
+    async def work():
+        async with deployed(tmp_path) as server:
+            _, devices = await _started(server, 'schedule={kind="buffered", buffer_size=2, concurrency=2}')
+            asked = await _asked(devices, 2)
+            for device, assigned in asked:
+                await device.put(assigned.id, await server.update(assigned))
+            for _ in range(500):
+                if await server.events("round.closed"):
+                    break
+                await asyncio.sleep(0.02)
+            device, assigned = asked[0]
+            async with server.services.store.reading() as rows:
+                report = await rows.reports.get(_key(assigned), device.id)
+            with pytest.raises(StoreConflictError):
+                await coordinator.Coordinator(server.services)._refuse(report)
+            async with server.services.store.reading() as rows:
+                assert await rows.rounds.fate(_key(assigned), device.id) == "included"
+            assert await server.events("client.suspended") == []
+
+    run_async(work())

@@ -8,8 +8,12 @@ import httpx
 import pytest
 from tests.server.by_hand import Device, code_of, deployed, run_async
 
+from hansa.core.errors import StoreConflictError
+from hansa.server import closing
 from hansa.server.app import create
+from hansa.server.client_api import ClientApi
 from hansa.server.coordinator import Coordinator
+from hansa.server.following import Follower
 from hansa.server.rounds_at_rest import update_prefix
 from hansa.store.records import RoundKey
 from hansa.wire.generated import federation_pb2 as messages
@@ -57,6 +61,20 @@ def test_an_update_comes_in_so_many_parts_at_most(tmp_path):
             answer = await device.put(assigned.id, b"0" * 10, whole=b"", **small)
             assert (answer.status_code, code_of(answer)) == (400, "HANSA-REQUEST-INVALID")
             assert await server.services.blobs.names("updates/") == []
+
+    run_async(work())
+
+
+def test_no_part_is_kept_of_what_is_larger_than_the_update_that_was_asked_for(tmp_path):
+    async def work():
+        async with deployed(tmp_path) as server:
+            (device, assigned), (other, its) = await _asked(server)
+            part = {"Content-Range": f"bytes 0-{2**20 - 1}/{2**24}"}
+            answer = await device.put(assigned.id, bytes(2**20), whole=b"", **part)
+            assert (answer.status_code, code_of(answer)) == (400, "HANSA-REPORT-INVALID")
+            assert await server.services.blobs.names("updates/") == []
+            assert [event.client for event in await server.events("report.refused")] == [device.id]
+            assert (await other.put(its.id, await server.update(its))).json()["verdict"] == "VERDICT_ACCEPTED"
 
     run_async(work())
 
@@ -111,6 +129,47 @@ def test_the_body_of_an_update_is_not_read_before_its_sender_is_known(tmp_path):
             headers = {"Authorization": device.header("PUT", path)}
             answer = await server.http.put(path, content=body(), headers=headers)
             assert (answer.status_code, code_of(answer), read) == (401, "HANSA-AUTH-UNKNOWN", [])
+
+    run_async(work())
+
+
+def test_little_is_read_of_a_call_before_its_sender_is_known(tmp_path):
+    async def work():
+        async with deployed(tmp_path) as server:
+            device = await server.device("a")
+            read = []
+
+            async def body():
+                for _ in range(64):
+                    read.append(2**14)
+                    yield bytes(2**14)
+
+            for name, client in (("Enrol", None), ("CheckIn", None), ("CheckIn", "0" * 24), ("CheckIn", device.id)):
+                read.clear()
+                device.id, path = client, f"/hansa.v1.Federation/{name}"
+                headers = {"Authorization": device.header("POST", path)} if client else {}
+                answer = await server.http.post(path, content=body(), headers=headers)
+                assert answer.status_code in {400, 401, 413, 415}
+                assert sum(read) == (2**20 if client and client != "0" * 24 else 9 * 2**14)
+
+    run_async(work())
+
+
+@pytest.mark.parametrize("path", ["/hansa.v1.Federation/Enrol", "/v1/updates/run-1/training/1/1"])
+def test_a_body_that_pauses_for_long_ends(tmp_path, monkeypatch, path):
+    async def work():
+        async with deployed(tmp_path) as server:
+            device = await server.device("a")
+            monkeypatch.setattr("hansa.server.app._IDLE", 0.05)
+
+            async def body():
+                yield b"0"
+                await asyncio.sleep(10.0)
+
+            method = "PUT" if "updates" in path else "POST"
+            headers = {"Authorization": device.header(method, path)}
+            answer = await server.http.request(method, path, content=body(), headers=headers)
+            assert code_of(answer) == "HANSA-REQUEST-INVALID"
 
     run_async(work())
 
@@ -173,5 +232,77 @@ def test_a_replica_keeps_nothing_of_runs_that_it_does_not_look_after(tmp_path):
             coordinator.failures["gone"], coordinator.resting["gone"] = 1, 0.0
             await coordinator.tick()
             assert (coordinator.contexts, coordinator.failures, coordinator.resting) == ({}, {}, {})
+
+    run_async(work())
+
+
+@pytest.mark.parametrize("state", ["suspended", "retired"])
+def test_a_first_check_in_that_is_under_way_undoes_no_decision_of_the_operator(tmp_path, state):
+    async def work():
+        async with deployed(tmp_path) as server:
+            device = await server.device("a")
+            let_in = await server.services.clients.get(device.id)
+            async with server.services.store.transaction() as rows:
+                await rows.clients.set_state(device.id, state, 0.0, "the operator says so")
+            await ClientApi(server.services)._declared(let_in, device.check_in_request())
+            async with server.services.store.reading() as rows:
+                assert (await rows.clients.get(device.id)).state == state
+
+    run_async(work())
+
+
+def test_who_is_retired_stays_so(tmp_path):
+    async def work():
+        async with deployed(tmp_path) as server:
+            device = await server.device("a")
+            async with server.services.store.transaction() as rows:
+                for state in ("retired", "active", "suspended"):
+                    await rows.clients.set_state(device.id, state, 0.0, "")
+                assert (await rows.clients.get(device.id)).state == "retired"
+
+    run_async(work())
+
+
+def test_a_replica_that_lost_its_lease_as_it_folded_blames_nobody_for_what_another_swept(tmp_path, monkeypatch):
+    async def work():
+        async with deployed(tmp_path) as server:
+            asked = await _asked(server)
+            left = []
+
+            async def close(context, round_, reports, **more):
+                left.append((context, round_, reports, more["key"]))
+                return await closed(context, round_, reports, **more)
+
+            closed = closing.close
+            monkeypatch.setattr(closing, "close", close)
+            for device, assigned in asked:
+                await device.put(assigned.id, await server.update(assigned, 1.0))
+            for _ in range(500):
+                if await server.events("round.closed") and not await server.services.blobs.names("updates/"):
+                    break
+                await asyncio.sleep(0.02)
+            context, round_, reports, sealing_key = left[0]
+            monkeypatch.setattr(type(server.services.keys), "unwrap", lambda *_: sealing_key)
+            with pytest.raises(StoreConflictError):
+                await Coordinator(server.services)._close(context, round_, reports)
+            assert await server.events("client.suspended") == []
+
+    run_async(work())
+
+
+def test_what_a_server_wrote_before_it_died_is_not_swept_as_it_comes_back(tmp_path):
+    async def work():
+        async with deployed(tmp_path) as server:
+            path = server.services.blobs.path(f"models/{'0' * 64}")
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(b"of a round that is about to be closed again")
+            server.clock.time = path.stat().st_mtime + 7200.0
+            follower = Follower(server.services)
+            await follower.start()
+            await follower._sweep()
+            assert path.exists()
+            server.clock.time += 601.0
+            await follower._sweep()
+            assert not path.exists()
 
     run_async(work())

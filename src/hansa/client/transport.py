@@ -36,6 +36,10 @@ _PROBLEM: Final = "hansa.v1.Problem"
 _UNREACHABLE: Final = "HANSA-SERVER-UNREACHABLE"
 _PASSING: Final = frozenset({_UNREACHABLE, "HANSA-SERVER-BUSY", "HANSA-SERVER-LIMIT", "HANSA-SERVER-STORAGE"})
 """What is tried again."""
+_LARGEST: Final = 2**20
+"""Bytes of an answer, at most: what is larger, models and jobs, has a size that is known before it is read."""
+_AS_IT_IS: Final = {"Accept-Encoding": "identity"}
+"""Answers come uncompressed: a small one would else become as large as it likes."""
 _AFTER: Final = "retry-after: "
 _ON_THE_WAY: Final = "no server of Hansa said so"
 _LONGEST_PAUSE: Final = 30.0
@@ -201,21 +205,21 @@ class Transport:
     def _put(self, path: str, part: bytes, headers: dict[str, str]) -> wire.ReportResponse:
         from google.protobuf.json_format import Parse, ParseError  # noqa: PLC0415 - needed where something is sent
 
-        response = self._send("PUT", path, part, headers=headers)
+        content, _ = self._send("PUT", path, part, headers=headers)
         try:
-            return Parse(response.content, wire.ReportResponse(), ignore_unknown_fields=True)
+            return Parse(content, wire.ReportResponse(), ignore_unknown_fields=True)
         except (ParseError, UnicodeDecodeError):
             raise _unreachable("What answers is no server of Hansa.") from None
 
     def _arrived(self, path: str, repr_digest: str) -> int:
         """Return how many bytes of an update the server has."""
         try:
-            response = self._send("HEAD", path, b"", headers={"Repr-Digest": repr_digest})
+            _, told = self._send("HEAD", path, b"", headers={"Repr-Digest": repr_digest})
         except RefusedError as error:
             if passes_by_itself(error):
                 raise
             return 0  # an answer to HEAD has no body: the part that follows is told why
-        text = response.headers.get("upload-offset", "0")
+        text = told.get("upload-offset", "0")
         return int(text) if text.isdecimal() else 0
 
     def _call(self, method: str, request: Message, reply: type[Reply], *, wait: float = 0.0) -> Reply:
@@ -223,32 +227,35 @@ class Transport:
         headers = {"Content-Type": "application/proto", "Connect-Protocol-Version": "1"}
         for attempt in self._tries():
             with attempt:
-                response = self._send("POST", _SERVICE + method, body, headers=headers, wait=wait)
+                content, _ = self._send("POST", _SERVICE + method, body, headers=headers, wait=wait)
         try:
-            return reply.FromString(response.content)
+            return reply.FromString(content)
         except DecodeError:
             raise _unreachable("What answers is no server of Hansa.") from None
 
     def _send(
         self, method: str, path: str, body: bytes, *, headers: dict[str, str], wait: float = 0.0
-    ) -> httpx.Response:
+    ) -> tuple[bytes, httpx.Headers]:
         """Send one request and return its answer. Raises RefusedError for an error, of the server or on the way."""
         timeout = httpx.Timeout(self.reach.timeout, read=self.reach.timeout + wait)
-        signed = headers | self._signature(method, path, body)
-        with _on_the_way():
-            response = self._http.request(method, path, content=body, headers=signed, timeout=timeout)
-        self._sent(len(body), len(response.content))
+        signed = {**_AS_IT_IS, **headers, **self._signature(method, path, body)}
+        with (
+            _on_the_way(),
+            self._http.stream(method, path, content=body, headers=signed, timeout=timeout) as response,
+        ):
+            content = _whole(response)
+        self._sent(len(body), len(content))
         if response.is_error:
-            raise refusal(response.status_code, response.content, response.headers)
-        return response
+            raise refusal(response.status_code, content, response.headers)
+        return content, response.headers
 
     @contextmanager
     def _stream(self, method: str, path: str, headers: dict[str, str] | None = None) -> Iterator[httpx.Response]:
         """Give an answer that is read block by block."""
-        signed = {"Accept-Encoding": "identity", **(headers or {}), **self._signature(method, path, b"")}
+        signed = {**_AS_IT_IS, **(headers or {}), **self._signature(method, path, b"")}
         with _on_the_way(), self._http.stream(method, path, headers=signed) as response:
             if response.is_error:
-                raise refusal(response.status_code, response.read(), response.headers)
+                raise refusal(response.status_code, _whole(response), response.headers)
             yield response
 
     def _signature(self, method: str, path: str, body: bytes) -> dict[str, str]:
@@ -266,6 +273,16 @@ def part_bytes() -> int:
     """Return the most bytes of one part of an upload: smaller ones lose less where connections break often."""
     wanted = value_of(UPLOAD_PART) or ""
     return max(1, min(PART, int(wanted))) if wanted.isdecimal() else PART
+
+
+def _whole(response: httpx.Response) -> bytes:
+    """Return the body of a small answer, as it came. Raises RefusedError for one that is not small."""
+    content = b""
+    for block in response.iter_raw():
+        content += block
+        if len(content) > _LARGEST:
+            raise _unreachable(f"It answers with more than {_LARGEST} bytes.")
+    return content
 
 
 @contextmanager

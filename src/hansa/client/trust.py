@@ -19,14 +19,20 @@ _KINDS: Mapping[wire.Kind, Kind] = {
 
 
 def with_new_keys(known: Mapping[str, bytes], offered: Iterable[wire.ServerKey]) -> dict[str, bytes]:
-    """Return the server's keys with those that a known key vouches for; others are left out."""
-    keys, rest = dict(known), [key for key in offered if key.key_id not in known]
-    while True:
-        believed = [key for key in rest if _is_endorsed(keys, key)]
-        if not believed:
-            return keys
-        keys |= {key.key_id: bytes(key.public_key) for key in believed}
-        rest = [key for key in rest if key.key_id not in keys]
+    """Return the server's keys with those that a known key vouches for; others are left out.
+
+    Each is looked at once, after the one that vouches for it, whatever their order: many cost no more than each once.
+    """
+    keys, by_voucher = dict(known), dict[str, list[wire.ServerKey]]()
+    for key in offered:
+        by_voucher.setdefault(key.endorsed_by, []).append(key)
+    vouchers = list(known)
+    while vouchers:
+        for key in by_voucher.pop(vouchers.pop(), ()):
+            if key.key_id not in keys and _is_endorsed(keys, key):
+                keys[key.key_id] = bytes(key.public_key)
+                vouchers.append(key.key_id)
+    return keys
 
 
 def _is_endorsed(known: Mapping[str, bytes], key: wire.ServerKey) -> bool:

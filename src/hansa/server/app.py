@@ -24,6 +24,7 @@ from hansa.server.recorder import Recorder
 from hansa.server.room import Room
 from hansa.server.services import Services
 from hansa.server.transfers import Transfers, internal
+from hansa.store.records import Client
 from hansa.wire.generated.federation_connect import FederationASGIApplication
 from hansa.wire.signatures import body_digest
 
@@ -33,6 +34,10 @@ _UNSIGNED: Final = f"{_RPC}Enrol"
 _STALL: Final = 30.0
 _SLOWEST: Final = 16 * 1024
 """Bytes a second: a part of an update that comes more slowly, after half a minute, gives up its room in memory."""
+_LARGEST_OF_NOBODY: Final = 128 * 1024
+"""Bytes of a call that are read before it is known that a client of this server makes it."""
+_IDLE: Final = 20.0
+"""Seconds that a body may pause: who holds a connection without a word holds what was read, and a server that stops."""
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -48,20 +53,28 @@ class SignedCalls:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one call, with its caller in ``CALLER``."""
+        limit, caller = self.services.settings.largest_request_bytes, None
+        signed = scope["path"] != _UNSIGNED
+        if signed:
+            caller = await self._caller(scope, None)
+        if not isinstance(caller, Client):
+            limit = min(limit, _LARGEST_OF_NOBODY)
         try:
-            body = await read_body(scope, receive, self.services.settings.largest_request_bytes)
+            body = await read_body(scope, receive, limit)
         except RefusedError as error:
             await answer(error)(scope, receive, send)
             return
-        if scope["path"] != _UNSIGNED:
-            CALLER.set(await self._caller(scope, body))
+        if signed:
+            CALLER.set(await self._caller(scope, body) if isinstance(caller, Client) else caller)
         await self.service(scope, _replay(body, receive), send)
 
-    async def _caller(self, scope: Scope, body: bytes) -> Any:
+    async def _caller(self, scope: Scope, body: bytes | None) -> Client | HansaError:
+        """Return who signed a call, or why nobody did; without a body, who says so."""
+        authenticate, signature = self.services.authenticate, header(scope, b"authorization")
         try:
-            return await self.services.authenticate(
-                header(scope, b"authorization"), method=scope["method"], target=target(scope), body=body
-            )
+            if body is None:
+                return (await authenticate.caller(signature))[1]
+            return await authenticate(signature, method=scope["method"], target=target(scope), body=body)
         except HansaError as error:
             return error
         except Exception as error:  # noqa: BLE001 - told as a bug, and nothing of it
@@ -184,7 +197,11 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
     announced_size(scope, limit)
     parts, size = [], 0
     while True:
-        message = await receive()
+        try:
+            async with asyncio.timeout(_IDLE):
+                message = await receive()
+        except TimeoutError:
+            message = {"type": "http.disconnect"}
         if message["type"] == "http.disconnect":
             raise cut_off()
         part = message.get("body", b"")

@@ -20,6 +20,9 @@ NAMED: Final = frozenset(
 class Check(Protocol):
     """Checks the bytes of one update, at once or piece by piece. Raises RefusedError."""
 
+    def most_bytes(self) -> int | None:
+        """Return how many bytes such an update has at most; None where that is not known."""
+
     def whole(self, content: bytes, sha256: str, *, found: str | None = None) -> None:
         """Check an update that is all there; ``found`` is its digest, where the caller has computed it."""
 
@@ -35,6 +38,9 @@ class MaskedCheck:
 
     def __init__(self) -> None:
         self.digest = hashlib.sha256()
+
+    def most_bytes(self) -> None:
+        """Return None: its length was looked at before."""
 
     def whole(self, content: bytes, sha256: str, *, found: str | None = None) -> None:
         """Check a vector that is all there."""

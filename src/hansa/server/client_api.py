@@ -177,7 +177,7 @@ class ClientApi:
                     kind = "client.consented" if request.consent else "client.withdrew-consent"
                     await rows.events.add(kind, tenant=client.tenant, at=now, client=client.id)
             if client.state == "enrolled":
-                await rows.clients.set_state(client.id, "active", at=now, why="it checked in")
+                await rows.clients.activate(client.id, at=now, why="it checked in")
         self.services.clients.drop(client.id)
         changed = await self.services.clients.get(client.id)
         if changed is None:

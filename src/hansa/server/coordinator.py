@@ -29,7 +29,7 @@ from hansa.server.reading import BrokenUpdateError
 from hansa.server.rounds_at_rest import round_name, round_prefix
 from hansa.server.secure_sums import Held
 from hansa.server.services import Services
-from hansa.store.records import Fate, Release, Report, Round, Run
+from hansa.store.records import Fate, Release, Report, Round, RoundKey, Run
 from hansa.store.store import Rows
 
 _LOG: Final = structlog.get_logger("hansa.coordinator")
@@ -157,10 +157,7 @@ class Coordinator:
         try:
             turn = await buffered_runs.look(self.services, context, training)
         except BrokenUpdateError as error:
-            report = error.report
-            async with self.services.store.transaction() as rows:
-                await rows.rounds.set_fates(report.round, {report.client: "refused"})
-            await self._suspend(next(each for each in training if each.id == report.round), report.client)
+            await self._refuse(error.report)
             return True
         for round_ in turn.drained:
             await self._sweep(round_)
@@ -298,8 +295,9 @@ class Coordinator:
             else:
                 closed = await closing.close_sum(context, round_, reports, total=total, now=now)
         except BrokenUpdateError as error:
-            await self._suspend(round_, error.report.client)
-            await self._abandon(round_, f"an update was not what was acknowledged [{error.code}]")
+            await self._abandon(
+                round_, f"an update was not what was acknowledged [{error.code}]", suspended=error.report.client
+            )
             return
         except HansaError as error:
             if error.code != "HANSA-SUM-RANGE":
@@ -330,12 +328,23 @@ class Coordinator:
         reached("coordinator.round.closed")
         await self._sweep(round_)
 
-    async def _suspend(self, round_: Round, client: str) -> None:
+    async def _refuse(self, report: Report) -> None:
+        """Take out of a buffer an update that cannot be counted, and its client.
+
+        Raises StoreConflictError where it was decided about already: another replica has counted and removed it.
+        """
+        async with self.services.store.transaction() as rows:
+            assigned = await rows.rounds.assignment(report.round, report.client, for_change=True)
+            if assigned is None or assigned.fate != "reported":
+                raise StoreConflictError("A report")
+            await rows.rounds.set_fates(report.round, {report.client: "refused"})
+            await self._suspend(rows, report.round, report.client)
+        self.services.clients.drop(report.client)
+
+    async def _suspend(self, rows: Rows, key: RoundKey, client: str) -> None:
         """Take out a client whose update could not be counted, and name it to the operator."""
         now = self.services.clock.now()
-        async with self.services.store.transaction() as rows:
-            await rows.clients.set_state(client, "suspended", at=now, why=f"its update broke {round_name(round_.id)}")
-        self.services.clients.drop(client)
+        await rows.clients.set_state(client, "suspended", at=now, why=f"its update broke {round_name(key)}")
 
     async def _sweep(self, round_: Round) -> None:
         """Remove what a round needs no more: the sealed updates, then the key. What is missed here, retention finds."""
@@ -348,17 +357,24 @@ class Coordinator:
         reached("coordinator.round.swept")
         await asyncio.to_thread(self.services.keys.destroy, round_name(round_.id))
 
-    async def _abandon(self, round_: Round, why: str) -> None:
-        """Give up an attempt: the model stays as it is, and the round is opened again with a fresh cohort."""
+    async def _abandon(self, round_: Round, why: str, *, suspended: str | None = None) -> None:
+        """Give up an attempt: the model stays as it is, and the round is opened again with a fresh cohort.
+
+        ``suspended``: whose update is the reason. Nothing is written where another replica has closed the round.
+        """
         services, now = self.services, self.services.clock.now()
         async with services.store.transaction() as rows:
             await abandon(rows, round_, why, now)
+            if suspended is not None:
+                await self._suspend(rows, round_.id, suspended)
             run = await rows.runs.get(round_.id.run)
             if run is None:
                 raise LookupError("a round has a run")
             await rows.events.add(
                 "round.abandoned", tenant=run.tenant, at=now, run=run.id, detail=_named(round_, why=why)
             )
+        if suspended is not None:
+            services.clients.drop(suspended)
         services.board.take_down(round_.id)
         _LOG.warning("round abandoned", run=round_.id.run, round=round_.id.round, attempt=round_.id.attempt, why=why)
         ROUNDS.labels(round_.id.kind, "abandoned").inc()

@@ -1,7 +1,7 @@
 """What an eligibility expression must be before a job is taken: a condition over what the population declares.
 
 Comprehensions (``all``, ``map``, ...) are refused: attributes are single values, and nested ones could keep a server
-busy for hours.
+busy for hours. So are regular expressions: each is compiled anew for every profile, and a short one can take seconds.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ LONGEST: Final = 2000
 _TEXT: Final = re.compile(r'"(?:\\.|[^"\\])*"' + r"|'(?:\\.|[^'\\])*'")
 _GAP: Final = r"(?:\s|//[^\n]*\n)*"
 _COMPREHENSION: Final = re.compile(rf"\.{_GAP}(all|exists\w*|map|filter|transform\w*){_GAP}\(")
+_PATTERN: Final = re.compile(rf"\bmatches{_GAP}\(")
 """Also with a comment in between; and within texts, for where a text ends is not as simple as ``_TEXT`` has it."""
 _ATTRIBUTE: Final = re.compile(r"\battributes\s*\.\s*([A-Za-z_]\w*)")
 _VARIABLES: Final = frozenset(("attributes", "version"))
@@ -29,7 +30,7 @@ _EXAMPLES: Final[Mapping[str, tuple[Any, Any]]] = {
     "number": (0.0, 1.0),
     "boolean": (False, True),
 }
-_FAILURES: Final = (RuntimeError, ValueError, TypeError, OverflowError, ZeroDivisionError)
+_FAILURES: Final = (RuntimeError, ValueError, TypeError, OverflowError, ZeroDivisionError, LookupError)
 """What the library raises."""
 
 
@@ -44,6 +45,8 @@ def check_eligibility(expression: str, schema: Mapping[str, str]) -> None:
         raise unfit(f"This one has {len(expression)} characters; at most {LONGEST} are read.")
     if _COMPREHENSION.search(expression):
         raise unfit("This one has a comprehension (all, exists, exists_one, map or filter).")
+    if _PATTERN.search(expression):
+        raise unfit("This one has a regular expression (matches); write ==, startsWith, endsWith or contains.")
     for name in _ATTRIBUTE.findall(_TEXT.sub('""', expression)):
         if name not in schema:
             raise unfit(f"The population declares no attribute {name!r}; {nearest(name, schema)}")

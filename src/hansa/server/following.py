@@ -20,6 +20,9 @@ from hansa.store.retention import sweep
 _LOG: Final = structlog.get_logger("hansa.server")
 _SECONDS: Final = 1.0
 _SWEEP_EVERY: Final = 3600.0
+_FIRST_SWEEP: Final = 600.0
+"""Seconds from the start to the first sweep: what was written before a server died, and no row names yet, is old by
+then if it was away for long, and is named by a row once the coordinator has gone on from there."""
 _DAY: Final = 86400.0
 
 
@@ -32,6 +35,7 @@ class Follower:
 
     async def start(self) -> None:
         """Put up what was open when this replica last died."""
+        self.swept_at = self.services.clock.now() - _SWEEP_EVERY + _FIRST_SWEEP
         await self.look()
 
     async def run(self, stop: asyncio.Event) -> None:

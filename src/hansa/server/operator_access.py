@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Final, cast
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 OPEN: Final = ("/openapi.json",)
 """Paths that need no token: the document that says how to call."""
-STREAMED: Final = "/models/"
+STREAMED: Final = re.compile(r"/models/[^/]+")
 """Where a body is read as it comes, and has a limit of its own."""
 
 _REFUSALS: Final = {
@@ -110,7 +111,7 @@ class Guard:
             except RefusedError as error:
                 await refusal(error)(scope, receive, send)
                 return
-        if scope["method"] == "PUT" and path.startswith(STREAMED):
+        if scope["method"] == "PUT" and STREAMED.fullmatch(path):
             await self.app(scope, receive, send)
             return
         limit = self.services.settings.largest_request_bytes

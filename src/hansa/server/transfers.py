@@ -28,6 +28,7 @@ from hansa.server.rounds_at_rest import binding, descriptor_name, model_name, pa
 from hansa.server.services import Services
 from hansa.store.records import Client, Report, RoundKey
 from hansa.store.sealing import Binding, plain_size, seal, unseal
+from hansa.wire.update_checks import invalid
 from hansa.wire.verdicts import KINDS, LATE, Verdict
 
 RUN_ID: Final = re.compile(r"[0-9A-Za-z_-]{1,64}")
@@ -118,6 +119,11 @@ class Transfers:
                 return await self._answer_without_round(key, client, sha256)
             if posted.context.plan.secure_aggregation is not None:
                 await self._masked.require_length(posted, client, total)
+            most = checker(posted).most_bytes()
+            if most is not None and total > most:
+                error = invalid(f"It has {total} bytes, and such an update at most {most}.")
+                await name_sender(self.services, posted.round.id, client, error.code)
+                raise error
             return await self._take(posted, client, sha256, place, (body, digest))
 
     @property

@@ -41,10 +41,11 @@ _COUNTS: Final = (
 )
 _SET_STATE: Final = (
     update(tables.clients)
-    .where(_C.id == bindparam("which"), _C.state != bindparam("state"))
+    .where(_C.id == bindparam("which"), _C.state.not_in([bindparam("state"), "retired"]))
     .values(state=bindparam("state"))
     .returning(_C.tenant, _C.number)
 )
+_ACTIVATE: Final = _SET_STATE.where(_C.state == "enrolled")
 _SET_KEY: Final = update(tables.clients).where(_C.id == bindparam("which")).values(public_key=bindparam("key"))
 _SET_PROFILE: Final = update(tables.clients).where(_C.id == bindparam("which")).values(profile=bindparam("profile"))
 _ELIGIBLE: Final = (
@@ -99,8 +100,15 @@ class Clients(Enrolments):
         return counts
 
     async def set_state(self, client: str, state: ClientState, at: float, why: str) -> None:
-        """Put a client into a state, and tell it as an event; nothing happens where it is in that state."""
-        rows = await self._on.rows(_SET_STATE, {"which": client, "state": state})
+        """Put a client into a state, and tell it as an event; nothing happens where it is in that state, or retired."""
+        await self._put(_SET_STATE, client, state, at, why)
+
+    async def activate(self, client: str, at: float, why: str) -> None:
+        """Put a client that is enrolled into the state "active"; nothing happens where it has another state by now."""
+        await self._put(_ACTIVATE, client, "active", at, why)
+
+    async def _put(self, statement: Any, client: str, state: ClientState, at: float, why: str) -> None:
+        rows = await self._on.rows(statement, {"which": client, "state": state})
         for tenant, number in rows:
             self._pending.clients[client] = None
             detail = {"why": why, "number": number}

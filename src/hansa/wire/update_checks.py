@@ -88,6 +88,17 @@ class UpdateCheck:
     """The beginning of a number whose end is in the next piece."""
     _lanes: bytearray = field(default_factory=bytearray)
 
+    def most_bytes(self) -> int | None:
+        """Return how many bytes such an update has at most; None where it may hold arrays of any form."""
+        if self.layout is not None and self.layout.size and self.encoded is None:
+            return None
+        size = _HEADER + 8
+        for each in self._wanted(free=[]).values():
+            if each.dtype is None or each.shape is None:
+                return None
+            size += math.prod(each.shape) * _SIZES[each.dtype]
+        return size
+
     def whole(self, content: bytes, sha256: str, *, found: str | None = None) -> None:
         """Check an update that is all there; ``found`` is its digest, where the caller has computed it."""
         if found is None:
