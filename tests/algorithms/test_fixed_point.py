@@ -105,6 +105,18 @@ def test_an_update_beyond_its_range_is_scaled_down_as_a_whole_and_counted():
     assert encoded.lane(SCALED_DOWN.name).tolist() == [1, 0]
 
 
+@pytest.mark.parametrize("rotation", [False, True])
+def test_the_largest_finite_update_keeps_its_direction(rotation):
+    made = layout(params=8, control=1)
+    code = code_of(SecureAggregation(rotation=rotation, value_bits=20), made)
+    batch = batch_of([[FLOAT32_MAX] * 4 + [-FLOAT32_MAX] * 4 + [0.0]], [1.0], made)
+    context = context_of(batch)
+    whole, _ = whole_numbers(code, vectors(code, encode(code, batch, context))[0], 1)
+    decoded = decode(code, whole, 1, context.streams)[:8]
+    assert np.allclose(decoded, decoded[0] * np.array([1] * 4 + [-1] * 4), atol=1e-5)
+    assert decoded[0] > 0.3
+
+
 def test_weights_are_inside_the_vector_and_values_and_lanes_follow_them_exactly():
     code = code_of(SecureAggregation(value_bits=24, weight_bits=4), weight=1000.0)  # a unit of 128, 7 of them
     weights = np.array([100.0, 200.0, 896.0, 5000.0, 1.0, 0.0])
