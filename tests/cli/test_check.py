@@ -139,6 +139,7 @@ def test_the_split_of_the_integers_is_printed_with_its_errors_and_bytes(hansa, p
     assert "up to 300 in units of 2; one of at least 30 is off by at most 3.3%" in said[2]
     assert found.json["costs"]["bytes_up_per_client"] == 124
     assert said[-1].startswith("124 B for each client's vector")
+    assert "the keys and shares of the secure sums come on top" in found.said
 
 
 def test_another_registrar_server_and_protocol_are_told_as_such(hansa, plan):

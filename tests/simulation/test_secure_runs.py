@@ -172,6 +172,12 @@ def test_summary_and_report_say_which_mode_was_used_and_what_it_means(mode, monk
     assert told["meaning"] in " ".join(result.report.read_text().replace("&#39;", "'").split())
 
 
+def test_a_run_with_secure_sums_is_replayed_bit_for_bit():
+    result = run({"recipe": "scaffold", **COMMON, **SECURE})
+    replayed = hansa.replay(result.path)
+    assert (replayed.changed, replayed.differences) == ((), ())
+
+
 def test_a_run_without_secure_sums_tells_of_none():
     result = run({"recipe": "fedavg", **COMMON})
     assert result.summary["secure_aggregation"] is None

@@ -99,6 +99,7 @@ class Costs:
     seconds_per_evaluation: float
     evaluations: int
     baselines: tuple[str, ...]
+    secure: bool = False
 
     @property
     def seconds(self) -> float:
@@ -120,7 +121,11 @@ class Costs:
             ("parameters", count_text(sum(self.parameters.values())) + several),
             ("clients", f"{count_text(self.population)}, of which {self.cohort:g}{expected} take part in a round"),
             ("rounds x cohort", f"{count_text(self.rounds)} x {self.cohort:g} = {count_text(total)} client updates"),
-            ("up", f"{bytes_text(self.bytes_up)} per client and round, {bytes_text(self.bytes_up * total)} in all"),
+            (
+                "up",
+                f"{bytes_text(self.bytes_up)} per client and round, {bytes_text(self.bytes_up * total)} in all"
+                + ("; the keys and shares of the secure sums come on top" if self.secure else ""),
+            ),
             (
                 "down",
                 f"{bytes_text(self.bytes_down)} per client and round, {bytes_text(self.bytes_down * total)} in all",
@@ -174,6 +179,7 @@ def costs(prepared: Prepared) -> Costs:
         seconds_per_evaluation=evaluating,
         evaluations=plan.rounds // plan.evaluation.every + 2,
         baselines=plan.evaluation.baselines,
+        secure=plan.secure_aggregation is not None,
     )
 
 
