@@ -159,6 +159,26 @@ def test_another_registrar_server_and_protocol_are_told_as_such(hansa, plan):
     assert hansa("check", plan, *settings).status == 2
 
 
+def test_groups_are_told_with_the_limits_of_the_smallest(hansa, plan):
+    settings = ["data.partition={kind='iid',clients=11}", "secure_aggregation.maximum_cohort=11",
+                "secure_aggregation.max_weight=300", "secure_aggregation.group_size=3"]  # fmt: skip
+    found = hansa("check", plan, *(word for setting in settings for word in ("--set", setting)), "--json")
+    assert found.status == 0, found.err
+    told = found.json["promises"]["secure_aggregation"]
+    assert "that sum for each group of a cohort" in found.said
+    assert told["may_drop_out"][0].startswith("0 of 3 clients")
+    assert told["integers"][0] == "no sum overflows, for up to 5 clients in a group and the largest weights"
+
+
+def test_every_branch_has_its_integers(hansa, plan):
+    own = "secure_aggregation.branches=[{name='control',max_value=20.0}]"
+    found = hansa("check", plan, "--set", "recipe=scaffold", *SECURE, "--set", own, "--json")
+    assert found.status == 0, found.err
+    integers = found.json["promises"]["secure_aggregation"]["integers"]
+    assert integers[1].startswith("params: entries of up to 1 ")
+    assert integers[2].startswith("control: entries of up to 20 ")
+
+
 def test_a_sum_that_could_overflow_is_refused_with_the_numbers(hansa, plan):
     settings = ["--set", "secure_aggregation.bits=20", "--set", "secure_aggregation.value_bits=16"]
     found = hansa("check", plan, *SECURE, *settings, "--json")

@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits
 
 from hansa.algorithms.plan import Plan
 from hansa.algorithms.schedule import picking
-from hansa.algorithms.secure_sums import largest_group, training_code
+from hansa.algorithms.secure_sums import training_code
 from hansa.core.nouns import ServerState
 from hansa.core.registry import kind_of
 from hansa.core.schema import to_mapping, to_plain
@@ -59,8 +59,9 @@ def secure_promises(prepared: Prepared) -> list[tuple[str, str]]:
     section, code = plan.secure_aggregation, training_code(plan, layout)
     if section is None or code is None:
         return []
-    cohort = int(picking(plan.schedule, plan.cohort).expected_size(prepared.population))
-    return sentences(section, code, largest_group(section, max(cohort, section.minimum_cohort)))
+    sampler = picking(plan.schedule, plan.cohort)  # type: ignore[arg-type]  # secure sums are refused beside buffers
+    cohort = max(int(sampler.expected_size(prepared.population)), section.minimum_cohort)
+    return [(about, text) for about, text in sentences(section, code, cohort // section.groups(cohort))]
 
 
 def _simulated(plan: Plan) -> str:
