@@ -80,8 +80,16 @@ def joined(code: RingCode, values: UInts, lanes: Int64s) -> RingVector:
 def whole_numbers(code: RingCode, total: Sequence[UInts], clients: int) -> tuple[Int64s, Int64s]:
     """Return the sum of so many clients' vectors as whole numbers: values int64 [width], lanes int64 [lanes].
 
-    Raises HansaError where an entry lies outside what so many clients can give: then somebody's vector was none.
+    Raises HansaError where an entry lies outside what so many clients can give: then somebody's vector was none; and
+    for more clients than the integers are sized for, of whom the sum may have overflowed.
     """
+    if clients > code.clients:
+        raise HansaError(
+            "HANSA-SUM-RANGE",
+            rule=f"The integers of this sum are sized for {code.clients} clients.",
+            found=f"It is of {clients}, and may have overflowed.",
+            action="Raise secure_aggregation.maximum_cohort, or pick fewer.",
+        )
     values, lanes = np.zeros(code.width, dtype=np.int64), np.zeros(len(code.layout.lanes), dtype=np.int64)
     for branch, array in zip(code.branches, total, strict=False):
         entries, largest = _signed(array, branch.bits), code.most(branch, clients)
