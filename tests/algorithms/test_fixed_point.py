@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from itertools import pairwise
 
@@ -105,6 +106,18 @@ def test_an_update_beyond_its_range_is_scaled_down_as_a_whole_and_counted():
     assert encoded.lane(SCALED_DOWN.name).tolist() == [1, 0]
 
 
+@pytest.mark.parametrize("rotation", [False, True])
+def test_the_largest_finite_update_keeps_its_direction(rotation):
+    made = layout(params=8, control=1)
+    code = code_of(SecureAggregation(rotation=rotation, value_bits=20), made)
+    batch = batch_of([[FLOAT32_MAX] * 4 + [-FLOAT32_MAX] * 4 + [0.0]], [1.0], made)
+    context = context_of(batch)
+    whole, _ = whole_numbers(code, vectors(code, encode(code, batch, context))[0], 1)
+    decoded = decode(code, whole, 1, context.streams)[:8]
+    assert np.allclose(decoded, decoded[0] * np.array([1] * 4 + [-1] * 4), atol=1e-5)
+    assert decoded[0] > 0.3
+
+
 def test_weights_are_inside_the_vector_and_values_and_lanes_follow_them_exactly():
     code = code_of(SecureAggregation(value_bits=24, weight_bits=4), weight=1000.0)  # a unit of 128, 7 of them
     weights = np.array([100.0, 200.0, 896.0, 5000.0, 1.0, 0.0])
@@ -179,6 +192,58 @@ def test_arrays_beside_the_values_are_refused():
     batch = batch_of(np.zeros((1, 8)), [1.0])
     with pytest.raises(PlanError, match="leave scales beside the values, which a secure sum cannot add"):
         encode(code_of(), replace(batch, side={"scales": np.ones(1)}), context_of(batch))
+
+
+# A second implementation, in plain Python integers
+
+
+def plain_vector(code, batch, position, coins):
+    """Return the packed vector of one client as the page on fixed point describes it, without numpy's arithmetic."""
+    layout, lanes = batch.layout, [int(each) for each in batch.lanes[position]]
+    column = {lane.name: place for place, lane in enumerate(layout.lanes)}
+    segments, new, scaled, capped = [], dict(enumerate(lanes)), False, False
+    for branch in code.branches:
+        place = column[weight_lane(branch.name)]
+        weight = lanes[place] * layout.lanes[place].resolution
+        units = min(max(round(weight / code.weight_unit), 1), code.weight_steps) if weight else 0
+        capped |= weight > code.max_weight
+        new[place] = round(units * code.weight_unit / layout.lanes[place].resolution)
+        if branch.name == "params" and weight:
+            tau = layout.lanes[column["tau"]]
+            new[column["tau"]] = round(
+                lanes[column["tau"]] * tau.resolution * (units * code.weight_unit / weight) / tau.resolution
+            )
+        entries = [float(x) for x in batch.values[position, layout.slices[branch.name]]]
+        factor = units / (weight * branch.step) if weight else 0.0
+        largest, most = max(abs(x) for x in entries) * factor, units * branch.limit
+        scaled |= largest > most
+        factor *= most / largest if largest > most else 1.0
+        whole = [math.floor(x * factor + coins[branch.start + i] / 2**32) for i, x in enumerate(entries)]
+        segments.append(([min(max(each, -most), most) for each in whole], branch.bits))
+    new[column[SCALED_DOWN.name]], new[column[CAPPED.name]] = int(scaled), int(capped)
+    segments += [([new[place] for place in range(run.start, run.stop)], run.bits) for run in code.lanes]
+    packed = b""
+    for entries, bits in segments:
+        number = sum((entry % 2**bits) << (bits * place) for place, entry in enumerate(entries))
+        packed += number.to_bytes(-(-len(entries) * bits // 8), "little")
+    return packed
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    arrays(np.float32, st.tuples(st.integers(1, 3), st.just(8)), elements=st.floats(-50, 50, width=32)),
+    st.lists(st.integers(0, 400), min_size=3, max_size=3),
+    st.sampled_from([1.0, 100.0, 300.0]),
+)
+def test_plain_python_makes_the_same_bytes(values, weights, largest):
+    code = code_of(weight=largest)
+    batch = batch_of(values, weights[: len(values)])
+    context = context_of(batch)
+    encoded = encode(code, batch, context)
+    words = context.streams.of("rounding", 1).bits(context.clients.ordinals, -(-code.width // 2)).tolist()
+    coins = [[half for word in row for half in (word % 2**32, word >> 32)] for row in words]
+    for position, vector in enumerate(vectors(code, encoded)):
+        assert code.ring.pack(vector) == plain_vector(code, batch, position, coins[position])
 
 
 # Collectors

@@ -136,6 +136,13 @@ def test_a_sum_out_of_its_range_is_refused():
         summed(code, [0, 0], lanes, 10)
 
 
+def test_a_sum_of_more_clients_than_it_is_sized_for_is_refused():
+    code = ring_code(SecureAggregation(), layout(), clients=10)
+    summed(code, [1, 1], [0] * len(LANES), 10)
+    with pytest.raises(HansaError, match="sized for 10 clients"):
+        summed(code, [1, 1], [0] * len(LANES), 11)
+
+
 def test_lanes_that_need_equally_many_bits_share_a_segment():
     lanes = (Lane("a", 0, 1), Lane("b", 0, 1), Lane("c", -(2.0**30), 2.0**30), Lane("d", 0, 1))
     code = ring_code(SecureAggregation(), layout(lanes=lanes), clients=100)

@@ -139,6 +139,7 @@ def test_the_split_of_the_integers_is_printed_with_its_errors_and_bytes(hansa, p
     assert "up to 300 in units of 2; one of at least 30 is off by at most 3.3%" in said[2]
     assert found.json["costs"]["bytes_up_per_client"] == 124
     assert said[-1].startswith("124 B for each client's vector")
+    assert "the keys and shares of the secure sums come on top" in found.said
 
 
 def test_another_registrar_server_and_protocol_are_told_as_such(hansa, plan):
@@ -156,6 +157,26 @@ def test_another_registrar_server_and_protocol_are_told_as_such(hansa, plan):
     assert "one of Clinic and Ministry does not work with the server" in found.said
     assert "one sealed seed of 32 bytes of each; no vector" in found.said
     assert hansa("check", plan, *settings).status == 2
+
+
+def test_groups_are_told_with_the_limits_of_the_smallest(hansa, plan):
+    settings = ["data.partition={kind='iid',clients=11}", "secure_aggregation.maximum_cohort=11",
+                "secure_aggregation.max_weight=300", "secure_aggregation.group_size=3"]  # fmt: skip
+    found = hansa("check", plan, *(word for setting in settings for word in ("--set", setting)), "--json")
+    assert found.status == 0, found.err
+    told = found.json["promises"]["secure_aggregation"]
+    assert "that sum for each group of a cohort" in found.said
+    assert told["may_drop_out"][0].startswith("0 of 3 clients")
+    assert told["integers"][0] == "no sum overflows, for up to 5 clients in a group and the largest weights"
+
+
+def test_every_branch_has_its_integers(hansa, plan):
+    own = "secure_aggregation.branches=[{name='control',max_value=20.0}]"
+    found = hansa("check", plan, "--set", "recipe=scaffold", *SECURE, "--set", own, "--json")
+    assert found.status == 0, found.err
+    integers = found.json["promises"]["secure_aggregation"]["integers"]
+    assert integers[1].startswith("params: entries of up to 1 ")
+    assert integers[2].startswith("control: entries of up to 20 ")
 
 
 def test_a_sum_that_could_overflow_is_refused_with_the_numbers(hansa, plan):

@@ -34,7 +34,7 @@ SIZES = (1, 40, 7, 2, 19, 33, 1, 12, 5, 26, 3, 40, 8, 1, 15, 22, 9, 4, 37, 11, 6
 NEAR = 2e-5
 """How far a model may be from the serial one's, as a share of how far training moved it."""
 ROUNDED = 1e-2
-"""The same, where updates are rounded to 8 bits: the last bit of a float32 decides now and then which way."""
+"""The same, where updates are rounded to few bits: the last bit of a float32 decides now and then which way."""
 
 COMMON = {
     "name": "contract",
@@ -106,6 +106,11 @@ PLANS = {
         "model": {"factory": "hansa.training.linear:logistic"},
         "cohort": {"kind": "full"},
     },
+    "secure sum": {
+        "recipe": "scaffold",
+        **linear(),
+        "secure_aggregation": {"rotation": True, "group_size": 4, "max_weight": 50.0},
+    },
     "deadline": {
         "recipe": "fedavg",
         **linear(),
@@ -130,8 +135,8 @@ PLANS = {
     "batch norm, averaged": {"recipe": "fedavg", **torch_model("batch_normed", model={"buffers": "average"})},
 }
 ALL = sorted(PLANS)
-SUMS = sorted(PLANS.keys() - {"median", "trimmed mean"})
-"""Plans whose model every client's update changes; a rule over rows may well leave one out."""
+SUMS = sorted(PLANS.keys() - {"median", "trimmed mean", "secure sum"})
+"""Plans whose model every client's update changes, and can be weighed; a rule over rows may well leave one out."""
 MANY_PATHS = ["scaffold", "median", "dropout", "gru", "batch norm, own buffers", "fedbuff"]
 """Plans that between them take every path: fused, vmap and alone, sums and rows, states, several model versions."""
 
@@ -214,7 +219,8 @@ def batched(chunk, workers=1):
 
 def tolerance(prepared):
     kinds = {type(transform).__name__ for transform in prepared.plan.transforms}
-    return ROUNDED if "Int8Rotation" in kinds else NEAR
+    rounded = "Int8Rotation" in kinds or prepared.plan.secure_aggregation is not None
+    return ROUNDED if rounded else NEAR
 
 
 def apart(prepared, found, wanted):
@@ -302,7 +308,7 @@ def cluster():
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::ResourceWarning")
 @pytest.mark.parametrize(
     "prepared",
-    ["scaffold", *(pytest.param(name, marks=pytest.mark.slow) for name in ALL if name != "scaffold")],
+    [name if name in ("scaffold", "secure sum") else pytest.param(name, marks=pytest.mark.slow) for name in ALL],
     indirect=True,
 )
 def test_a_ray_cluster_reaches_the_bits_of_the_executor_that_computes_the_same_chunks(prepared, ran, cluster):

@@ -137,6 +137,26 @@ def test_the_scaling_of_a_secure_prologue_is_that_of_the_clear_one(heart):
     assert mine.scale.tobytes() == theirs.scale.tobytes()
 
 
+def test_images_of_twenty_clients_are_recognised_as_well_as_in_the_clear():
+    pytest.importorskip("sklearn")
+    partition = {"kind": "dirichlet", "clients": 20, "alpha": 1.0}
+    trainer = {**COMMON["trainer"], "optimizer": {"kind": "sgd", "learning_rate": 0.3}}
+    data = {"source": "digits", "partition": partition, "test_fraction": 0.2}
+    tables = {"recipe": "fedavg", **COMMON, "rounds": 12, "data": data, "trainer": trainer}
+    accuracy = {}
+    for name, section in (("clear", {}), ("secure", {"secure_aggregation": {"max_weight": 200.0, "max_value": 2.0}})):
+        accuracy[name] = run(tables | section).summary["metrics"]["federated"]["accuracy"]["overall"]
+    assert accuracy["clear"] > 0.85
+    assert accuracy["secure"] == pytest.approx(accuracy["clear"], abs=0.01)
+
+
+def test_workers_hand_the_machines_the_same_vectors(monkeypatch):
+    monkeypatch.setattr(secure_sum, "exact_sum", add_up)
+    tables = {"recipe": "scaffold", **COMMON, "secure_aggregation": {**FINE, "mode": "exact"}}
+    found = {run(tables, executor, **how).summary["model_sha256"] for executor, how in (WAYS[0], WAYS[-1])}
+    assert len(found) == 1
+
+
 @pytest.mark.parametrize("mode", ["arithmetic", "exact"])
 def test_summary_and_report_say_which_mode_was_used_and_what_it_means(mode):
     result = run({"recipe": "fedavg", **COMMON, "secure_aggregation": {**FINE, "mode": mode}})
@@ -144,6 +164,12 @@ def test_summary_and_report_say_which_mode_was_used_and_what_it_means(mode):
     assert (told["protocol"], told["mode"]) == ("secagg-full", mode)
     assert told["meaning"] == secure_sum.MEANING[mode]
     assert told["meaning"] in " ".join(result.report.read_text().replace("&#39;", "'").split())
+
+
+def test_a_run_with_secure_sums_is_replayed_bit_for_bit():
+    result = run({"recipe": "scaffold", **COMMON, **SECURE})
+    replayed = hansa.replay(result.path)
+    assert (replayed.changed, replayed.differences) == ((), ())
 
 
 def test_a_run_without_secure_sums_tells_of_none():

@@ -6,7 +6,7 @@ Source: Bonawitz, Salehi, Konecny, McMahan, Gruteser 2019, "Federated learning w
 secure aggregation", section III, https://arxiv.org/abs/1912.00131.
 
 Formal guarantees: no entry of a client's vector is larger than :mod:`hansa.algorithms.ring_plan` counts with, whatever
-the update; rounding has no bias (an entry that is not scaled down is right on average); the decoded weights are exactly
+the update; an entry that is not scaled down is right on average, to 2^-32 of a step; the decoded weights are exactly
 those by which the values were multiplied.
 """
 
@@ -27,8 +27,8 @@ from hansa.core.nouns import Batch, ClientContext
 from hansa.core.ring import RingVector, UInts
 from hansa.core.streams import Streams
 
-_ENTRIES_AT_ONCE: Final = 2**20
-"""Entries that are rounded at a time: about 40 MB."""
+_ENTRIES_AT_ONCE: Final = 2**16
+"""Entries that are rounded at a time: what a processor's caches hold."""
 
 
 def encode(code: RingCode, batch: Batch, context: ClientContext) -> Batch:
@@ -47,12 +47,11 @@ def encode(code: RingCode, batch: Batch, context: ClientContext) -> Batch:
     rows = max(1, _ENTRIES_AT_ONCE // max(1, code.width))
     for start in range(0, len(batch), rows):
         here = slice(start, start + rows)
-        uniform = coins.uniform(context.clients.ordinals[here], code.width)
+        drawn = coins.bits(context.clients.ordinals[here], -(-code.width // 2)).astype("<u8", copy=False).view("<u4")
         for branch in code.branches:
             entries = _entries(branch, batch.values[here, batch.layout.slices[branch.name]], context)
-            whole, beyond = _rounded(branch, entries, weights[branch.name][here], uniform[:, branch.part])
-            values[here, branch.part] = modulo(whole, branch.bits).astype(code.dtype)
-            scaled[here] |= beyond
+            out, its_coins = values[here, branch.part], drawn[:, branch.part]
+            scaled[here] |= _round_into(out, branch, entries, weights[branch.name][here], its_coins)
     return replace(_with_lanes(code, batch, weights, scaled), values=values)
 
 
@@ -81,8 +80,16 @@ def joined(code: RingCode, values: UInts, lanes: Int64s) -> RingVector:
 def whole_numbers(code: RingCode, total: Sequence[UInts], clients: int) -> tuple[Int64s, Int64s]:
     """Return the sum of so many clients' vectors as whole numbers: values int64 [width], lanes int64 [lanes].
 
-    Raises HansaError where an entry lies outside what so many clients can give: then somebody's vector was none.
+    Raises HansaError where an entry lies outside what so many clients can give: then somebody's vector was none; and
+    for more clients than the integers are sized for, of whom the sum may have overflowed.
     """
+    if clients > code.clients:
+        raise HansaError(
+            "HANSA-SUM-RANGE",
+            rule=f"The integers of this sum are sized for {code.clients} clients.",
+            found=f"It is of {clients}, and may have overflowed.",
+            action="Raise secure_aggregation.maximum_cohort, or pick fewer.",
+        )
     values, lanes = np.zeros(code.width, dtype=np.int64), np.zeros(len(code.layout.lanes), dtype=np.int64)
     for branch, array in zip(code.branches, total, strict=False):
         entries, largest = _signed(array, branch.bits), code.most(branch, clients)
@@ -145,10 +152,13 @@ def _finite(batch: Batch) -> Batch:
 
 
 def _entries(branch: BranchCode, values: Array, context: ClientContext) -> Array:
-    """Return the entries that are rounded: those of the branch, rotated if the plan says so: [n, length]."""
+    """Return the entries that are rounded: those of the branch, rotated if the plan says so: [n, length].
+
+    A rotation is taken in double precision, in which no float32 overflows.
+    """
     if branch.block == 1:
         return values
-    flat = padded(values, branch.block).reshape(len(values), -1)
+    flat = padded(values, branch.block).reshape(len(values), -1).astype(np.float64)
     turned = flat * _signs(branch, context.assignment.round, context.streams)
     return hadamard(turned.reshape(len(values), -1, branch.block)).reshape(len(values), -1)
 
@@ -157,22 +167,26 @@ def _signs(branch: BranchCode, round_number: int, streams: Streams) -> Array:
     return signs(branch.start + branch.length, round_number, streams)[branch.start :]
 
 
-def _rounded(branch: BranchCode, entries: Array, weights: Array, uniform: Array) -> tuple[Int64s, Array]:
-    """Return entries [n, length] as whole steps, weighed anew, and whose largest was beyond the limit: [n].
+def _round_into(out: Array, branch: BranchCode, entries: Array, weights: Array, coins: Array) -> Array:
+    """Write entries [n, length] as whole steps modulo 2^bits, weighed anew; return whose largest was beyond the limit.
 
-    ``weights`` [n, 2] holds the weight that the entries carry, and the units that they are to carry. One that is too
-    large is scaled down as a whole, which keeps its direction.
+    ``weights`` [n, 2] holds the weight that the entries carry, and the units that they are to carry; ``coins`` are
+    uint32. An update that is too large is scaled down as a whole, which keeps its direction.
     """
     carried, units = weights[:, 0], weights[:, 1]
     factors = np.divide(units, carried * branch.step, out=np.zeros(len(units)), where=carried > 0)
-    exact = entries * factors[:, None]
     most = units * branch.limit
-    largest = np.abs(exact).max(axis=1, initial=0.0)
-    beyond = largest > most
-    exact *= np.where(beyond, most / np.maximum(largest, 1e-300), 1.0)[:, None]
-    whole = np.floor(exact + uniform)
-    np.clip(whole, -most[:, None], most[:, None], out=whole)
-    return whole.astype(np.int64), beyond
+    largest = np.maximum(entries.max(axis=1, initial=0), -entries.min(axis=1, initial=0)) * factors
+    beyond: Array = np.asarray(largest > most)
+    factors *= np.where(beyond, most / np.maximum(largest, 1e-300), 1.0)
+    for start in range(0, entries.shape[1], _ENTRIES_AT_ONCE):
+        here = slice(start, start + _ENTRIES_AT_ONCE)
+        exact = entries[:, here] * factors[:, None]
+        exact += coins[:, here] * 2.0**-32
+        np.floor(exact, out=exact)
+        np.clip(exact, -most[:, None], most[:, None], out=exact)
+        out[:, here] = modulo(exact.astype(np.int64), branch.bits)
+    return beyond
 
 
 def _with_lanes(code: RingCode, batch: Batch, weights: dict[str, Array], scaled: Array) -> Batch:

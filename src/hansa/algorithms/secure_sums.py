@@ -83,6 +83,11 @@ class Groups:
         """Return the first position of a group, and that of the next."""
         return number * self.cohort // self.count, (number + 1) * self.cohort // self.count
 
+    def size(self, number: int) -> int:
+        """Return the number of clients of a group."""
+        first, after = self.bounds(number)
+        return after - first
+
     def of(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
         """Yield the parts of a run of positions by group: (group, first position, position after the last)."""
         for number in range(self.count):
@@ -106,18 +111,21 @@ class Opening:
         cohort = len(assignment.cohort)
         return cls(code, Groups(cohort, section.groups(cohort)), assignment.round, streams)
 
-    def aggregate(self, totals: Sequence[RingVector], aggregator: Any, population: int) -> Aggregate:
-        """Return what an aggregator makes of the sums of all groups. HansaError: a sum out of its range."""
+    def aggregate(self, totals: Sequence[tuple[RingVector, int]], aggregator: Any, population: int) -> Aggregate:
+        """Return what an aggregator makes of the sums of all groups, each with the number of clients in it.
+
+        Raises HansaError for a sum that is out of its range.
+        """
         layout = self.code.layout
         values, lanes = np.zeros(self.code.width, dtype=np.int64), np.zeros(len(layout.lanes), dtype=np.int64)
-        for number, total in enumerate(totals):
-            first, after = self.groups.bounds(number)
-            of_values, of_lanes = whole_numbers(self.code, total, after - first)
+        for total, clients in totals:
+            of_values, of_lanes = whole_numbers(self.code, total, clients)
             values += of_values
             lanes += of_lanes
         decoded = decode(self.code, values, self.round, self.streams)
         unset = {branch.name: math.nan for branch in layout.branches}
-        return finished(aggregator, Aggregate(decoded, unset, lanes, self.groups.cohort, population, layout))
+        count = sum(clients for _, clients in totals)
+        return finished(aggregator, Aggregate(decoded, unset, lanes, count, population, layout))
 
 
 @dataclass
@@ -156,8 +164,10 @@ class RingFold:
         """Return what the aggregator makes of the sums. Raises ValueError where a position is missing or came twice."""
         _require_all(self.taken, self.opening.groups.cohort)
         groups, code = self.opening.groups, self.opening.code
-        sums = [self._sum(number) for number in range(groups.count)]
-        totals = [joined(code, each.values, each.lanes) for each in sums]
+        totals = []
+        for number in range(groups.count):
+            part = self._sum(number)
+            totals.append((joined(code, part.values, part.lanes), groups.size(number)))
         return self.opening.aggregate(totals, aggregator, population)
 
     def _sum(self, group: int) -> _Sum:
@@ -193,7 +203,7 @@ class RingRows:
         _require_all([(position, position + len(batch)) for batch, position in ordered], groups.cohort)
         rows = [vector for batch, _ in ordered for vector in vectors(code, batch)]
         places = [slice(*groups.bounds(number)) for number in range(groups.count)]
-        totals = [self.sum_of(code.ring, rows[place], place) for place in places]
+        totals = [(self.sum_of(code.ring, rows[place], place), place.stop - place.start) for place in places]
         return self.opening.aggregate(totals, aggregator, population)
 
 

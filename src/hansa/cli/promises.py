@@ -14,7 +14,7 @@ from threadpoolctl import threadpool_limits
 
 from hansa.algorithms.plan import Plan
 from hansa.algorithms.schedule import picking
-from hansa.algorithms.secure_sums import largest_group, training_code
+from hansa.algorithms.secure_sums import training_code
 from hansa.core.nouns import ServerState
 from hansa.core.registry import kind_of
 from hansa.core.schema import to_mapping, to_plain
@@ -54,15 +54,15 @@ def promises(prepared: Prepared) -> list[tuple[str, str]]:
     return [*found, ("stays with clients", kept), ("this simulation", _simulated(plan))]
 
 
-def secure_promises(prepared: Prepared) -> Sequence[tuple[str, str]]:
+def secure_promises(prepared: Prepared) -> list[tuple[str, str]]:
     """Return what secure sums protect, from whom and on which assumptions; nothing where the plan has none."""
     plan, layout = prepared.plan, prepared.first.layout
     section, code = plan.secure_aggregation, training_code(plan, layout)
     if section is None or code is None:
         return []
-    schedule: Any = plan.schedule
-    cohort = int(picking(schedule, plan.cohort).expected_size(prepared.population))
-    return sentences(section, code, largest_group(section, max(cohort, section.minimum_cohort)))
+    sampler = picking(plan.schedule, plan.cohort)  # type: ignore[arg-type]  # secure sums are refused beside buffers
+    cohort = max(int(sampler.expected_size(prepared.population)), section.minimum_cohort)
+    return [(about, text) for about, text in sentences(section, code, cohort // section.groups(cohort))]
 
 
 def _simulated(plan: Plan) -> str:
@@ -101,6 +101,7 @@ class Costs:
     seconds_per_evaluation: float
     evaluations: int
     baselines: tuple[str, ...]
+    secure: bool = False
 
     @property
     def seconds(self) -> float:
@@ -122,7 +123,11 @@ class Costs:
             ("parameters", count_text(sum(self.parameters.values())) + several),
             ("clients", f"{count_text(self.population)}, of which {self.cohort:g}{expected} take part in a round"),
             ("rounds x cohort", f"{count_text(self.rounds)} x {self.cohort:g} = {count_text(total)} client updates"),
-            ("up", f"{bytes_text(self.bytes_up)} per client and round, {bytes_text(self.bytes_up * total)} in all"),
+            (
+                "up",
+                f"{bytes_text(self.bytes_up)} per client and round, {bytes_text(self.bytes_up * total)} in all"
+                + ("; the keys and shares of the secure sums come on top" if self.secure else ""),
+            ),
             (
                 "down",
                 f"{bytes_text(self.bytes_down)} per client and round, {bytes_text(self.bytes_down * total)} in all",
@@ -176,6 +181,7 @@ def costs(prepared: Prepared) -> Costs:
         seconds_per_evaluation=evaluating,
         evaluations=plan.rounds // plan.evaluation.every + 2,
         baselines=plan.evaluation.baselines,
+        secure=plan.secure_aggregation is not None,
     )
 
 
