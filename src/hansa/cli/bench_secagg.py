@@ -11,6 +11,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from secrets import token_bytes
 from typing import Any, Final
 
@@ -158,6 +159,9 @@ class Bench:
         )  # fmt: skip
         return machine, step
 
+    def _report(self, client: int, announcement: bytes, policy: ClientPolicy) -> Step:
+        return self._start(ReportingClient, client, announcement, policy)[1]
+
     def _masked(self) -> tuple[RingVector | None, tuple[int, ...]]:
         policy, machines = self._policy(), dict[int, _Sparing]()
         server, step = MaskingServer.start(self._convention(), threads=self.work.threads)
@@ -177,7 +181,7 @@ class Bench:
                 if phase == "mask" and client in self.dropped:
                     continue
                 name = phase if client in self.timed else "not timed"
-                reply = self.clients.run(name, lambda client=client, message=message: answer(client, message))
+                reply = self.clients.run(name, partial(answer, client, message))
                 self.clients.weigh(reply.send)
                 closing = self._deliver(server, phase, reply.send[0].message)
             if not closing.send and server.phase.name.lower() == phase:
@@ -220,16 +224,14 @@ class Bench:
             if client not in self.dropped:
                 reply = self.clients.run(
                     "report",
-                    lambda client=client, message=message: self._start(ReportingClient, client, message, policy)[1],
+                    partial(self._report, client, message, policy),
                 )
                 self.clients.weigh(reply.send)
                 closing = self._deliver(server, "collect", reply.send[0].message)
         step = closing if closing.send else self.server.run("close collect", server.on_deadline)
         for phase in ("check", "decrypt"):
             for place, message in step.send:
-                reply = self.decryptors.run(
-                    phase, lambda place=place, message=message: decryptors[place].on_message(message)
-                )
+                reply = self.decryptors.run(phase, partial(decryptors[place].on_message, message))
                 self.decryptors.weigh(reply.send)
                 closing = self._deliver(server, phase, reply.send[0].message)
             step = closing

@@ -29,13 +29,13 @@ Elements = NDArray[np.uint64]
 
 def _folded(values: Elements) -> Elements:
     """Return values below 2^62 as congruent ones below 2^32; no branch depends on a value."""
-    return (values & _P) + (values >> _SHIFT)
+    folded: Elements = (values & _P) + (values >> _SHIFT)
+    return folded
 
 
 def _reduced(values: Elements) -> Elements:
     """Return values below 2^62 modulo p."""
-    remainders: Elements = _folded(_folded(values)) % _P
-    return remainders
+    return _folded(_folded(values)) % _P
 
 
 def uniform(key: bytes, count: int) -> Elements:
@@ -45,7 +45,8 @@ def uniform(key: bytes, count: int) -> Elements:
         words = np.frombuffer(stream(key, 4 * (count + margin)), "<u4") & np.uint32(PRIME)
         kept = words[words != PRIME]
         if len(kept) >= count:
-            return kept[:count].astype(np.uint64)
+            elements: Elements = kept[:count].astype(np.uint64)
+            return elements
         margin *= 16
 
 
