@@ -92,7 +92,9 @@ CATALOGUE: Final[dict[str, Entry]] = {
     "HANSA-SECAGG-UNEXPECTED": Entry(
         1, "a message of a secure sum is for another task, role, client or phase", 409, "failed_precondition"
     ),
-    "HANSA-SECAGG-ANSWERED": Entry(1, "a phase of a secure sum was answered before, differently", 409, "already_exists"),
+    "HANSA-SECAGG-ANSWERED": Entry(
+        1, "a phase of a secure sum was answered before, differently", 409, "already_exists"
+    ),
     "HANSA-SECAGG-REFUSED": Entry(
         3, "a check of a secure sum's keys, signatures, sets or floors does not hold", 403, "permission_denied"
     ),
