@@ -339,7 +339,7 @@ def test_decryptors_and_clients_that_die_after_every_durable_write_give_the_same
             step = one.kill_decryptor(client)
             assert ask(client, message) == answer
         else:
-            one.machines[client], step = ReportingClient.restore(one.client_logs[client])
+            step = one.kill_client(client)
         assert step.persist == ()
         assert [each.message for each in step.send] == [answer]
         return answer
