@@ -21,7 +21,7 @@ from hansa.secagg.commitments import commitment, share_hashes
 from hansa.secagg.contribution import Contribution
 from hansa.secagg.encoding import Buffer, Reader, from_bitmap, prefixed, u32
 from hansa.secagg.graph import Graph, sets_digest
-from hansa.secagg.masks import Mask, apply
+from hansa.secagg.masks import Mask, apply, packed
 from hansa.secagg.messages import (
     Abort,
     Advert,
@@ -304,9 +304,9 @@ class MaskingClient:
             signature = keys.sign(self._signer, "complaint", *complaint.signed_fields())
             return replace(complaint, signature=signature)
         self._received = {dealer: both for dealer, both in received.items() if both is not None}
-        packed = self.task.ring.pack(self._masked(present))
-        signature = keys.sign(self._signer, "masked", self.task.hash, u32(self.index), hashlib.sha256(packed).digest())
-        return Masked(self.index, self.task.hash, signature, packed)
+        vector = packed(self.task.ring, self._masked(present))
+        signature = keys.sign(self._signer, "masked", self.task.hash, u32(self.index), hashlib.sha256(vector).digest())
+        return Masked(self.index, self.task.hash, signature, vector)
 
     def _check_enough(self, present: Sequence[int]) -> None:
         if len(present) < max(self.task.minimum_survivors, self._policy.minimum_survivors):
