@@ -23,7 +23,7 @@ def loaded_by(module, names):
 @pytest.mark.parametrize(
     "module",
     ["hansa", "hansa.core.schema", "hansa.algorithms.rounds", "hansa.training.linear", "hansa.evaluation.federated",
-     "hansa.wire.plans", "hansa.simulation.engine", "hansa.testing"],
+     "hansa.wire.plans", "hansa.simulation.engine", "hansa.testing", "hansa.secagg.client", "hansa.secagg.decryptor"],
 )  # fmt: skip
 def test_importing_a_room_imports_no_heavy_library(module):
     assert loaded_by(module, HEAVY) == []
@@ -43,6 +43,10 @@ def test_importing_core_alone_would_cost_numpy_only(module):
 
 def test_using_every_public_name_imports_no_heavy_library():
     assert loaded_by("hansa; [getattr(hansa, name) for name in hansa.__all__]", HEAVY) == []
+
+
+def test_cryptography_waits_until_something_is_signed_or_summed():
+    assert loaded_by("hansa, hansa.testing; [getattr(hansa, name) for name in hansa.__all__]", ("cryptography",)) == []
 
 
 def test_a_name_that_is_not_public_is_an_attribute_error():

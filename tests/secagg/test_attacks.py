@@ -371,6 +371,20 @@ def test_clients_take_no_messages_of_clients_and_servers_none_of_servers():
         one.server.on_message(sent[0])
 
 
+def test_after_unmasking_no_other_attempt_of_the_round_gets_the_vector():
+    first, again = Federation(4), Federation(4, settings={"attempt": 2})
+    first.run()
+    assert first.machines[0].revealed
+    with pytest.raises(RefusedError, match="helped to unmask its round"):
+        MaskingClient.start(
+            again.start().send[0].message, signer=again.identities[0], identity=again.roster.identities[0],
+            policy=again.policy, given=again.given(0), random=coins("again"), spent={first.task.report_id},
+        )  # fmt: skip
+    given_up = Federation(4)
+    given_up.run(drop={(client, "mask") for client in (1, 2)})
+    assert not given_up.machines[0].revealed
+
+
 # -- vectors and tasks that cannot be (gate 10)
 
 

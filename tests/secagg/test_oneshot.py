@@ -339,7 +339,7 @@ def test_decryptors_and_clients_that_die_after_every_durable_write_give_the_same
             step = one.kill_decryptor(client)
             assert ask(client, message) == answer
         else:
-            one.machines[client], step = ReportingClient.restore(one.client_logs[client])
+            step = one.kill_client(client)
         assert step.persist == ()
         assert [each.message for each in step.send] == [answer]
         return answer
@@ -365,3 +365,20 @@ def test_a_server_whose_frozen_set_is_lost_gives_up():
     for lost in frozen[1:-1]:
         server, _ = SummingServer.restore(one.convention, one.server_log[:lost] + one.server_log[lost + 1 :])
         assert server.phase is Phase.ABORTED
+
+
+def test_of_all_attempts_of_a_round_a_decryptor_answers_one():
+    """A sum over A and one over A with somebody more would give that client away."""
+    spent = set()
+    answers = 0
+    for attempt in (1, 2):
+        one, sent = to_kind(Request.kind, settings={"attempt": attempt})
+        one.decryptors[0]._spent = spent
+        try:
+            one.decryptors[0].on_message(sent[0])
+        except RefusedError as error:
+            assert "another attempt" in str(error)  # noqa: PT017 - the first is answered
+        else:
+            answers += 1
+            spent.add(one.task.report_id)
+    assert answers == 1

@@ -63,7 +63,7 @@ def test_below_the_fewest_survivors_nothing_is_revealed(phase):
     assert one.server._revealed == {}
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     st.sampled_from(["secagg-full", "secagg-plus"]),
     st.integers(7, 12),

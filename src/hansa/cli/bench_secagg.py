@@ -159,7 +159,7 @@ class Bench:
         )  # fmt: skip
         return machine, step
 
-    def _reported(self, client: int, announcement: bytes, policy: ClientPolicy) -> Step:
+    def _report(self, client: int, announcement: bytes, policy: ClientPolicy) -> Step:
         return self._start(ReportingClient, client, announcement, policy)[1]
 
     def _masked(self) -> tuple[RingVector | None, tuple[int, ...]]:
@@ -224,7 +224,7 @@ class Bench:
             if client not in self.dropped:
                 reply = self.clients.run(
                     "report",
-                    partial(self._reported, client, message, policy),
+                    partial(self._report, client, message, policy),
                 )
                 self.clients.weigh(reply.send)
                 closing = self._deliver(server, "collect", reply.send[0].message)

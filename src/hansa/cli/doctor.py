@@ -40,6 +40,7 @@ class Part:
 ESSENTIAL: Final = (
     Part("numpy", "numpy", "all numbers"),
     Part("pydantic", "pydantic", "checking plans"),
+    Part("cryptography", "cryptography", "secure sums, keys and signatures"),
     Part("rfc8785", "rfc8785", "the hash of a plan"),
     Part("safetensors", "safetensors", "models and checkpoints"),
     Part("jinja2", "jinja2", "the report"),

@@ -21,7 +21,7 @@ from hansa.secagg.commitments import commitment, share_hashes
 from hansa.secagg.contribution import Contribution
 from hansa.secagg.encoding import Buffer, Reader, from_bitmap, prefixed, u32
 from hansa.secagg.graph import Graph, sets_digest
-from hansa.secagg.masks import Mask, apply
+from hansa.secagg.masks import Mask, apply, packed
 from hansa.secagg.messages import (
     Abort,
     Advert,
@@ -106,12 +106,14 @@ class MaskingClient:
     ) -> tuple[MaskingClient, Step]:
         """Return a client that has accepted a task, and its advert.
 
-        ``identity`` is the public key of ``signer``; ``random`` gives n bytes that nobody can guess; ``spent`` holds
-        the hashes of tasks that this client ever took part in. Raises RefusedError where a check fails.
+        ``identity`` is the public key of ``signer``; ``random`` gives n bytes that nobody can guess. ``spent`` holds
+        ``hash`` of the tasks that this client ever took part in, and ``report_id`` of those that it helped to unmask
+        (see ``revealed``): two sums of one round over different clients would uncover their difference. Raises
+        RefusedError where a check fails.
         """
         client = cls(announcement, signer, identity, policy, given)
-        if client.task.hash in spent:
-            raise answered("This client has taken part in the task before.")
+        if client.task.hash in spent or client.task.report_id in spent:
+            raise answered("This client has taken part in the task before, or helped to unmask its round.")
         return client, client._begin(random(SEED_BYTES))
 
     @classmethod
@@ -141,6 +143,11 @@ class MaskingClient:
     def done(self) -> bool:
         """Say whether nothing more will be asked of this client; its records and keys can go, its task is spent."""
         return self.phase in {Phase.UNMASKED, Phase.LEFT}
+
+    @property
+    def revealed(self) -> bool:
+        """Say whether this client has helped to unmask: from then on it takes part in no other attempt of the round."""
+        return self.phase is Phase.UNMASKED
 
     def on_deadline(self) -> Step:
         """Leave the task: the server has not answered in time. Nothing more is sent."""
@@ -297,9 +304,9 @@ class MaskingClient:
             signature = keys.sign(self._signer, "complaint", *complaint.signed_fields())
             return replace(complaint, signature=signature)
         self._received = {dealer: both for dealer, both in received.items() if both is not None}
-        packed = self.task.ring.pack(self._masked(present))
-        signature = keys.sign(self._signer, "masked", self.task.hash, u32(self.index), hashlib.sha256(packed).digest())
-        return Masked(self.index, self.task.hash, signature, packed)
+        vector = packed(self.task.ring, self._masked(present))
+        signature = keys.sign(self._signer, "masked", self.task.hash, u32(self.index), hashlib.sha256(vector).digest())
+        return Masked(self.index, self.task.hash, signature, vector)
 
     def _check_enough(self, present: Sequence[int]) -> None:
         if len(present) < max(self.task.minimum_survivors, self._policy.minimum_survivors):

@@ -24,8 +24,8 @@ def commitment(seed: bytes, task: bytes, client: int) -> bytes:
 
 def share_hash(task: bytes, dealer: int, holder: int, kind: bytes, share: bytes) -> bytes:
     """Return the hash of one share: ``digest("scom", task, dealer | holder, kind | share)``, written out for speed."""
-    content = b"".join((_HEAD, task, _IDS, u32(dealer), u32(holder), _SHARE, kind, share))
-    return hashlib.sha256(content).digest()
+    ids = u32(dealer) + u32(holder)
+    return hashlib.sha256(_HEAD + task + _IDS + ids + _SHARE + kind + share).digest()
 
 
 def share_hashes(task: bytes, dealer: int, holder: int, both: bytes) -> bytes:

@@ -16,6 +16,7 @@ from hansa.secagg.messages import (
     Message,
     Neighbour,
     Quorum,
+    SealedShares,
     Shares,
     Survivors,
 )
@@ -53,8 +54,9 @@ def deliveries(
     present, members = to_bitmap(shared, graph.task.roster_size), set(shared)
     for client in to:
         dealers = [each for each in graph.neighbours(client) if each in members]
-        entries = (shares[dealer].by_holder[client]._replace(client=dealer) for dealer in dealers)
-        yield Deliveries(client, graph.task.hash, present, tuple(entries))
+        given = ((dealer, shares[dealer].by_holder[client]) for dealer in dealers)
+        entries = tuple(SealedShares(dealer, entry.hashes, entry.sealed) for dealer, entry in given)
+        yield Deliveries(client, graph.task.hash, present, entries)
 
 
 def survivors_of(

@@ -25,7 +25,7 @@ class Contribution:
         if [(len(array), array.dtype) for array in self.vector] != shapes:
             raise untrusted("The vector has other segments than the task's ring.")
         for segment, array in zip(ring.segments, self.vector, strict=True):
-            if len(array) and int(array.max()) > segment.mask:
+            if segment.bits < 8 * array.itemsize and len(array) and int(array.max()) > segment.mask:
                 raise untrusted(f"An entry of {segment.name} needs more than {segment.bits} bits.")
 
     def sha256(self) -> bytes:

@@ -75,6 +75,7 @@ class Decryptor:
         signer: keys.Signer,
         identity: bytes,
         policy: DecryptorPolicy,
+        spent: Container[bytes],
         noise: Noise | None,
         threads: int,
     ) -> None:
@@ -85,7 +86,7 @@ class Decryptor:
         self.signature = keys.sign(signer, "task", self.task.hash)
         """What tells clients that this decryptor stands ready for the task with the key that it names."""
         self._policy, self._signer, self._noise, self._threads = policy, signer, noise, threads
-        self._secret = secret
+        self._secret, self._spent = secret, spent
         self._seeds: dict[int, bytes] = {}
         self._asked: dict[Phase, bytes] = {}
         self._reply = b""
@@ -106,11 +107,14 @@ class Decryptor:
     ) -> tuple[Decryptor, Step]:
         """Return a decryptor that stands ready for a task: its canonical bytes, and the registrar's signature.
 
-        ``secret`` is the X25519 key of this round, 32 bytes that nobody can guess; ``spent`` holds the hashes of tasks
-        that this decryptor ever stood ready for. Raises RefusedError where a check fails.
+        ``secret`` is the X25519 key of this round, 32 bytes that nobody can guess. ``spent`` holds ``hash`` of the
+        tasks that this decryptor ever stood ready for, and ``report_id`` of those whose answer is durable: of all
+        attempts of a round it answers one. Raises RefusedError where a check fails.
         """
         first = content, registered, secret
-        decryptor = cls(first, signer=signer, identity=identity, policy=policy, noise=noise, threads=threads)
+        decryptor = cls(
+            first, signer=signer, identity=identity, policy=policy, spent=spent, noise=noise, threads=threads
+        )
         if decryptor.task.hash in spent:
             raise answered("This decryptor has stood ready for the task before.")
         return decryptor, Step(persist=(_RECORD + prefixed(content, registered, secret),))
@@ -123,6 +127,7 @@ class Decryptor:
         signer: keys.Signer,
         identity: bytes,
         policy: DecryptorPolicy,
+        spent: Container[bytes] = (),
         noise: Noise | None = None,
         threads: int = 1,
     ) -> tuple[Decryptor, Step]:
@@ -131,7 +136,9 @@ class Decryptor:
         if reader.fixed(len(_RECORD)) != _RECORD:
             raise malformed("The first record is not that of a decryptor.")
         first = reader.blob(), reader.blob(), reader.blob()
-        decryptor = cls(first, signer=signer, identity=identity, policy=policy, noise=noise, threads=threads)
+        decryptor = cls(
+            first, signer=signer, identity=identity, policy=policy, spent=spent, noise=noise, threads=threads
+        )
         kept = {header_of(each).kind: bytes(each) for each in records[1:]}
         step = Step()
         if Batch.kind in kept:
@@ -215,6 +222,8 @@ class Decryptor:
         fewest = max(self._policy.minimum_survivors, self.task.minimum_survivors)
         if len(members) < fewest:
             raise untrusted(f"A sum is asked for over {len(members)} reports, fewer than {fewest}.")
+        if self.task.report_id in self._spent:
+            raise answered("This decryptor has answered another attempt of the round.")
         ring, task = self.task.ring, self.task.hash
         total = ring.zeros()
         masks = [Mask(seed_key(self._seeds[each], task, each, self.place)) for each in members]

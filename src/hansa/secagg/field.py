@@ -29,13 +29,13 @@ Elements = NDArray[np.uint64]
 
 def _folded(values: Elements) -> Elements:
     """Return values below 2^62 as congruent ones below 2^32; no branch depends on a value."""
-    return (values & _P) + (values >> _SHIFT)
+    folded: Elements = (values & _P) + (values >> _SHIFT)
+    return folded
 
 
 def _reduced(values: Elements) -> Elements:
     """Return values below 2^62 modulo p."""
-    remainders: Elements = _folded(_folded(values)) % _P
-    return remainders
+    return _folded(_folded(values)) % _P
 
 
 def uniform(key: bytes, count: int) -> Elements:

@@ -7,7 +7,9 @@ before it and the k/2 after it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from bisect import insort
+from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -48,8 +50,17 @@ class Graph:
         order = [self.advertised[place] for place in np.argsort(words, kind="stable")]
         return order, {client: place for place, client in enumerate(order)}
 
+    @cached_property
+    def _rows(self) -> dict[int, tuple[int, ...]]:
+        return {}
+
     def neighbours(self, client: int) -> tuple[int, ...]:
         """Return the sorted neighbours of one who advertised."""
+        if client not in self._rows:
+            self._rows[client] = self._row(client)
+        return self._rows[client]
+
+    def _row(self, client: int) -> tuple[int, ...]:
         if self.complete:
             return tuple(each for each in self.advertised if each != client)
         order, places = self._circle
@@ -59,8 +70,11 @@ class Graph:
 
     def holders_within(self, client: int, present: Iterable[int]) -> list[int]:
         """Return who holds shares of a client's secrets and is present, the client itself included."""
-        around = {client, *self.neighbours(client)}
-        return sorted(around & set(present))
+        members = present if isinstance(present, AbstractSet | Mapping) else set(present)
+        found = [each for each in self.neighbours(client) if each in members]
+        if client in members:
+            insort(found, client)
+        return found
 
 
 def sets_digest(task: Task, advertised: Iterable[int], shared: Iterable[int], survivors: Iterable[int]) -> bytes:

@@ -6,6 +6,7 @@ its type has, little end first. A key makes one mask, once.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, NamedTuple
@@ -14,6 +15,7 @@ import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from hansa.core.ring import Ring, RingVector
+from hansa.secagg.encoding import Buffer
 
 CHUNK: Final = 1 << 20
 """Bytes that are expanded at once: few enough for a cache, enough that threads seldom wait for each other."""
@@ -73,3 +75,11 @@ def subtract(total: RingVector, vector: RingVector) -> None:
     """Take a vector away in place; the entries wrap in their types."""
     for array, less in zip(total, vector, strict=True):
         np.subtract(array, less, out=array)
+
+
+def packed(ring: Ring, vector: RingVector) -> Buffer:
+    """Return a vector of entries below 2^bits, packed; not copied where it is one segment that fills its type."""
+    (segment, *others), (array, *_) = ring.segments, vector
+    if others or segment.bits < 8 * array.itemsize or sys.byteorder != "little":
+        return ring.pack(vector)
+    return array.view(np.uint8).data

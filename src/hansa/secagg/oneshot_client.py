@@ -8,7 +8,7 @@ from collections.abc import Container, Sequence
 from hansa.secagg import keys
 from hansa.secagg.contribution import Contribution
 from hansa.secagg.encoding import Buffer, u32
-from hansa.secagg.masks import Mask, apply
+from hansa.secagg.masks import Mask, apply, packed
 from hansa.secagg.messages import Abort, Announcement, header_of
 from hansa.secagg.oneshot_messages import Report
 from hansa.secagg.policy import ClientPolicy
@@ -76,8 +76,8 @@ def _report(task: Task, client: int, signer: keys.Signer, given: Contribution, r
     seeds = [random(keys.KEY_BYTES) for _ in task.decryptors]
     total = tuple(array.copy() for array in given.vector)
     apply([Mask(seed_key(seed, task.hash, client, place)) for place, seed in enumerate(seeds)], total)
-    packed = task.ring.pack(total)
-    content = hashlib.sha256(packed).digest()
+    vector = packed(task.ring, total)
+    content = hashlib.sha256(vector).digest()
     try:
         sealed = b"".join(
             seal_seed(seed, each.sealing, Binding(task.hash, client, place, content))
@@ -86,4 +86,4 @@ def _report(task: Task, client: int, signer: keys.Signer, given: Contribution, r
     except ValueError:
         raise untrusted("A decryptor's key is of small order.") from None
     signature = keys.sign(signer, "report", task.hash, u32(client), content, sealed)
-    return Report(client, task.hash, signature, sealed, packed).encode()
+    return Report(client, task.hash, signature, sealed, vector).encode()

@@ -279,10 +279,10 @@ class MaskingServer:
         return ""
 
     def _recoverable(self, present: Sequence[int]) -> bool:
-        alive = set(self.survivors)
+        alive, there = set(self.survivors), set(present)
         for dealer in self._sets[Phase.SHARE]:
             masked = dealer in alive or any(each in alive for each in self.graph.neighbours(dealer))
-            if masked and len(self.graph.holders_within(dealer, present)) < self.graph.threshold:
+            if masked and len(self.graph.holders_within(dealer, there)) < self.graph.threshold:
                 return False
         return True
 

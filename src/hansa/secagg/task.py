@@ -9,7 +9,7 @@ from typing import Final, Literal, get_args
 
 from hansa.core.ring import FEWEST_BITS, MOST_BITS, Ring, Segment
 from hansa.secagg.encoding import Buffer, Reader, prefixed, u32
-from hansa.secagg.keys import KEY_BYTES
+from hansa.secagg.keys import KEY_BYTES, digest
 from hansa.secagg.refusals import malformed, unsound
 from hansa.secagg.roster import Registrar
 
@@ -69,6 +69,11 @@ class Task:
     def hash(self) -> bytes:
         """Return SHA-256 of the canonical bytes: the task's name in every message, key and signature."""
         return hashlib.sha256(self.content).digest()
+
+    @cached_property
+    def report_id(self) -> bytes:
+        """Return what all attempts of one round have in common: of these at most one sum may ever be uncovered."""
+        return digest("attempts", self.run.encode(), u32(self.round))
 
     def check(self) -> None:
         """Raise RefusedError unless the parameters fit together."""

@@ -32,19 +32,15 @@ def checked_shares(message: Unmask, shares: Mapping[int, Shares], alive: Collect
     """Return the shares of a message that fit the hashes that their dealers signed."""
     good, holder, task = {}, message.client, message.task
     for dealer, share in message.shares:
-        kind, start = (SEED, 0) if dealer in alive else (KEY, keys.KEY_BYTES)
-        hashes = hashes_for(shares[dealer], holder)
-        found = share_hash(task, dealer, holder, kind, share)
-        if hmac.compare_digest(found, hashes[start : start + keys.KEY_BYTES]):
+        given = shares[dealer]
+        hashes = given.own if dealer == holder else given.by_holder[holder].hashes
+        if dealer in alive:
+            kind, signed = SEED, hashes[: keys.KEY_BYTES]
+        else:
+            kind, signed = KEY, hashes[keys.KEY_BYTES :]
+        if hmac.compare_digest(share_hash(task, dealer, holder, kind, share), signed):
             good[dealer] = share
     return good
-
-
-def hashes_for(shares: Shares, holder: int) -> bytes:
-    """Return the hashes of a holder's shares in a dealer's message."""
-    if holder == shares.client:
-        return shares.own
-    return shares.by_holder[holder].hashes
 
 
 def unmask(  # noqa: PLR0913 - all that a round has gathered

@@ -19,7 +19,6 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from hansa.core.errors import RefusedError
 from hansa.core.ring import Ring, RingVector, Segment
-from hansa.secagg.client import MaskingClient
 from hansa.secagg.contribution import Contribution
 from hansa.secagg.convention import Convention, register
 from hansa.secagg.decryptor import Decryptor, DecryptorPolicy
@@ -27,12 +26,10 @@ from hansa.secagg.encoding import Buffer
 from hansa.secagg.keys import private_key
 from hansa.secagg.masks import add, stream
 from hansa.secagg.messages import Announcement, Deliveries, Keys, Quorum, Survivors, header_of
-from hansa.secagg.oneshot_client import ReportingClient
 from hansa.secagg.oneshot_messages import Batch, Report, Request
-from hansa.secagg.oneshot_server import SummingServer
 from hansa.secagg.policy import ClientPolicy
+from hansa.secagg.protocols import restore_client, restore_server, start_client, start_server
 from hansa.secagg.roster import Roster
-from hansa.secagg.server import MaskingServer
 from hansa.secagg.step import Step
 from hansa.secagg.task import DecryptorKeys, Task
 
@@ -120,10 +117,10 @@ class Federation:
         self.policy = ClientPolicy(**(demands | self.demands))
         for each in range(self.clients):
             self.vectors.setdefault(each, random_vector(self.ring, f"{self.seed} vector {each}"))
-        self.machines: dict[int, MaskingClient] = {}
+        self.machines: dict[int, Any] = {}
         self.client_logs: dict[int, list[bytes]] = {}
         self.server_log: list[bytes] = []
-        self.server: MaskingServer
+        self.server: Any
         self.refused: list[tuple[str, str]] = []
         """(who, error code) of every message that was refused."""
 
@@ -137,7 +134,7 @@ class Federation:
 
     def start(self) -> Step:
         """Start the server."""
-        self.server, step = MaskingServer.start(self.convention, threads=self.threads)
+        self.server, step = start_server(self.convention, threads=self.threads)
         return self.logged(step)
 
     def logged(self, step: Step) -> Step:
@@ -147,7 +144,7 @@ class Federation:
 
     def start_client(self, client: int, announcement: Buffer) -> Step:
         """Start a client."""
-        self.machines[client], step = MaskingClient.start(
+        self.machines[client], step = start_client(
             bytes(announcement), signer=self.identities[client], identity=self.roster.identities[client],
             policy=self.policy, given=self.given(client), random=coins(f"{self.seed} coins {client}"),
         )  # fmt: skip
@@ -155,7 +152,7 @@ class Federation:
 
     def kill_client(self, client: int) -> Step:
         """Make a client anew from its log."""
-        self.machines[client], step = MaskingClient.restore(
+        self.machines[client], step = restore_client(
             self.client_logs[client], signer=self.identities[client], identity=self.roster.identities[client],
             policy=self.policy, given=self.given(client),
         )  # fmt: skip
@@ -163,7 +160,7 @@ class Federation:
 
     def kill_server(self) -> Step:
         """Make the server anew from its log."""
-        self.server, step = MaskingServer.restore(self.convention, self.server_log, threads=self.threads)
+        self.server, step = restore_server(self.convention, self.server_log, threads=self.threads)
         return self.logged(step)
 
     def ask(self, client: int, message: Buffer) -> bytes | None:
@@ -202,7 +199,8 @@ class Federation:
             waiting = [each for one in arrived for each in one.send]
             if not waiting:
                 waiting = list(self.logged(self.server.on_deadline()).send)
-        return self.server.result
+        result: RingVector | None = self.server.result
+        return result
 
     def deliver(self, message: bytes) -> Step:
         """Give a client's message to the server."""
@@ -281,21 +279,7 @@ class OneShotFederation(Federation):
             self.start_decryptor(place)
         signatures = tuple(self.decryptors[place].signature for place in range(self.operators))
         self.convention = replace(self.convention, decryptors=signatures)
-        self.server, step = SummingServer.start(self.convention)  # type: ignore[assignment] # its sibling
-        return self.logged(step)
-
-    def kill_server(self) -> Step:
-        """Make the server anew from its log."""
-        self.server, step = SummingServer.restore(self.convention, self.server_log)  # type: ignore[assignment]
-        return self.logged(step)
-
-    def start_client(self, client: int, announcement: Buffer) -> Step:
-        """Start a client."""
-        self.machines[client], step = ReportingClient.start(  # type: ignore[assignment] # its sibling
-            bytes(announcement), signer=self.identities[client], identity=self.roster.identities[client],
-            policy=self.policy, given=self.given(client), random=coins(f"{self.seed} coins {client}"),
-        )  # fmt: skip
-        return step
+        return super().start()
 
     def ask(self, client: int, message: Buffer) -> bytes | None:
         """Return what a client or decryptor answers; None where it refuses or has nothing to say."""
