@@ -142,6 +142,7 @@ def _federation(chosen: argparse.Namespace, console: Console) -> int:
             figures[scenario.about] = measured = scenario.measure()
             grids.append(scenario.grid(measured))
             met = met and scenario.met(measured)
+            grids[-1].show(console)
     kind = "-".join(["federation", *(wanted if len(wanted) == 1 else [])])
     results.write(kind, {"machine": facts, "scenarios": figures}, grids, console)
     if chosen.json:

@@ -44,7 +44,7 @@ def many_agents(*, agents: int = 50, seconds: float = 20.0, deadline: float = 5.
         steady = _steady(server, watched, run, seconds)
         server.federation.kill(_name(0))
         killed, before = time.perf_counter(), _closed(server, run)
-        _until(lambda: _lost(server, run) > 0)
+        _until(lambda: _lost(server, run, after=before) > 0)
         noticed = time.perf_counter() - killed
         _until(lambda: _closed(server, run) > before + 2)
         alive = sum(server.federation.is_running(_name(number)) for number in range(agents))
@@ -121,10 +121,10 @@ def _closed(server: Served, run: str) -> int:
     return int(server.calls.get(f"/runs/{run}")["round"])
 
 
-def _lost(server: Served, run: str) -> int:
-    """Return how many clients the last closed rounds did not hear from."""
+def _lost(server: Served, run: str, *, after: int) -> int:
+    """Return how many clients the last closed rounds after one did not hear from."""
     newest = server.calls.get(f"/runs/{run}/rounds", limit=3)["rounds"]
-    reports = [each["report"] for each in newest if each["state"] == "closed"]
+    reports = [each["report"] for each in newest if each["state"] == "closed" and each["round"] > after]
     return sum(int(each["selected"] - each["reported"]) for each in reports)
 
 

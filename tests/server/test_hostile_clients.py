@@ -53,6 +53,31 @@ def test_an_acknowledged_update_stays_where_a_replica_that_is_behind_gets_anothe
     run_async(work())
 
 
+def test_a_part_that_does_not_come_gives_up_its_room_and_may_come_again(tmp_path, monkeypatch):
+    monkeypatch.setattr("hansa.server.app._STALL", 0.05)
+    monkeypatch.setattr("hansa.server.app._SLOWEST", 1e9)
+
+    async def work():
+        async with deployed(tmp_path, uploads_in_memory_bytes=1) as server:
+            (device, assigned), (other, asked) = await _asked(server)
+            update = await server.update(assigned, 1.0)
+
+            async def stalled():
+                yield update[:10]
+                await asyncio.Event().wait()
+
+            path = f"/v1/updates/{assigned.id.run}/training/{assigned.id.round}/{assigned.id.attempt}"
+            headers = {"Authorization": device.header("PUT", path, update), "Content-Length": str(len(update))}
+            slow = asyncio.create_task(device.http.put(path, content=stalled(), headers=headers))
+            await asyncio.sleep(0.01)
+            answers = await asyncio.gather(slow, other.put(asked.id, await server.update(asked, 1.0)))
+            assert code_of(answers[0]) == "HANSA-SERVER-BUSY"
+            assert answers[1].json()["verdict"] == "VERDICT_ACCEPTED"  # it waited for its turn, and had it
+            assert (await device.put(assigned.id, update)).json()["verdict"] == "VERDICT_ACCEPTED"
+
+    run_async(work())
+
+
 def test_an_update_comes_in_so_many_parts_at_most(tmp_path):
     async def work():
         async with deployed(tmp_path) as server:

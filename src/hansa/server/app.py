@@ -142,7 +142,7 @@ def _update(services: Services, transfers: Transfers) -> Callable[[Request], Awa
                 async with asyncio.timeout(_STALL + size / _SLOWEST):
                     body = await read_body(request.scope, request.receive, limit)
             except TimeoutError:
-                raise cut_off() from None
+                raise too_slow() from None
             digest = await asyncio.to_thread(body_digest, body)
             called = {"method": request.method, "target": target(request.scope)}
             client = await services.authenticate(header, **called, body=body, digest=digest)
@@ -203,7 +203,9 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
         except TimeoutError:
             message = {"type": "http.disconnect"}
         if message["type"] == "http.disconnect":
-            raise cut_off()
+            raise RefusedError(
+                "HANSA-REQUEST-INVALID", rule="A request is whole.", found="It was cut off.", action="Send it again."
+            )
         part = message.get("body", b"")
         size += len(part)
         if size > limit:
@@ -213,10 +215,13 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
             return b"".join(parts) if len(parts) != 1 else bytes(parts[0])
 
 
-def cut_off() -> RefusedError:
-    """Return what to say of a body that ended early, or came too slowly."""
+def too_slow() -> RefusedError:
+    """Return what to say of a part of an update that comes too slowly: it is sent again later."""
     return RefusedError(
-        "HANSA-REQUEST-INVALID", rule="A request is whole.", found="It was cut off.", action="Send it again."
+        "HANSA-SERVER-BUSY",
+        rule=f"A part of an update comes at {_SLOWEST // 1024} KiB a second at least, after half a minute.",
+        found="This one took longer.",
+        action="Try again; send smaller parts (HANSA_UPLOAD_PART).",
     )
 
 
