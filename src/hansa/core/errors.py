@@ -87,6 +87,8 @@ CATALOGUE: Final[dict[str, Entry]] = {
     "HANSA-REPORT-INVALID": Entry(1, "an update has another form than the plan's", 400, "invalid_argument"),
     "HANSA-REPORT-NOT-FINITE": Entry(1, "an update holds numbers that are not finite", 400, "invalid_argument"),
     "HANSA-RING-INVALID": Entry(1, "a packed vector of a secure sum has another form", 400, "invalid_argument"),
+    "HANSA-PRIVACY-INVALID": Entry(2, "numbers of a privacy mechanism that make no sense, or claim what does not hold"),
+    "HANSA-PRIVACY-UNREACHABLE": Entry(2, "no setting within the limits meets the privacy or utility that is asked"),
     "HANSA-RUN-STATE": Entry(1, "the run is not in a state in which this can be done", 409, "failed_precondition"),
     "HANSA-STATE": Entry(
         1, "a client, model or token is not in a state in which this can be done", 409, "failed_precondition"
