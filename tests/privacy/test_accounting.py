@@ -121,7 +121,7 @@ def test_replacing_doubles_the_distance_without_sampling():
         (0.02, 0.7, 300, 1e-6),
         (0.1, 2.0, 500, 1e-5),
         (0.5, 5.0, 100, 1e-7),
-        (0.001, 0.5, 4000, 1e-8),
+        pytest.param(0.001, 0.5, 4000, 1e-8, marks=pytest.mark.slow),
         (0.9, 30, 50, 1e-5),
     ],
 )
