@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import dp_accounting
 import numpy as np
@@ -13,7 +14,8 @@ from hypothesis import strategies as st
 from scipy import special, stats
 
 from hansa.core.errors import HansaError
-from hansa.privacy import accounting, event
+from hansa.privacy import accounting
+from hansa.privacy import event as module
 from hansa.privacy.accounting import Composition, charged, coarsened, gaussian_epsilon, price, reference
 from hansa.privacy.event import (
     ORDERS,
@@ -27,7 +29,7 @@ from hansa.privacy.event import (
 )
 
 POISSON = PoissonGaussian(probability=0.01, noise_multiplier=1.0)
-FIXED = FixedSizeGaussian(size=10, population=1000, noise_multiplier=4.0)
+FIXED = FixedSizeGaussian(probability=0.01, noise_multiplier=4.0)
 
 
 def divergence(p, q, order, step=1.0):
@@ -100,7 +102,7 @@ def test_without_trusted_sampling_nothing_is_amplified():
     """Every unit is counted into every round, whatever the event says about coins."""
     plain = cost((Gaussian(noise_multiplier=20.0), 50), adjacency="replace-one")
     sampled = PoissonGaussian(probability=0.01, noise_multiplier=20.0)
-    fixed = FixedSizeGaussian(size=1, population=100, noise_multiplier=20.0)
+    fixed = FixedSizeGaussian(probability=0.01, noise_multiplier=20.0)
     for each in (sampled, fixed):
         found = cost((each, 50), adjacency="replace-one", trusted_sampling=False)
         assert found.epsilon_charged == plain.epsilon_charged
@@ -118,7 +120,7 @@ def test_replacing_doubles_the_distance_without_sampling():
 @pytest.mark.parametrize(
     ("probability", "multiplier", "rounds", "delta"),
     [
-        (0.02, 0.7, 300, 1e-6),
+        pytest.param(0.02, 0.7, 300, 1e-6, marks=pytest.mark.slow),
         (0.1, 2.0, 500, 1e-5),
         (0.5, 5.0, 100, 1e-7),
         pytest.param(0.001, 0.5, 4000, 1e-8, marks=pytest.mark.slow),
@@ -291,7 +293,7 @@ def test_more_rounds_or_less_noise_never_cost_less(multiplier, rounds, delta, mo
         (lambda: Gaussian(noise_multiplier=math.nan), "noise multiplier is above 0"),
         (lambda: PoissonGaussian(probability=0.0, noise_multiplier=1.0), "probability is above 0"),
         (lambda: PoissonGaussian(probability=1.1, noise_multiplier=1.0), "probability is above 0"),
-        (lambda: FixedSizeGaussian(size=3, population=2, noise_multiplier=1.0), "at most all"),
+        (lambda: FixedSizeGaussian(probability=1.5, noise_multiplier=1.0), "probability is above 0"),
         (lambda: MatrixGaussian(noise_multiplier=1.0, participations=0), "at least once"),
         (lambda: DistributedGaussian(distance=1, local_variance=0.4, parties=2, dimension=1), "at least 1/2"),
         (lambda: DistributedGaussian(distance=0, local_variance=1, parties=2, dimension=1), "distance above 0"),
@@ -309,8 +311,11 @@ def test_what_makes_no_sense_is_refused(build, match):
     assert caught.value.code == "HANSA-PRIVACY-INVALID"
 
 
-def test_a_missing_extra_is_told(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "dp_accounting", None)
-    with pytest.raises(HansaError, match="hansa\\[dp\\]") as caught:
-        event._dp_accounting()
+@pytest.mark.parametrize(("library", "event"), [("dp_accounting", POISSON), ("scipy", Gaussian(noise_multiplier=3.21))])
+def test_a_missing_extra_is_told(monkeypatch, library, event):
+    for function in (accounting._repeated, module._poisson):
+        function.cache_clear()
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(HansaError, match=f"{library}.*hansa\\[dp\\]") as caught:
+        cost(event)
     assert caught.value.code == "HANSA-EXTRA-MISSING"

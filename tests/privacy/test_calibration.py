@@ -36,7 +36,7 @@ def test_the_noise_meets_the_budget_and_a_step_less_does_not(kind, epsilon):
 
 def test_the_noise_of_a_fixed_size_sample_meets_the_budget_for_replacing_one():
     def build(z):
-        return FixedSizeGaussian(size=50, population=1000, noise_multiplier=z)
+        return FixedSizeGaussian(probability=0.05, noise_multiplier=z)
 
     found = noise_for(
         4.0,
@@ -71,26 +71,28 @@ def test_the_rounds_fit_the_budget_and_one_more_does_not(kind):
     assert epsilon_of(event, found) <= 3.0 < epsilon_of(event, found + 1)
 
 
-def test_the_cohort_reaches_the_utility_and_one_client_less_does_not():
-    found = cohort_for(0.001, clip_norm=0.2, noise_multiplier=lambda _: 6.31)
-    assert found == math.ceil(6.31 * 0.2 / 0.001)
-    assert 6.31 * 0.2 / (found - 1) > 0.001
+@pytest.mark.parametrize("population", [None, 2000])
+def test_the_cohort_reaches_the_utility_within_the_budget_and_one_client_less_does_not(population):
+    """Without sampling, and where the cohort's share of a population is what is drawn."""
 
+    def events(multiplier, size):
+        if population is None:
+            return Composition.of((Gaussian(noise_multiplier=multiplier), 50))
+        return Composition.of((PoissonGaussian(probability=size / population, noise_multiplier=multiplier), 50))
 
-@pytest.mark.slow
-def test_a_cohort_is_found_where_its_share_of_the_population_sets_the_noise():
-    population, target = 10_000, 0.01
-
-    def multiplier(size):
-        def events(z):
-            return Composition.of(
-                (PoissonGaussian(probability=size / population, noise_multiplier=max(0.01, round(z, 2))), 50)
-            )
-
-        return round(noise_for(2.0, delta=1e-6, adjacency="zero-out", composition=events), 2)
-
-    found = cohort_for(target, clip_norm=1.0, noise_multiplier=multiplier, limit=population)
-    assert multiplier(found) / found <= target < multiplier(found - 1) / (found - 1)
+    found = cohort_for(
+        0.01,
+        clip_norm=0.5,
+        epsilon=2.0,
+        delta=1e-6,
+        adjacency="zero-out",
+        composition=events,
+        limit=population or 10**9,
+    )
+    costs = [
+        charged(events(0.01 * size / 0.5, size), delta=1e-6, adjacency="zero-out")[0] for size in (found, found - 1)
+    ]
+    assert costs[0] <= 2.0 < costs[1]
 
 
 @given(st.integers(1, 5000), st.integers(1, 5000), st.integers(1, 5000))
@@ -104,6 +106,18 @@ def test_the_search_finds_where_a_condition_begins_and_asks_few_times(first, lim
     assert smallest(holds, limit, start=start) == (first if first <= limit else None)
     assert all(1 <= number <= limit for number in asked)
     assert len(asked) <= 2 * math.log2(limit) + 3
+
+
+def small_cohort(standard_deviation):
+    return cohort_for(
+        standard_deviation,
+        clip_norm=1.0,
+        epsilon=1.0,
+        delta=1e-5,
+        adjacency="zero-out",
+        composition=lambda z, _: Composition.of(Gaussian(noise_multiplier=z)),
+        limit=999,
+    )
 
 
 @pytest.mark.parametrize(
@@ -128,11 +142,8 @@ def test_the_search_finds_where_a_condition_begins_and_asks_few_times(first, lim
             ),
             "HANSA-PRIVACY-UNREACHABLE",
         ),
-        (lambda: cohort_for(0.0, clip_norm=1, noise_multiplier=lambda _: 1.0), "HANSA-PRIVACY-INVALID"),
-        (
-            lambda: cohort_for(1e-3, clip_norm=1, noise_multiplier=lambda _: 1.0, limit=999),
-            "HANSA-PRIVACY-UNREACHABLE",
-        ),
+        (lambda: small_cohort(0.0), "HANSA-PRIVACY-INVALID"),
+        (lambda: small_cohort(1e-3), "HANSA-PRIVACY-UNREACHABLE"),
     ],
 )
 def test_what_cannot_be_met_is_refused(call, code):

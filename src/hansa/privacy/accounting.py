@@ -31,6 +31,7 @@ from hansa.privacy.event import (
     loss_distribution,
     mean_squared,
     renyi,
+    require_extra,
     rho,
     unamplified,
 )
@@ -152,6 +153,7 @@ def gaussian_epsilon(mu: float, delta: float) -> float:
 
     The root of delta = Phi(mu/2 - eps/mu) - exp(eps) Phi(-mu/2 - eps/mu) (Balle and Wang 2018, theorem 8).
     """
+    require_extra()
     from scipy.optimize import brentq  # noqa: PLC0415 - loads half a second of scipy
     from scipy.special import log_ndtr  # noqa: PLC0415 - as above
 

@@ -69,7 +69,7 @@ def update_multiplier(noise_multiplier: float, bit_noise: float) -> float:
             found=f"It is {noise_multiplier:g}, and twice the deviation is {2 * bit_noise:g}.",
             action="Ask more clients, lower the noise multiplier, or fix the clip norm.",
         )
-    return (noise_multiplier**-2 - (2 * bit_noise) ** -2) ** -0.5
+    return 1 / math.sqrt(noise_multiplier**-2 - (2 * bit_noise) ** -2)
 
 
 def _invalid(rule: str, found: str) -> HansaError:

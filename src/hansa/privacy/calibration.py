@@ -55,29 +55,37 @@ def rounds_for(epsilon: float, *, delta: float, adjacency: Adjacency, compositio
     return MOST_ROUNDS if first is None else first - 1
 
 
-def cohort_for(
-    standard_deviation: float, *, clip_norm: float, noise_multiplier: Callable[[int], float], limit: int = MOST_CLIENTS
+def cohort_for(  # noqa: PLR0913 - a utility, a budget, and what costs it
+    standard_deviation: float,
+    *,
+    clip_norm: float,
+    epsilon: float,
+    delta: float,
+    adjacency: Adjacency,
+    composition: Callable[[float, int], Composition],
+    limit: int = MOST_CLIENTS,
 ) -> int:
-    """Return the smallest cohort whose mean update has noise of at most this standard deviation in each entry.
+    """Return the smallest cohort whose mean update may have noise of this standard deviation in each entry.
 
-    The mean is the noised sum divided by the cohort's size: its noise is ``noise_multiplier`` x ``clip_norm`` / size.
-    ``noise_multiplier`` of a size is what the budget needs; where it grows with the size (by sampling a larger share
-    of a population) it must grow no faster than the size. ``limit``: the largest size, for one the population.
+    The mean is the noised sum divided by the cohort's size, and so the noise multiplier is ``standard_deviation`` x
+    size / ``clip_norm``; ``composition`` gives the events of (noise multiplier, size), whose charged epsilon is at most
+    ``epsilon``. ``limit``: the largest size, for one that of the population.
 
     Raises HansaError where the limit is too small.
     """
-    if not standard_deviation > 0:
-        raise _invalid("A standard deviation to reach is above 0.", f"It is {standard_deviation:g}.")
+    _check(epsilon)
+    if not (standard_deviation > 0 and clip_norm > 0):
+        found = f"They are {standard_deviation:g} and {clip_norm:g}."
+        raise _invalid("A standard deviation to reach and a clip norm are above 0.", found)
 
     def holds(size: int) -> bool:
-        return noise_multiplier(size) * clip_norm <= standard_deviation * size
+        events = composition(standard_deviation * size / clip_norm, size)
+        return charged(events, delta=delta, adjacency=adjacency)[0] <= epsilon
 
     size = smallest(holds, limit)
     if size is None:
-        raise _unreachable(
-            f"Among {limit:,} clients the noise of the mean has a standard deviation of "
-            f"{noise_multiplier(limit) * clip_norm / limit:.3g}, and {standard_deviation:g} is asked."
-        )
+        asked = f"epsilon {epsilon:g} and a standard deviation of {standard_deviation:g}"
+        raise _unreachable(f"{limit:,} clients are too few for {asked}.")
     return size
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.util import find_spec
 from typing import Any, Final, Literal, get_args
 
 import numpy as np
@@ -68,22 +69,17 @@ class PoissonGaussian:
 
 @dataclass(frozen=True, kw_only=True)
 class FixedSizeGaussian:
-    """A sum with Gaussian noise over a fixed number of units, drawn in secret without replacement; replace-one only."""
+    """A sum with Gaussian noise over a fixed share of the units, drawn in secret without replacement; replace-one only.
 
-    size: int
-    population: int
+    ``probability`` is the share: the fixed size by the population.
+    """
+
+    probability: float
     noise_multiplier: float
 
     def __post_init__(self) -> None:
         _check_multiplier(self.noise_multiplier)
-        if not 0 < self.size <= self.population:
-            found = f"{self.size} of {self.population}."
-            raise _invalid("A fixed-size sample has at least one and at most all of the units.", found)
-
-    @property
-    def probability(self) -> float:
-        """Return the share of the population that is drawn."""
-        return self.size / self.population
+        _check_probability(self.probability)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,7 +168,7 @@ def renyi(event: Event, adjacency: Adjacency) -> Floats:
     if isinstance(event, PoissonGaussian):
         return _poisson(event.probability, event.noise_multiplier, adjacency)
     if isinstance(event, FixedSizeGaussian):
-        return _fixed_size(event.size, event.population, event.noise_multiplier, adjacency)
+        return _fixed_size(event.probability, event.noise_multiplier, adjacency)
     return rho(event, adjacency) * ORDERS
 
 
@@ -200,7 +196,7 @@ def _sampled_at(probability: float, noise_multiplier: float, orders: Floats) -> 
 
 
 @lru_cache(maxsize=4096)
-def _fixed_size(size: int, population: int, noise_multiplier: float, adjacency: Adjacency) -> Floats:
+def _fixed_size(probability: float, noise_multiplier: float, adjacency: Adjacency) -> Floats:
     """Return the bound of Wang, Balle, Kasiviswanathan 2019, theorem 27, for neighbours of distance 2."""
     if adjacency != "replace-one":
         rule = "A sample of fixed size is amplified for neighbours that differ by replacing one unit."
@@ -209,7 +205,7 @@ def _fixed_size(size: int, population: int, noise_multiplier: float, adjacency: 
     tried = ORDERS <= HIGHEST_SAMPLED / 8  # the sums are quadratic in the order
     found[tried] = _renyi_of(
         lambda library: library.SampledWithoutReplacementDpEvent(
-            population, size, library.GaussianDpEvent(noise_multiplier / 2)
+            1, probability, library.GaussianDpEvent(noise_multiplier / 2)
         ),
         ORDERS[tried],
         "REPLACE_ONE",
@@ -241,16 +237,22 @@ def loss_distribution(probability: float, noise_multiplier: float, adjacency: Ad
 
 
 def _dp_accounting() -> Any:
-    try:
-        import dp_accounting  # noqa: PLC0415 - an extra, and a second of importing
-    except ImportError as error:
+    require_extra()
+    import dp_accounting  # noqa: PLC0415 - an extra, and a second of importing
+
+    return dp_accounting
+
+
+def require_extra() -> None:
+    """Raise HansaError unless the libraries of the extra ``dp`` are installed."""
+    missing = [name for name in ("dp_accounting", "scipy") if find_spec(name) is None]
+    if missing:
         raise HansaError(
             "HANSA-EXTRA-MISSING",
-            rule="What a sampled mechanism costs is computed by dp-accounting.",
-            found="It is not installed.",
+            rule="What privacy costs is computed with dp-accounting and scipy.",
+            found=f"Not installed: {', '.join(missing)}.",
             action="Install the extra: pip install 'hansa[dp]'.",
-        ) from error
-    return dp_accounting
+        )
 
 
 def _check_multiplier(noise_multiplier: float) -> None:

@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hansa.core.errors import HansaError
+from hansa.privacy.event import require_extra
 from hansa.privacy.keystream import row_key
 from hansa.privacy.noise import discrete_gaussian
 
@@ -180,6 +181,7 @@ def optimal_taps(rounds: int, bands: int) -> Floats:
     The first is 1. Minimises ||c||^2 times the mean over rounds of the squared row norms of A C^-1, by L-BFGS from the
     taps of the square root of A, which are the best without a band (Fichtenberger, Henzinger, Upadhyay 2023).
     """
+    require_extra()
     from scipy.optimize import minimize  # noqa: PLC0415 - loads half a second of scipy
 
     if not 1 <= bands <= rounds:
