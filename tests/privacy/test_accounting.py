@@ -168,6 +168,18 @@ def test_one_sample_of_fixed_size_is_amplified_as_its_theorem_says():
     assert reference(Composition.of(FIXED), delta=delta, adjacency="replace-one") == pytest.approx(epsilon, abs=2e-4)
 
 
+@pytest.mark.parametrize(("probability", "multiplier"), [(0.01, 1e6), (0.5, 0.001), (0.01, 0.05), (1.0, 2.0)])
+@pytest.mark.parametrize("adjacency", ["zero-out", "replace-one"])
+def test_a_sample_never_costs_more_than_all(probability, multiplier, adjacency):
+    """Also at extremes, where the bounds for samples are loose and loss distributions would be huge."""
+    event = PoissonGaussian(probability=probability, noise_multiplier=multiplier)
+    sampled = cost((event, 10), adjacency=adjacency)
+    everybody = cost((event, 10), adjacency=adjacency, trusted_sampling=False)
+    assert sampled.epsilon_charged <= everybody.epsilon_charged
+    assert sampled.epsilon_reference <= everybody.epsilon_reference * 1.01 + 1e-3
+    assert sampled.epsilon_reference <= sampled.epsilon_charged * 1.01
+
+
 def test_sampled_and_unsampled_events_add_up():
     mixed = cost((POISSON, 100), (Gaussian(noise_multiplier=100.0), 10))
     oracle = pld.PLDAccountant()

@@ -39,6 +39,9 @@ from hansa.privacy.event import (
 GRID: Final = 1e-4
 """Step of privacy loss distributions; losses are rounded up to it."""
 
+FINE: Final = 50.0
+"""Up to this charged epsilon the grid is as fine as that; beyond, it grows with epsilon, as memory would otherwise."""
+
 MOST_DISTINCT: Final = 12
 """Distinct sampled events that get a privacy loss distribution each (a third of a second); more are coarsened first."""
 
@@ -91,15 +94,17 @@ def price(
 
     Raises HansaError for a delta outside (0, 1), a unit without a name, and sampling that the adjacency does not fit.
     """
-    _check(delta, unit)
+    if not unit.strip():
+        raise _invalid("A guarantee names its privacy unit.", "The unit is empty.")
     if not trusted_sampling:
         composition = Composition.of(*((unamplified(event), count) for event, count in composition.counts))
     epsilon, order = charged(composition, delta=delta, adjacency=adjacency)
+    grid = GRID * max(1.0, epsilon / FINE)
     amplified = any(isinstance(event, Sampled) for event, _ in composition.counts)
     plain = None if amplified else sum(count * rho(event, adjacency) for event, count in composition.counts)
     return Cost(
         epsilon_charged=epsilon,
-        epsilon_reference=reference(composition, delta=delta, adjacency=adjacency),
+        epsilon_reference=reference(composition, delta=delta, adjacency=adjacency, grid=grid),
         delta=delta,
         rho=plain,
         order=order,
@@ -116,7 +121,7 @@ def charged(composition: Composition, *, delta: float, adjacency: Adjacency) -> 
     Converted by Canonne, Kamath, Steinke 2020, proposition 12: epsilon = R(a) + log(1 - 1/a) - log(delta a) / (a - 1),
     at the best of the orders a.
     """
-    distance(adjacency)  # refuses an unknown word also where nothing happened
+    _check(delta, adjacency)
     if not composition.counts:
         return 0.0, 1.0
     divergences = sum(
@@ -129,6 +134,7 @@ def charged(composition: Composition, *, delta: float, adjacency: Adjacency) -> 
 
 def reference(composition: Composition, *, delta: float, adjacency: Adjacency, grid: float = GRID) -> float:
     """Return the reference epsilon; sampled events are amplified."""
+    _check(delta, adjacency)
     mu_squared = sum(
         count * mean_squared(event, adjacency) for event, count in composition.counts if not isinstance(event, Sampled)
     )
@@ -206,11 +212,10 @@ def _repeated(probability: float, multiplier: float, adjacency: Adjacency, grid:
     return loss_distribution(probability, multiplier, adjacency, grid).self_compose(count)
 
 
-def _check(delta: float, unit: str) -> None:
+def _check(delta: float, adjacency: Adjacency) -> None:
+    distance(adjacency)  # refuses an unknown word
     if not 0 < delta < 1:
         raise _invalid("Delta is above 0 and below 1.", f"It is {delta:g}.")
-    if not unit.strip():
-        raise _invalid("A guarantee names its privacy unit.", "The unit is empty.")
 
 
 def _invalid(rule: str, found: str) -> HansaError:
