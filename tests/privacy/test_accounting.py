@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import sys
 
@@ -230,17 +231,18 @@ def test_sampled_integer_noise_has_the_divergence_of_continuous_noise(order):
 
 @pytest.mark.parametrize(("parties", "variance"), [(2, 0.5), (5, 0.5), (3, 1.0), (8, 2.0)])
 def test_the_term_for_sums_of_discrete_gaussians_bounds_their_true_divergence(parties, variance):
-    """The sum of discrete Gaussians by convolution, in one dimension, one and two steps apart."""
+    """The sum of discrete Gaussians by convolution, one and two steps apart in each of some independent entries."""
     x = np.arange(-40, 41)
     one = np.exp(-(x**2) / (2 * variance))
     summed = one = one / one.sum()
     for _ in range(parties - 1):
         summed = np.convolve(summed, one)
-    for step in (1, 2):
-        p, q = summed[step:], summed[:-step]
-        claimed = DistributedGaussian(distance=step, local_variance=variance, parties=parties, dimension=1)
-        for order in (1.5, 2.0, 4.0):
-            assert divergence(p, q, order) <= order * rho(claimed, "zero-out") * (1 + 1e-9)
+    for step, dimension, order in itertools.product((1, 2), (1, 4, 1000), (1.5, 2.0, 4.0)):
+        true = dimension * divergence(summed[step:], summed[:-step], order)
+        claimed = DistributedGaussian(
+            distance=step * math.sqrt(dimension), local_variance=variance, parties=parties, dimension=dimension
+        )
+        assert true <= order * rho(claimed, "zero-out") * (1 + 1e-9)
 
 
 def test_sums_of_discrete_gaussians_cost_no_less_than_one_and_little_more_where_noise_is_wide():
