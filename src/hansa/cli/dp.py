@@ -101,35 +101,54 @@ def calibrate(  # noqa: PLR0913 - a command's options
     """Find what a budget pays for: the least noise for --rounds, the most rounds for --noise-multiplier, or the
     smallest cohort for --deviation, --clip-norm and --rounds.
     """  # noqa: D205 - the help of a command is one paragraph
-    from hansa.privacy import calibration  # noqa: PLC0415 - only where a command needs it
-
-    neighbours = _adjacency(adjacency, sampling)
-    budget: dict[str, Any] = {"delta": delta, "adjacency": neighbours}
-    found: dict[str, Any]
+    budget: dict[str, Any] = {"epsilon": epsilon, "delta": delta, "adjacency": _adjacency(adjacency, sampling)}
     if deviation is not None:
         if rounds is None or clip_norm is None or noise_multiplier is not None or q is not None:
             raise typer.BadParameter(
                 "it needs --clip-norm and --rounds, and finds q and noise.", param_hint="--deviation"
             )
         of = _cohort(sampling, population, max_participations, rounds)
-        limit = calibration.MOST_CLIENTS if population is None else population
-        size = calibration.cohort_for(
-            deviation, clip_norm=clip_norm, epsilon=epsilon, composition=of, limit=limit, **budget
-        )
-        noise_multiplier = deviation * size / clip_norm
-        composition, found = of(noise_multiplier, size), {"cohort_size": size, "noise_multiplier": noise_multiplier}
+        found, composition = _smallest_cohort(deviation, clip_norm, of, population, budget)
     elif rounds is not None and noise_multiplier is None:
-        per_noise = _composition(sampling, q, max_participations)
-        fixed = rounds
-        best = calibration.noise_for(epsilon, composition=lambda z: per_noise(z, fixed), **budget)
-        composition, found = per_noise(best, rounds), {"noise_multiplier": best}
+        found, composition = _least_noise(rounds, _composition(sampling, q, max_participations), budget)
     elif noise_multiplier is not None and rounds is None and max_participations is None:
-        per_round, noise = _composition(sampling, q, None), noise_multiplier
-        most = calibration.rounds_for(epsilon, composition=lambda t: per_round(noise, t), **budget)
-        composition, found = per_round(noise, most), {"rounds": most}
+        found, composition = _most_rounds(noise_multiplier, _composition(sampling, q, None), budget)
     else:
         raise typer.BadParameter("give --rounds, or --noise-multiplier alone, or --deviation; the rest is found.")
-    _show(found, composition, unit=unit, as_json=as_json, **budget)
+    _show(found, composition, delta=delta, adjacency=budget["adjacency"], unit=unit, as_json=as_json)
+
+
+def _least_noise(
+    rounds: int, events: Callable[[float, int], Composition], budget: dict[str, Any]
+) -> tuple[dict[str, Any], Composition]:
+    from hansa.privacy.calibration import noise_for  # noqa: PLC0415 - only where a command needs it
+
+    found = noise_for(composition=lambda noise: events(noise, rounds), **budget)
+    return {"noise_multiplier": found}, events(found, rounds)
+
+
+def _most_rounds(
+    noise_multiplier: float, events: Callable[[float, int], Composition], budget: dict[str, Any]
+) -> tuple[dict[str, Any], Composition]:
+    from hansa.privacy.calibration import rounds_for  # noqa: PLC0415 - as above
+
+    found = rounds_for(composition=lambda rounds: events(noise_multiplier, rounds), **budget)
+    return {"rounds": found}, events(noise_multiplier, found)
+
+
+def _smallest_cohort(
+    deviation: float,
+    clip_norm: float,
+    events: Callable[[float, int], Composition],
+    population: int | None,
+    budget: dict[str, Any],
+) -> tuple[dict[str, Any], Composition]:
+    from hansa.privacy.calibration import MOST_CLIENTS, cohort_for  # noqa: PLC0415 - as above
+
+    limit = MOST_CLIENTS if population is None else population
+    size = cohort_for(deviation, clip_norm=clip_norm, composition=events, limit=limit, **budget)
+    noise_multiplier = deviation * size / clip_norm
+    return {"cohort_size": size, "noise_multiplier": noise_multiplier}, events(noise_multiplier, size)
 
 
 def _adjacency(given: AdjacencyName | None, sampling: SamplingKind) -> Adjacency:

@@ -86,9 +86,10 @@ class BandedMatrix:
     ) -> Iterator[Int64s]:
         """Yield the noise of each round from ``start`` on, int64 [dimension], in the integer units of the sum.
 
-        ``variance`` is that of the independent noise for columns of norm 1: (noise multiplier x clip norm /
-        granularity)^2. Row i is drawn under the key of (run, i, group): whoever holds ``run_key`` gets the same rows
-        again, and earlier rows are drawn again first where ``start`` is above 0. Holds bands x dimension int32.
+        ``variance`` is that of the independent noise for columns of norm 1: (noise multiplier x the longest that one
+        update can be after rounding, in integer units)^2. Row i is drawn under the key of (run, i, group): whoever
+        holds ``run_key`` gets the same rows again, and earlier rows are drawn again first where ``start`` is above 0.
+        Holds bands x dimension int32.
 
         Raises HansaError where the noise may not fit 32 bits: the granularity is then too fine.
         """

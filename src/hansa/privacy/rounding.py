@@ -22,6 +22,8 @@ BETA: Final = math.exp(-0.5)
 _LARGEST_NORM: Final = 2.0**31
 _TRIES: Final = 1000
 _SLACK: Final = 1e-6
+_LANE: Final = 255
+"""Far from the lanes of noise, so that a key which serves both by mistake gives independent words."""
 
 
 def rounded_norm(clip_norm: float, granularity: float, dimension: int, *, beta: float = BETA) -> float:
@@ -53,7 +55,7 @@ def stochastic_rounding(
     floors = np.floor(scaled)
     fractions = ((scaled - floors) * 2.0**53).astype(np.uint64)
     whole = floors.astype(np.int64)
-    coins = KeyStream(fresh_key() if key is None else key, 0)
+    coins = KeyStream(fresh_key() if key is None else key, _LANE)
     for _ in range(_TRIES):
         words: NDArray[Any] = coins.read(len(values), "<u8") >> np.uint64(11)
         drawn = whole + (words < fractions)
