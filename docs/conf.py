@@ -25,7 +25,7 @@ exclude_patterns = ["_build"]
 nitpicky = True
 nitpick_ignore_regex = [
     # other projects' names: their documentation is not fetched
-    (r"py:.*", r"(numpy|np|np\.random|collections|pathlib|typing|types|torch|NDArray|np\.ndarray)(\..*)?"),
+    (r"py:.*", r"(numpy|np|np\.random|collections|fractions|pathlib|typing|types|torch|NDArray|np\.ndarray)(\..*)?"),
     # our short names of array types and of mappings
     (r"py:.*", r"(hansa\.core\.\w+\.)?(Array|Floats|Int64s|UInt64s|Bounds|ClientStates|Tallies|Rate|Callback)"),
     # the marks of a field

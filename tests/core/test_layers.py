@@ -10,7 +10,7 @@ import pytest
 import hansa
 import hansa.testing
 
-HEAVY = ("torch", "pyarrow", "sklearn", "scipy", "pandas", "matplotlib", "ray")
+HEAVY = ("torch", "pyarrow", "sklearn", "scipy", "pandas", "matplotlib", "ray", "dp_accounting")
 LATE = ("pydantic", "typer", "rich", "jinja2", "rfc8785", "safetensors", "tomli_w")
 
 
@@ -23,7 +23,9 @@ def loaded_by(module, names):
 @pytest.mark.parametrize(
     "module",
     ["hansa", "hansa.core.schema", "hansa.algorithms.rounds", "hansa.training.linear", "hansa.evaluation.federated",
-     "hansa.wire.plans", "hansa.simulation.engine", "hansa.testing", "hansa.secagg.client", "hansa.secagg.decryptor"],
+     "hansa.wire.plans", "hansa.simulation.engine", "hansa.testing", "hansa.privacy.accounting", "hansa.privacy.noise",
+     "hansa.privacy.matrices", "hansa.privacy.calibration", "hansa.privacy.auditing", "hansa.privacy.rounding",
+     "hansa.secagg.client", "hansa.secagg.decryptor"],
 )  # fmt: skip
 def test_importing_a_room_imports_no_heavy_library(module):
     assert loaded_by(module, HEAVY) == []

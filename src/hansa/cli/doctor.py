@@ -56,6 +56,7 @@ OPTIONAL: Final = (
         "'.[torch]' (without a GPU, install PyTorch's CPU build first)",
     ),
     Part("pyarrow", "pyarrow", "reading Parquet files", "'.[parquet]'"),
+    Part("dp-accounting", "dp_accounting", "what differential privacy costs", "'.[dp]'"),
     Part("scikit-learn", "sklearn", 'the source "digits"', "'.[digits]'"),
 )
 

@@ -39,6 +39,7 @@ VERBS: Final = {
     "events": "List what happened on a server, the oldest first.",
     "tokens": "List operator tokens; create or revoke one.",
     "bench": "Measure what parts of Hansa cost on this machine.",
+    "dp": "Say what differential privacy costs, or which noise, rounds or cohort a budget pays for.",
     "doctor": "Say what is installed, what is missing for what, and what this machine has.",
     "explain": "Say what an error code means and with which exit status a command ends; without one, list all.",
 }

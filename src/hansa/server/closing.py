@@ -99,9 +99,9 @@ async def close_sum(
     """Close a frozen round of which only the sum is known. Raises HansaError for one out of its range."""
     kind, count = round_.id.kind, len(reports)
     code = code_of(context, kind, round_.cohort_size)
-    opening = SumOpening(code, Groups(count, 1), round_.id.round, context.streams)
+    opening = SumOpening(code, Groups(round_.cohort_size, 1), round_.id.round, context.streams)
     aggregator = context.plan.aggregator if kind == "training" else FixedMean(divisor=1.0)
-    summed = await asyncio.to_thread(opening.aggregate, [total], aggregator, round_.population)
+    summed = await asyncio.to_thread(opening.aggregate, [(total, count)], aggregator, round_.population)
     if kind == "statistics":
         closed = close_prologue(context.plan, context.state, summed)
         return Closed(closed, {"event": "statistics", "round": 0, "cohort": count}, {"statistics": True})
