@@ -196,24 +196,41 @@ def test_an_assignment_that_no_key_of_the_server_signed_is_refused(server, agent
     server.key = Ed25519PrivateKey.generate()
     with pytest.raises(RefusedError) as error:
         agent.step()
-    assert error.value.code == "HANSA-AUTH-SIGNATURE"
+    assert error.value.code == "HANSA-SERVER-KEY"
     server.key_id = "unknown"
-    with pytest.raises(RefusedError):
+    with pytest.raises(RefusedError, match="server") as error:
         agent.step()
+    assert error.value.code == "HANSA-SERVER-KEY"
     assert path not in server.reports
     assert not any("/v1/" in path for _, path in server.requests)
+
+
+def endorsed(by, by_id, key, key_id):
+    public = key.public_key().public_bytes_raw()
+    voucher = by.sign(signatures.server_key(key_id, public))
+    return wire.ServerKey(key_id=key_id, public_key=public, endorsed_by=by_id, endorsement=voucher)
+
+
+def test_an_agent_goes_on_where_an_assignment_comes_before_the_key_that_signed_it(server, agent):
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    second = Ed25519PrivateKey.generate()
+    key = endorsed(server.key, "first", second, "second")
+    server.key, server.key_id = second, "second"
+    path, stop = server.assign(job_of()), threading.Event()
+    working = threading.Thread(target=agent.run, args=(stop,))
+    working.start()
+    server.wait_for(lambda: server.check_ins)
+    server.keys = [*server.keys, key]
+    server.wait_for(lambda: path in server.reports)
+    stop.set()
+    working.join()
 
 
 def test_a_key_that_a_known_key_vouches_for_is_believed(server, agent):
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     second, third = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
-
-    def endorsed(by, by_id, key, key_id):
-        public = key.public_key().public_bytes_raw()
-        voucher = by.sign(signatures.server_key(key_id, public))
-        return wire.ServerKey(key_id=key_id, public_key=public, endorsed_by=by_id, endorsement=voucher)
-
     server.keys = [endorsed(second, "second", third, "third"), endorsed(server.key, "first", second, "second")]
     server.key, server.key_id = third, "third"
     path = server.assign(job_of())

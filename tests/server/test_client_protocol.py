@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tests.server.by_hand import Device, code_of, deployed, run_async
 
 from hansa.wire.generated import federation_pb2 as messages
-from hansa.wire.signatures import client_key
+from hansa.wire.signatures import assignment, client_key, verify
 
 TRAINING = "evaluation.federated=false", "features.label=disease", "features.scaling=none", "rounds=3"
 """A plan that begins with training."""
@@ -82,6 +82,24 @@ def test_a_client_takes_another_key_and_the_old_one_is_worth_nothing(tmp_path):
             async with server.services.store.reading() as rows:
                 events = await rows.events.after(server.token.tenant, 0, 100)
             assert [event.client for event in events if event.kind == "client.key-rotated"] == [device.id]
+
+    run_async(work())
+
+
+def test_who_waits_while_the_server_takes_another_key_hears_of_it_with_what_it_signs(tmp_path):
+    async def work():
+        async with deployed(tmp_path) as server:
+            devices = [await server.device(name) for name in "ab"]
+            for device in devices:
+                await device.check_in()
+            waiting = asyncio.create_task(devices[0].check_in(20.0))
+            await asyncio.sleep(0.1)
+            made = await server.services.signer.rotate()
+            await server.submit(*TRAINING)
+            answer = await waiting
+            assert answer.assignment.key_id == made
+            keys = {key.key_id: bytes(key.public_key) for key in answer.server_keys}
+            verify(keys[made], answer.assignment.signature, assignment(answer.assignment.assignment))
 
     run_async(work())
 

@@ -43,6 +43,9 @@ CATALOGUE: Final[dict[str, Entry]] = {
     "HANSA-SERVER-UNREACHABLE": Entry(
         7, "the server cannot be reached, or the connection is not trusted", 503, "unavailable"
     ),
+    "HANSA-SERVER-KEY": Entry(
+        7, "an assignment is not signed by a key of the server that its client knows", 401, "unauthenticated"
+    ),
     "HANSA-SERVER-BUSY": Entry(7, "the server takes no more at the moment; come back later", 503, "unavailable"),
     "HANSA-SERVER-LIMIT": Entry(7, "a limit on rates was passed", 429, "resource_exhausted"),
     "HANSA-SERVER-STORAGE": Entry(

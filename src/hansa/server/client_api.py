@@ -98,7 +98,7 @@ class ClientApi:
         services.board.callers.called(client.population, client.number, services.clock.now())
         if request.HasField("declined"):
             await self._declined(client, read_key(request.declined))
-        answer = messages.CheckInResponse(server_keys=services.signer.published())
+        answer = messages.CheckInResponse()
         found = self._assignment(client, request)
         if found is None and request.wait_seconds > 0:
             seconds = min(request.wait_seconds, services.settings.long_poll_seconds)
@@ -106,17 +106,19 @@ class ClientApi:
             found = self._assignment(client, request)
         if request.HasField("reported"):
             answer.outcome = await self._outcome(client, read_key(request.reported))
+        announcement = None if found is None else await self._announcement(*found)
+        answer.server_keys.extend(
+            services.signer.published()
+        )  # last: the key that signs may be new since the call came
         if found is None:
             CHECK_INS.labels("come back").inc()
             answer.come_back_seconds = services.pace.seconds(services.board.callers.count(client.population))
-            return answer
-        announcement = await self._announcement(*found)
-        if announcement is None:
+        elif announcement is None:
             answer.come_back_seconds = _SOON
-            return answer
-        CHECK_INS.labels("assignment").inc()
-        answer.assignment.CopyFrom(self._signed(client, *found, announcement))
-        reached("server.check-in.answering")
+        else:
+            CHECK_INS.labels("assignment").inc()
+            answer.assignment.CopyFrom(self._signed(client, *found, announcement))
+            reached("server.check-in.answering")
         return answer
 
     async def _exchange(self, request: messages.ExchangeRequest) -> messages.ExchangeResponse:
