@@ -20,7 +20,8 @@ from hansa.server.eligibility import Eligibility
 from hansa.server.lifecycle import Upcoming, at_goal, goal_of
 from hansa.server.rounds_at_rest import round_name
 from hansa.server.services import Services
-from hansa.store.records import Assigned, Client, Round, RoundKey
+from hansa.store.backup import ATTEMPTS
+from hansa.store.records import Assigned, Client, Round, RoundKey, Run
 
 _WINDOW: Final = 3.0
 """Check-in intervals within which a client must have called to be picked where admission is "checked-in"."""
@@ -61,7 +62,6 @@ async def open_next(services: Services, context: RunContext, upcoming: Upcoming)
     eligible = await eligible_of(services, context)
     async with services.store.reading() as rows:
         last = await rows.rounds.last_attempt(run.id, upcoming.kind, upcoming.round)
-    attempt = 1 if last is None else last.id.attempt + 1
     failed = 0 if last is None or last.state != "abandoned" else int(last.notes.get("failed", 0)) + 1
     if failed >= services.settings.max_attempts:
         why = f"{upcoming.kind} round {upcoming.round} was given up {failed} times"
@@ -73,8 +73,13 @@ async def open_next(services: Services, context: RunContext, upcoming: Upcoming)
     numbers = await _numbers(services, context, upcoming, eligible)
     if len(numbers) < needed:
         return NotYet("too few clients could be picked")
-    key = RoundKey(run.id, upcoming.kind, upcoming.round, attempt)
+    key = RoundKey(run.id, upcoming.kind, upcoming.round, next_attempt(run, last))
     return await _commit(services, context, upcoming, key=key, eligible=eligible, numbers=numbers, failed=failed)
+
+
+def next_attempt(run: Run, last: Round | None) -> int:
+    """Return the number of a round's next attempt: no client has seen it, not even before the server was restored."""
+    return 1 + max(0 if last is None else last.id.attempt, int(run.notes.get(ATTEMPTS, 0)))
 
 
 async def eligible_of(services: Services, context: RunContext) -> Eligible:
