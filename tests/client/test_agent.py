@@ -327,3 +327,25 @@ def test_rehearsing_sends_nothing(server, agent):
     assert told["would_send_lanes"][:2] == ["count", "non_finite"]
     assert not any(method == "PUT" for method, _ in server.requests)
     assert agent.state.pending() is None
+
+
+def test_who_withdraws_consent_sends_nothing_of_before_and_learns_that_the_server_knows(
+    server, agent, caplog, monkeypatch
+):
+    server.cut_uploads = ["before"] * 4
+    path = server.assign(job_of())
+    with pytest.raises(RefusedError):
+        agent.step()
+    assert agent.state.pending() is not None
+    agent.consent = False
+    monkeypatch.setattr("hansa.client.agent.obstacles", lambda *_: ["it is not the hour"])
+    server.assignments.clear()
+    server.outcomes[path] = wire.OUTCOME_NOT_INCLUDED
+    with caplog.at_level("INFO", logger="hansa.client"):
+        agent.step()
+        agent.step()
+    assert not server.check_ins[-1].consent
+    assert server.reports == {}
+    assert agent.state.pending() is None
+    assert [each.outcome for each in agent.state.reports()] == ["not-included"]
+    assert sum("the server knows" in line for line in caplog.messages) == 1

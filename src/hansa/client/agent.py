@@ -96,6 +96,7 @@ class Agent:
         site_data = SiteData(source, self.state.split_seed(), test_fraction)
         self._workshop = Workshop(self.state, self.policy, site_data)
         self._declined: Id | None = None
+        self._withdrawn = False
         self.identity = self.state.identity()
         if self.identity is not None:
             self._transport.sign_as(self.identity.client, self.state.key())
@@ -173,13 +174,14 @@ class Agent:
         """Do what is next: send what is on disk, else check in and answer; return in how many seconds to come back."""
         try:
             pending = self.state.pending()
-            if pending is not None:
+            if not self.consent:
+                self._keep_back(pending)
+            elif pending is not None:
                 return self._report(pending, resumes=True)
-            begun = self._sums.begun()
-            if begun is not None:
+            elif (begun := self._sums.begun()) is not None:
                 return self._sum(begun)
             hindered = obstacles(self.policy.resources, self._clock, self.used_today(), self._machine)
-            if hindered:
+            if hindered and (self.consent or self._withdrawn):
                 log.info("resting because=%r", "; ".join(hindered))
                 return _OBSTRUCTED
             answer = self._check_in(self.wait)
@@ -245,6 +247,11 @@ class Agent:
         self._new_day()
         return int(self._usage["up"] + self._usage["down"])
 
+    def _keep_back(self, pending: Pending | None) -> None:
+        """Send nothing that was computed before consent was withdrawn; the server tells whether it has it already."""
+        if pending is not None:
+            self.state.acknowledged(pending, "open")
+
     def _settle(self, assigned: wire.Assignment) -> None:
         """Learn what became of the run's own reports before its next answer builds on the rows that they left."""
         for report in self.state.reports():
@@ -262,6 +269,9 @@ class Agent:
         if self._declined is not None:
             request.declined.CopyFrom(on_the_wire(self._declined))
         answer = self._transport.check_in(request)
+        if not self.consent and not self._withdrawn:
+            self._withdrawn = True
+            log.info("no consent: the server knows, and asks nothing of this client until it consents again")
         outcome = _OUTCOMES.get(answer.outcome)
         if report is not None and outcome is not None:
             reached("client.outcome-learned")

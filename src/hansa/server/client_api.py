@@ -17,6 +17,7 @@ from hansa.server.board import Posted
 from hansa.server.checking import NAMED, name_sender
 from hansa.server.contexts import RunContext, load_context
 from hansa.server.enrolment import check_declared, enrol, read_attributes, rotate_key
+from hansa.server.leaving import leave, leave_all, tell
 from hansa.server.measures import CHECK_INS
 from hansa.server.recorder import unexpected
 from hansa.server.services import Services
@@ -87,7 +88,9 @@ class ClientApi:
             now = self.services.clock.now()
             async with self.services.store.transaction() as rows:
                 await rows.clients.set_state(client.id, "retired", at=now, why="it said goodbye")
+                left = await leave_all(rows, client.id, "lost", at=now)
             self.services.clients.drop(client.id)
+            tell(self.services.board, client.id, left)
         except Exception as error:  # noqa: BLE001 - what is no refusal is told as a bug, and nothing of it
             raise_connect(error)
         return messages.GoodbyeResponse()
@@ -162,6 +165,7 @@ class ClientApi:
         if same and client.state == "active":
             return client
         now = self.services.clock.now()
+        left: list[RoundKey] = []
         async with self.services.store.transaction() as rows:
             population = await rows.populations.get(client.population)
             if population is None:
@@ -174,9 +178,12 @@ class ClientApi:
                 if client.consent != request.consent:
                     kind = "client.consented" if request.consent else "client.withdrew-consent"
                     await rows.events.add(kind, tenant=client.tenant, at=now, client=client.id)
+            if not request.consent:
+                left = await leave_all(rows, client.id, "declined", at=now)
             if client.state == "enrolled":
                 await rows.clients.set_state(client.id, "active", at=now, why="it checked in")
         self.services.clients.drop(client.id)
+        tell(self.services.board, client.id, left)
         changed = await self.services.clients.get(client.id)
         if changed is None:
             raise LookupError("a client that changed is there")
@@ -195,13 +202,9 @@ class ClientApi:
         """Take note that a site's policy refused: the round does not wait for this client."""
         now = self.services.clock.now()
         async with self.services.store.transaction() as rows:
-            round_ = await rows.rounds.get(key, for_report=True)
-            assigned = await rows.rounds.assignment(key, client.id, for_change=True)
-            if round_ is None or assigned is None or assigned.fate is not None:
-                return
-            await rows.rounds.set_fates(key, {client.id: "declined"})
-            await rows.events.add("assignment.declined", tenant=client.tenant, at=now, run=key.run, client=client.id)
-        self.services.board.answered(key, client.id, reported=False)
+            left = await leave(rows, key, client.id, "declined", at=now)
+        if left:
+            tell(self.services.board, client.id, [key])
 
     async def _outcome(self, client: Client, key: RoundKey) -> messages.Outcome:
         async with self.services.store.reading() as rows:

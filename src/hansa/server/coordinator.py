@@ -23,6 +23,7 @@ from hansa.core.ring import RingVector
 from hansa.secagg.server import Phase
 from hansa.server import buffered_runs, closing, lifecycle
 from hansa.server.contexts import RunContext, load_context, store_state
+from hansa.server.leaving import leave_all, tell
 from hansa.server.measures import ROUND_SECONDS, ROUNDS
 from hansa.server.opening import NotYet, Opening, open_next
 from hansa.server.rounds_at_rest import round_name, update_prefix
@@ -335,7 +336,9 @@ class Coordinator:
         now = self.services.clock.now()
         async with self.services.store.transaction() as rows:
             await rows.clients.set_state(client, "suspended", at=now, why=f"its update broke {round_name(round_.id)}")
+            left = await leave_all(rows, client, "lost", at=now)
         self.services.clients.drop(client)
+        tell(self.services.board, client, left)
 
     async def _sweep(self, round_: Round, reports: list[Report]) -> None:
         """Remove what a round needs no more: the sealed updates, then the key. What is missed here, retention finds."""
