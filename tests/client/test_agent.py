@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from fake_server import SCAFFOLD, TOKEN, digest, first_model, job_of
+from fake_server import PLAN, SCAFFOLD, TOKEN, digest, first_model, job_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -327,6 +327,21 @@ def test_rehearsing_sends_nothing(server, agent):
     assert told["would_send_lanes"][:2] == ["count", "non_finite"]
     assert not any(method == "PUT" for method, _ in server.requests)
     assert agent.state.pending() is None
+    assert [each.looks for each in server.check_ins] == [True]
+
+
+def test_rehearsing_says_that_the_client_would_rest(server, agent, monkeypatch):
+    monkeypatch.setattr("hansa.client.agent.obstacles", lambda *_: ["it is not the hour"])
+    assert agent.rehearse() == {"assignment": None, "rests_because": ["it is not the hour"]}
+    server.assign(job_of())
+    assert agent.rehearse()["rests_because"] == ["it is not the hour"]
+
+
+def test_rehearsing_tells_of_a_secure_sum_what_is_masked(server, agent):
+    server.assign(job_of({**PLAN, "secure_aggregation": {"maximum_cohort": 4, "max_weight": 300.0}}))
+    told = agent.rehearse()
+    assert "would_send_tensors" not in told
+    assert all("integers of" in each for each in told["would_send_masked"].values())
 
 
 def test_who_withdraws_consent_sends_nothing_of_before_and_learns_that_the_server_knows(

@@ -285,6 +285,36 @@ def test_without_consent_nobody_is_picked_again(tmp_path):
     run_async(work())
 
 
+def test_who_only_looks_changes_nothing_and_sees_what_others_are_asked(tmp_path):
+    async def work():
+        async with deployed(tmp_path) as server:
+            devices = [await server.device(name) for name in "ab"]
+            looker = await server.device("looker")
+            await devices[0].check_in()
+            looker.consent = False
+            assert not (await looker.check_in(looks=True)).HasField("assignment")
+            await server.submit(*TRAINING)  # waits for two
+            await looker.check_in(looks=True)
+            await asyncio.sleep(0.2)
+            assert not (await devices[0].check_in()).HasField("assignment")
+            await devices[1].check_in()
+            asked = await devices[0].assignment()
+            shown = messages.Assignment.FromString((await looker.check_in(looks=True)).assignment.assignment)
+            assert (shown.id, shown.cohort_size, shown.client) == (asked.id, 2, looker.id)
+            assert (await looker.get(f"/v1/models/{shown.model_sha256}")).status_code == 200
+            update = await server.update(shown, 1.0)
+            assert code_of(await looker.put(shown.id, update)) == "HANSA-REPORT-UNEXPECTED"
+            looker.attributes = {"age": "7"}
+            refused = await looker.call("CheckIn", looker.check_in_request(looks=True))
+            assert code_of(refused) == "HANSA-CLIENT-ATTRIBUTES"
+            async with server.services.store.reading() as rows:
+                kept = await rows.clients.get(looker.id)
+            assert (kept.state, kept.consent, kept.attributes) == ("enrolled", True, {})
+            assert server.services.board.callers.count(server.population.id) == 2
+
+    run_async(work())
+
+
 def test_a_straggler_is_told_politely_and_the_round_is_tried_again_where_too_few_came(tmp_path):
     async def work():
         async with deployed(tmp_path) as server:

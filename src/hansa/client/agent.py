@@ -217,10 +217,15 @@ class Agent:
         self._transport.goodbye()
 
     def rehearse(self) -> dict[str, Any]:
-        """Return what the server asks now and what would leave this machine; nothing is sent but the check-in."""
-        answer = self._check_in(0.0)
+        """Return what the server asks now, or would if it picked this client, and what would leave this machine.
+
+        The federation stays as it is: the call only looks. Nothing is reported or declined.
+        """
+        rests = obstacles(self.policy.resources, self._clock, self.used_today(), self._machine)
+        answer = self._transport.check_in(self._declaring(looks=True))
+        self._learn_keys(answer)
         if not answer.HasField("assignment"):
-            return {"assignment": None, "come_back_seconds": answer.come_back_seconds}
+            return {"assignment": None, "rests_because": rests}
         assigned = believed(answer.assignment, self._enrolled())
         assignment, job = id_of(assigned), self._workshop.job(assigned, self._transport)
         asked = _asked(assigned, assignment, job)
@@ -233,6 +238,7 @@ class Agent:
             "cohort_size": assigned.cohort_size,
             "would_receive_bytes": assigned.model_size,
             "policy_objects": objections(self.policy, asked),
+            "rests_because": rests,
         }
         if told["policy_objects"]:
             return told
@@ -240,6 +246,9 @@ class Agent:
             computed = self._workshop.answer(assigned, assignment, job, self._workshop.model(assigned, self._transport))
         except HansaError as error:
             return {**told, "policy_objects": [f"{error} [{error.code}]"]}
+        if computed.ring is not None:
+            parts = {each.name: f"{each.length} integers of {each.bits} bits" for each in computed.ring.segments}
+            return {**told, "would_send_bytes": len(computed.content), "would_send_masked": parts}
         return {**told, **_leaving(computed.content, self._workshop.lanes(assignment.kind))}
 
     def used_today(self) -> int:
@@ -260,10 +269,7 @@ class Agent:
 
     def _check_in(self, wait: float, about: Report | None = None) -> wire.CheckInResponse:
         """Check in, learn the outcome of an open report (the oldest), and believe the server's new keys."""
-        identity, report = self._enrolled(), about or self.state.open_report()
-        request = wire.CheckInRequest(
-            client_version=_version(), attributes=self._attributes(), consent=self.consent, wait_seconds=wait
-        )
+        report, request = about or self.state.open_report(), self._declaring(wait_seconds=wait)
         if report is not None:
             request.reported.CopyFrom(on_the_wire(report.id))
         if self._declined is not None:
@@ -277,12 +283,24 @@ class Agent:
             reached("client.outcome-learned")
             self.state.learned(report.id, outcome)
             log.info("outcome assignment=%s is=%s", report.id, outcome)
+        self._learn_keys(answer)
+        return answer
+
+    def _declaring(self, **more: Any) -> wire.CheckInRequest:
+        """Return a check-in with what this client declares. Raises RefusedError before it is enrolled."""
+        self._enrolled()
+        return wire.CheckInRequest(
+            client_version=_version(), attributes=self._attributes(), consent=self.consent, **more
+        )
+
+    def _learn_keys(self, answer: wire.CheckInResponse) -> None:
+        """Believe those new keys of the server that a known one vouches for."""
+        identity = self._enrolled()
         keys = with_new_keys(identity.server_keys, answer.server_keys)
         if keys != identity.server_keys:
             self.identity = replace(identity, server_keys=keys)
             self.state.save_identity(self.identity)
             log.info("keys known=%d", len(keys))
-        return answer
 
     def _take(self, assigned: wire.Assignment, key_id: str) -> float:
         """Answer an assignment, or decline it."""

@@ -97,6 +97,8 @@ class ClientApi:
 
     async def _check_in(self, request: messages.CheckInRequest) -> messages.CheckInResponse:
         services, client = self.services, _caller()
+        if request.looks:
+            return await self._shown(client, request)
         client = await self._declared(client, request)
         services.board.callers.called(client.population, client.number, services.clock.now())
         if request.HasField("declined"):
@@ -122,6 +124,22 @@ class ClientApi:
             CHECK_INS.labels("assignment").inc()
             answer.assignment.CopyFrom(self._signed(client, *found, announcement))
             reached("server.check-in.answering")
+        return answer
+
+    async def _shown(self, client: Client, request: messages.CheckInRequest) -> messages.CheckInResponse:
+        """Answer with what a client is asked, or would be if it were picked; nothing becomes of it."""
+        services = self.services
+        async with services.store.reading() as rows:
+            population = await rows.populations.get(client.population)
+        if population is None:
+            raise LookupError("a client has a population")
+        check_declared(population, read_attributes(request.attributes), request.client_version)
+        answer = messages.CheckInResponse(server_keys=services.signer.published())
+        found = services.board.assignment(client.id) or services.board.example(client)
+        if found is None:
+            answer.come_back_seconds = services.pace.seconds(services.board.callers.count(client.population))
+        else:
+            answer.assignment.CopyFrom(self._signed(client, *found, b""))
         return answer
 
     async def _exchange(self, request: messages.ExchangeRequest) -> messages.ExchangeResponse:
