@@ -41,7 +41,16 @@ _OUTCOMES: Final[Mapping[int, Outcome]] = {
     wire.OUTCOME_INCLUDED: "included",
     wire.OUTCOME_NOT_INCLUDED: "not-included",
 }
-_ENDS: Final = frozenset({"HANSA-AUTH-UNKNOWN", "HANSA-AUTH-SIGNATURE", "HANSA-CLIENT-FOLDER", "HANSA-ENROL-TOKEN"})
+_ENDS: Final = frozenset(
+    {
+        "HANSA-AUTH-UNKNOWN",
+        "HANSA-AUTH-SIGNATURE",
+        "HANSA-CLIENT-ATTRIBUTES",
+        "HANSA-CLIENT-FOLDER",
+        "HANSA-CLIENT-RETIRED",
+        "HANSA-ENROL-TOKEN",
+    }
+)
 """What no waiting mends."""
 _VERDICTS: Final = ("HANSA-REPORT-", "HANSA-NOT-FOUND", "HANSA-REQUEST-")
 """Errors by which a server says that it never takes this report. After any other it stays to be sent."""

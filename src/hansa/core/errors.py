@@ -70,7 +70,8 @@ CATALOGUE: Final[dict[str, Entry]] = {
         3, "an invitation does not let this client in: unknown, used up or expired", 403, "permission_denied"
     ),
     "HANSA-ENROL-CERTIFICATE": Entry(3, "a client certificate is not accepted for enrolment", 403, "permission_denied"),
-    "HANSA-CLIENT-STATE": Entry(3, "the client is suspended or retired", 403, "permission_denied"),
+    "HANSA-CLIENT-STATE": Entry(3, "the client is suspended, or has not enrolled", 403, "permission_denied"),
+    "HANSA-CLIENT-RETIRED": Entry(3, "the client is retired for ever", 403, "permission_denied"),
     "HANSA-CLIENT-VERSION": Entry(
         3, "the client's version is older than its population allows", 400, "failed_precondition"
     ),
