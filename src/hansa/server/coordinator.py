@@ -225,8 +225,7 @@ class Coordinator:
             await self._freeze(round_)
             return True
         if todo == "abandon":
-            why = f"{len(reports)} of {round_.cohort_size} picked clients reported in time"
-            await self._abandon(round_, why)
+            await self._abandon(round_, lifecycle.why_given_up(assigned, reports))
             return True
         try:
             await self._close(context, round_, reports)

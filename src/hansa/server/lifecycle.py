@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
@@ -14,7 +15,7 @@ from typing import Any, Final, Literal
 from hansa.algorithms import schedule
 from hansa.algorithms.plan import Plan
 from hansa.core.errors import RunError
-from hansa.store.records import Assigned, Kind, Report, Round, RoundState, Run
+from hansa.store.records import Assigned, Fate, Kind, Report, Round, RoundState, Run
 
 NEXT: Final[Mapping[RoundState, frozenset[RoundState]]] = {
     "created": frozenset({"opening", "abandoned"}),
@@ -27,6 +28,8 @@ NEXT: Final[Mapping[RoundState, frozenset[RoundState]]] = {
 """State of a round -> the states that may follow."""
 TAKES_REPORTS: Final = frozenset({"opening", "collecting"})
 """States in which a report is accepted."""
+
+_SAID: Final[Mapping[Fate, str]] = {"declined": "declined", "refused": "sent what was refused"}
 
 Move = Literal["wait", "collect", "freeze", "abandon", "close"]
 
@@ -111,6 +114,16 @@ def move(plan: Plan, round_: Round, assigned: Sequence[Assigned], reports: Seque
     if machine.closed_at is None:
         return "collect" if reports and round_.state == "opening" else "wait"
     return "freeze" if len(reports) >= machine.needed or _may_be_empty(plan, round_) else "abandon"
+
+
+def why_given_up(assigned: Sequence[Assigned], reports: Sequence[Report]) -> str:
+    """Return why a round does not count, in words, by what became of its clients."""
+    fates = Counter(each.fate for each in assigned)
+    others = [f"{fates[fate]} of {len(assigned)} {said}" for fate, said in _SAID.items() if fates[fate]]
+    answered = sum(fates[fate] for fate in _SAID)
+    if answered == len(assigned) > 0:
+        return ", ".join(others)
+    return ", ".join([f"{len(reports)} of {len(assigned)} picked clients reported in time", *others])
 
 
 def _may_be_empty(plan: Plan, round_: Round) -> bool:
