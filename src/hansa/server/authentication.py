@@ -79,7 +79,7 @@ class Authenticator:
                 "HANSA-CLIENT-RETIRED",
                 rule="Only clients that are enrolled or active take part.",
                 found="This one is retired, for ever.",
-                action="Stop it. To take part again, enrol as another client, with another --state and a new invitation.",
+                action="Stop it. To take part again, enrol as another client, with a new --state and invitation.",
             )
         if client.state not in ("enrolled", "active"):
             raise RefusedError(
