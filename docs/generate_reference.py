@@ -29,6 +29,7 @@ from hansa.core.settings import SETTINGS
 from hansa.data import listing
 from hansa.server.settings import ServerSettings
 from hansa.server.settings import settings_table as server_settings
+from hansa.server.tokens import ROLES, Permission
 from hansa.simulation.devices import PRESETS
 
 GENERATED: Final = Path(__file__).parent / "reference" / "generated"
@@ -83,6 +84,7 @@ def generate(folder: Path = GENERATED) -> None:
         "commands": commands_page(),
         "errors": errors_page(),
         "server-settings": server_settings_page(),
+        "roles": roles_page(),
     }
     for page in set(folder.glob("*.md")) - {folder / f"{name}.md" for name in pages}:
         page.unlink()
@@ -333,6 +335,19 @@ def server_settings_page() -> str:
         "commas. Paths are from the folder that the server is started in. A key or variable that is not in the list is "
         "an error; `hansa server settings` shows what holds.\n\n"
         + _table(("key", "variable", "meaning", "default"), rows)
+    )
+
+
+def roles_page() -> str:
+    """Return the page of the roles of operator tokens."""
+    rows = [
+        (f"`{permission}`", *("yes" if permission in ROLES[role] else "" for role in ROLES))
+        for permission in get_args(Permission)
+    ]
+    return (
+        "(reference-roles)=\n# Roles of operator tokens\n\n`hansa tokens create NAME --role ROLE` gives a token its "
+        "role. A call that a token's role does not allow is refused with `HANSA-AUTH-ROLE`. No role reaches into "
+        "another tenant.\n\n" + _table(("may", *(f"`{role}`" for role in ROLES)), rows)
     )
 
 

@@ -196,24 +196,41 @@ def test_an_assignment_that_no_key_of_the_server_signed_is_refused(server, agent
     server.key = Ed25519PrivateKey.generate()
     with pytest.raises(RefusedError) as error:
         agent.step()
-    assert error.value.code == "HANSA-AUTH-SIGNATURE"
+    assert error.value.code == "HANSA-SERVER-KEY"
     server.key_id = "unknown"
-    with pytest.raises(RefusedError):
+    with pytest.raises(RefusedError, match="server") as error:
         agent.step()
+    assert error.value.code == "HANSA-SERVER-KEY"
     assert path not in server.reports
     assert not any("/v1/" in path for _, path in server.requests)
+
+
+def endorsed(by, by_id, key, key_id):
+    public = key.public_key().public_bytes_raw()
+    voucher = by.sign(signatures.server_key(key_id, public))
+    return wire.ServerKey(key_id=key_id, public_key=public, endorsed_by=by_id, endorsement=voucher)
+
+
+def test_an_agent_goes_on_where_an_assignment_comes_before_the_key_that_signed_it(server, agent):
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    second = Ed25519PrivateKey.generate()
+    key = endorsed(server.key, "first", second, "second")
+    server.key, server.key_id = second, "second"
+    path, stop = server.assign(job_of()), threading.Event()
+    working = threading.Thread(target=agent.run, args=(stop,))
+    working.start()
+    server.wait_for(lambda: server.check_ins)
+    server.keys = [*server.keys, key]
+    server.wait_for(lambda: path in server.reports)
+    stop.set()
+    working.join()
 
 
 def test_a_key_that_a_known_key_vouches_for_is_believed(server, agent):
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     second, third = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
-
-    def endorsed(by, by_id, key, key_id):
-        public = key.public_key().public_bytes_raw()
-        voucher = by.sign(signatures.server_key(key_id, public))
-        return wire.ServerKey(key_id=key_id, public_key=public, endorsed_by=by_id, endorsement=voucher)
-
     server.keys = [endorsed(second, "second", third, "third"), endorsed(server.key, "first", second, "second")]
     server.key, server.key_id = third, "third"
     path = server.assign(job_of())
@@ -325,3 +342,40 @@ def test_rehearsing_sends_nothing(server, agent):
     assert told["would_send_lanes"][:2] == ["count", "non_finite"]
     assert not any(method == "PUT" for method, _ in server.requests)
     assert agent.state.pending() is None
+    assert [each.looks for each in server.check_ins] == [True]
+
+
+def test_rehearsing_says_that_the_client_would_rest(server, agent, monkeypatch):
+    monkeypatch.setattr("hansa.client.agent.obstacles", lambda *_: ["it is not the hour"])
+    assert agent.rehearse() == {"assignment": None, "rests_because": ["it is not the hour"]}
+    server.assign(job_of())
+    assert agent.rehearse()["rests_because"] == ["it is not the hour"]
+
+
+def test_rehearsing_tells_of_a_secure_sum_what_is_masked(server, agent):
+    server.assign(job_of({**PLAN, "secure_aggregation": {"maximum_cohort": 4, "max_weight": 300.0}}))
+    told = agent.rehearse()
+    assert "would_send_tensors" not in told
+    assert all("integers of" in each for each in told["would_send_masked"].values())
+
+
+def test_who_withdraws_consent_sends_nothing_of_before_and_learns_that_the_server_knows(
+    server, agent, caplog, monkeypatch
+):
+    server.cut_uploads = ["before"] * 4
+    path = server.assign(job_of())
+    with pytest.raises(RefusedError):
+        agent.step()
+    assert agent.state.pending() is not None
+    agent.consent = False
+    monkeypatch.setattr("hansa.client.agent.obstacles", lambda *_: ["it is not the hour"])
+    server.assignments.clear()
+    server.outcomes[path] = wire.OUTCOME_NOT_INCLUDED
+    with caplog.at_level("INFO", logger="hansa.client"):
+        agent.step()
+        agent.step()
+    assert not server.check_ins[-1].consent
+    assert server.reports == {}
+    assert agent.state.pending() is None
+    assert [each.outcome for each in agent.state.reports()] == ["not-included"]
+    assert sum("the server knows" in line for line in caplog.messages) == 1

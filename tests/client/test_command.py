@@ -39,6 +39,8 @@ def test_a_dry_run_says_what_would_leave(server, data, tmp_path, how):
     assert told["assignment"] == path
     assert set(told["would_send_tensors"]) == {"values", "lanes"}
     assert "would send bytes" in ended.stderr
+    assert "would send tensors: lanes (I64 [4]), values (F32 [3])" in ended.stderr
+    assert "policy objects: nothing" in ended.stderr
     assert server.reports == {}
     assert TOKEN not in ended.stdout + ended.stderr
     assert dict(server.enrolments[0].attributes) == {"region": '"EU"'}

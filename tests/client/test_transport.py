@@ -148,6 +148,16 @@ def test_a_busy_server_is_asked_again(server, agent):
     assert len(server.check_ins) == 1
 
 
+@pytest.mark.parametrize(
+    "code", ["HANSA-CLIENT-RETIRED", "HANSA-CLIENT-ATTRIBUTES", "HANSA-AUTH-UNKNOWN", "HANSA-AUTH-SIGNATURE"]
+)
+def test_an_agent_ends_where_no_waiting_mends_it(server, agent, code):
+    server.refuse = [code]
+    with pytest.raises(RefusedError) as error:
+        agent.run(threading.Event())
+    assert (error.value.code, error.value.exit_status) == (code, 3)
+
+
 def test_an_agent_runs_through_failures_until_it_is_told_to_stop(server, agent):
     stop = threading.Event()
     worker = threading.Thread(target=agent.run, args=(stop,))

@@ -16,6 +16,7 @@ from hansa.core.registry import PIECES, resolve
 from hansa.core.schema import fields_of
 from hansa.core.settings import SETTINGS
 from hansa.server.settings import ServerSettings, variable
+from hansa.server.tokens import ROLES
 
 OTHER_PAGES = {"recipe", "source", "metric"}
 
@@ -102,3 +103,14 @@ def test_every_link_between_pages_that_are_read_as_files_is_alive() -> None:
                 if anchor:
                     found = anchors(page.parent / file if file else page)
                     assert anchor in found, f"{page} links to {target}"
+
+
+def test_every_permission_of_every_role_has_its_place(reference: Path) -> None:
+    head, _, *rows = [line for line in (reference / "roles.md").read_text().splitlines() if line.startswith("|")]
+    roles = [cell.strip(" `") for cell in head.split("|")[2:-1]]
+    assert roles == list(ROLES)
+    read = {
+        cells[1].strip(" `"): [cell.strip() == "yes" for cell in cells[2:-1]] for cells in (r.split("|") for r in rows)
+    }
+    for place, (role, allowed) in enumerate(ROLES.items()):
+        assert {permission for permission, cells in read.items() if cells[place]} == allowed, role

@@ -396,6 +396,18 @@ def test_events_come_in_pages_and_go_on(released):
     assert numbers == sorted(set(numbers))
     last = released.ok("GET", f"/events?after={following['next']}")
     assert (last["events"], last["next"]) == ([], following["next"])
+    newest = released.ok("GET", "/events?limit=2&newest=true")["events"]
+    assert [event["number"] for event in newest] == numbers[-2:]
+
+
+def test_who_invites_a_name_that_is_there_hears_how_to_invite_it_again(populated):
+    first = populated.clients[0]
+    assert populated.ok("POST", f"/clients/{first}/suspend")["state"] == "suspended"
+    answer = populated.call("POST", "/populations/hospitals/invitations", json={"name": "one"})
+    assert error_of(answer) == (409, "HANSA-STORE-CONFLICT")
+    told = answer.json()["error"]
+    assert first in told["found"]
+    assert f"--again {first}" in told["action"]
 
 
 def test_usage_counts_what_a_tenant_has(released):

@@ -188,6 +188,16 @@ class Deployed:
         async with self.services.store.reading() as rows:
             return await rows.rounds.get(RoundKey(of.run, kind, of.round, of.attempt))
 
+    async def given_up(self, of: messages.AssignmentId):
+        """Return a round once it is given up, and let the pause before its next attempt pass."""
+        for _ in range(500):
+            found = await self.round(of)
+            if found.state == "abandoned":
+                self.clock.time += 40
+                return found
+            await asyncio.sleep(0.02)
+        raise TimeoutError
+
 
 @contextlib.asynccontextmanager
 async def serving(folder, clock, **settings):
@@ -212,7 +222,8 @@ async def deployed(folder, **settings):
         async with services.store.transaction() as rows:
             tenant = (await rows.tenants.all())[0]
             population = Population("population-1", tenant.id, "hospitals", schema={"region": "string"})
-            await rows.populations.add(population)
+            if await rows.populations.get(population.id) is None:  # it is there in a server that was restored
+                await rows.populations.add(population)
             token = (await rows.tokens.of(tenant.id))[0]
         yield Deployed(services, http, clock, token, population)
 

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tests.server.by_hand import Device, code_of, deployed, run_async
 
 from hansa.wire.generated import federation_pb2 as messages
-from hansa.wire.signatures import client_key
+from hansa.wire.signatures import assignment, client_key, verify
 
 TRAINING = "evaluation.federated=false", "features.label=disease", "features.scaling=none", "rounds=3"
 """A plan that begins with training."""
@@ -86,8 +86,26 @@ def test_a_client_takes_another_key_and_the_old_one_is_worth_nothing(tmp_path):
     run_async(work())
 
 
-@pytest.mark.parametrize("state", ["suspended", "retired"])
-def test_a_client_that_is_out_is_refused_from_the_next_call_on(tmp_path, state):
+def test_who_waits_while_the_server_takes_another_key_hears_of_it_with_what_it_signs(tmp_path):
+    async def work():
+        async with deployed(tmp_path) as server:
+            devices = [await server.device(name) for name in "ab"]
+            for device in devices:
+                await device.check_in()
+            waiting = asyncio.create_task(devices[0].check_in(20.0))
+            await asyncio.sleep(0.1)
+            made = await server.services.signer.rotate()
+            await server.submit(*TRAINING)
+            answer = await waiting
+            assert answer.assignment.key_id == made
+            keys = {key.key_id: bytes(key.public_key) for key in answer.server_keys}
+            verify(keys[made], answer.assignment.signature, assignment(answer.assignment.assignment))
+
+    run_async(work())
+
+
+@pytest.mark.parametrize(("state", "code"), [("suspended", "HANSA-CLIENT-STATE"), ("retired", "HANSA-CLIENT-RETIRED")])
+def test_a_client_that_is_out_is_refused_from_the_next_call_on(tmp_path, state, code):
     async def work():
         async with deployed(tmp_path) as server:
             device = await server.device("a")
@@ -95,7 +113,7 @@ def test_a_client_that_is_out_is_refused_from_the_next_call_on(tmp_path, state):
             async with server.services.store.transaction() as rows:
                 await rows.clients.set_state(device.id, state, at=server.clock.now(), why="test")
             await server.services.clients.follow()
-            assert code_of(await device.call("CheckIn", device.check_in_request())) == "HANSA-CLIENT-STATE"
+            assert code_of(await device.call("CheckIn", device.check_in_request())) == code
 
     run_async(work())
 
@@ -267,6 +285,77 @@ def test_without_consent_nobody_is_picked_again(tmp_path):
     run_async(work())
 
 
+def test_a_round_that_all_decline_rests_before_it_is_tried_again_and_the_last_reason_is_told(tmp_path):
+    async def work():
+        async with deployed(tmp_path, max_attempts=2) as server:
+            devices = [await server.device(name) for name in "ab"]
+            for device in devices:
+                await device.check_in()
+            run = await server.submit(*TRAINING)
+
+            async def decline(attempt):
+                asked = await asyncio.gather(*(device.assignment() for device in devices))
+                assert asked[0].id.attempt == attempt
+                for device in devices:
+                    await device.check_in(0.0, declined=asked[0].id)
+                return asked[0].id
+
+            first = await decline(1)
+            for _ in range(10):
+                assert not (await devices[0].check_in(0.05)).HasField("assignment")
+            assert (await server.given_up(first)).report["why"] == "2 of 2 declined"
+            await server.given_up(await decline(2))
+            paused = await until_paused(server, run)
+            assert paused.why.startswith("[HANSA-RUN-ATTEMPTS]")
+            assert "2 of 2 declined" in paused.why
+            token = (server.services.settings.place / "owner-token").read_text().strip()
+            headers = {"Authorization": f"Bearer {token}"}
+            assert (await server.http.post(f"/api/v1/runs/{run}/resume", headers=headers)).status_code == 200
+            await decline(3)
+
+    run_async(work())
+
+
+async def until_paused(server, run):
+    for _ in range(200):
+        async with server.services.store.reading() as rows:
+            found = await rows.runs.get(run)
+        if found.state == "paused":
+            return found
+        await asyncio.sleep(0.02)
+    raise TimeoutError
+
+
+def test_who_only_looks_changes_nothing_and_sees_what_others_are_asked(tmp_path):
+    async def work():
+        async with deployed(tmp_path) as server:
+            devices = [await server.device(name) for name in "ab"]
+            looker = await server.device("looker")
+            await devices[0].check_in()
+            looker.consent = False
+            assert not (await looker.check_in(looks=True)).HasField("assignment")
+            await server.submit(*TRAINING)  # waits for two
+            await looker.check_in(looks=True)
+            await asyncio.sleep(0.2)
+            assert not (await devices[0].check_in()).HasField("assignment")
+            await devices[1].check_in()
+            asked = await devices[0].assignment()
+            shown = messages.Assignment.FromString((await looker.check_in(looks=True)).assignment.assignment)
+            assert (shown.id, shown.cohort_size, shown.client) == (asked.id, 2, looker.id)
+            assert (await looker.get(f"/v1/models/{shown.model_sha256}")).status_code == 200
+            update = await server.update(shown, 1.0)
+            assert code_of(await looker.put(shown.id, update)) == "HANSA-REPORT-UNEXPECTED"
+            looker.attributes = {"age": "7"}
+            refused = await looker.call("CheckIn", looker.check_in_request(looks=True))
+            assert code_of(refused) == "HANSA-CLIENT-ATTRIBUTES"
+            async with server.services.store.reading() as rows:
+                kept = await rows.clients.get(looker.id)
+            assert (kept.state, kept.consent, kept.attributes) == ("enrolled", True, {})
+            assert server.services.board.callers.count(server.population.id) == 2
+
+    run_async(work())
+
+
 def test_a_straggler_is_told_politely_and_the_round_is_tried_again_where_too_few_came(tmp_path):
     async def work():
         async with deployed(tmp_path) as server:
@@ -278,6 +367,7 @@ def test_a_straggler_is_told_politely_and_the_round_is_tried_again_where_too_few
             update = await server.update(asked[0], 1.0)
             assert (await devices[0].put(asked[0].id, update)).json()["verdict"] == "VERDICT_ACCEPTED"
             server.clock.time += 61
+            assert (await server.given_up(asked[0].id)).report["why"] == "1 of 2 picked clients reported in time"
             again = await devices[0].assignment()
             assert (again.id.round, again.id.attempt) == (1, 2)
             assert again.model_sha256 == asked[0].model_sha256
@@ -356,6 +446,7 @@ def test_an_acknowledged_update_that_overflows_as_it_is_decoded_does_not_end_the
                 form = {"values": np.full(64, 127, dtype=np.int8), "side/scales": np.full(1, scale, dtype=np.float32)}
                 answer = await device.put(each.id, safetensors.numpy.save({"lanes": lanes, **form}))
                 assert answer.json()["verdict"] == "VERDICT_ACCEPTED"
+            await server.given_up(asked[0].id)
             again = await devices[1].assignment()
             assert (again.id.round, again.id.attempt, again.model_sha256) == (1, 2, asked[0].model_sha256)
             assert [event.client for event in await server.events("client.suspended")] == [devices[0].id]

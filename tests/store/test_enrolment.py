@@ -148,7 +148,7 @@ def test_a_lost_device_enrols_again_as_the_same_client_by_an_invitation_that_nam
         key = secrets.token_bytes(32)
         found = await redeemed(store, again, key)
         assert (found.id, found.number, found.public_key) == (lost.id, lost.number, key)
-        with pytest.raises(StoreConflictError):
+        with pytest.raises(RefusedError, match="--again"):
             await invited(store, invitation_of(seed.population), "north")
 
     run_on(test)

@@ -87,7 +87,8 @@ def command(  # noqa: PLR0913 - a command's options
     ] = 0.2,
     plain: Annotated[bool, typer.Option(help="Allow http without TLS to other machines.")] = False,
     dry_run: Annotated[
-        bool, typer.Option(help="Say what would be asked and what would leave this machine; report nothing.")
+        bool,
+        typer.Option(help="Say what is asked and what would leave this machine. The federation does not count on it."),
     ] = False,
     token: Annotated[str | None, typer.Option(hidden=True, help="Refused: others can see arguments.")] = None,
     as_json: AsJson = False,
@@ -226,9 +227,18 @@ def _default_state() -> Path:
 
 def _show(told: Mapping[str, Any], *, as_json: bool) -> None:
     for name, value in told.items():
-        sentence(screen(), f"{name.replace('_', ' ')}: {printable(str(value))}")
+        sentence(screen(), f"{name.replace('_', ' ')}: {printable(_in_words(value))}")
     if as_json:
         print_json(dict(told))
+
+
+def _in_words(value: Any) -> str:
+    """Return a value as people read it."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} ({_in_words(each)})" for name, each in value.items()) or "nothing"
+    if isinstance(value, list):
+        return "; ".join(map(str, value)) or "nothing"
+    return "none is open now" if value is None else str(value)
 
 
 class _Lines(logging.Formatter):

@@ -168,7 +168,12 @@ def backup(
 
 @app.command()
 def restore(
-    source: Annotated[Path, typer.Argument(metavar="DIR", help="What `hansa server backup` wrote.")],
+    source: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[DIR]", help="What `hansa server backup` wrote. Without: the database was put back by pg_restore."
+        ),
+    ] = None,
     *,
     config: Config = None,
     as_json: AsJson = False,
@@ -176,13 +181,30 @@ def restore(
     """Put a backup in place. The server must not run; nothing is overwritten; the keys are put back by you."""
     from hansa.store.backup import restore as put_back  # noqa: PLC0415 - help comes at once
 
-    read = _settings(config)
+    read, now = _settings(config), time.time()
     read.make_folder()
-    abandoned = _run(put_back(source, read.database_url, _blob_folder(read), now=time.time()))
-    sentence(screen(), f"Restored; {abandoned} open rounds were given up and will be tried again.")
-    sentence(screen(), f"Put the keys back into {read.keys_url}, then start the server.")
+    if source is None:
+        abandoned = _run(_put_back(read, now))
+    else:
+        abandoned = _run(put_back(source, read.database_url, _blob_folder(read), now=now))
+    rounds = f"{abandoned} open round{' was' if abandoned == 1 else 's were'}"
+    sentence(screen(), f"Restored; {rounds} given up, and will be tried again.")
+    own = f", and {read.place / 'tls'} (or clients trust the server no more)" if read.tls == "development" else ""
+    sentence(screen(), f"Put the keys back into {read.keys_url}{own}; then start the server.")
     if as_json:
         print_json({"folder": str(read.place), "abandoned": abandoned})
+
+
+async def _put_back(settings: ServerSettings, now: float) -> int:
+    """Do what is to be done after a database was put back by other means; return how many rounds were given up."""
+    from hansa.store.backup import after_restore  # noqa: PLC0415 - help comes at once
+    from hansa.store.store import Store  # noqa: PLC0415
+
+    store = await Store.open(settings.database_url)
+    try:
+        return await after_restore(store, now=now)
+    finally:
+        await store.close()
 
 
 @app.command(name="rotate-key")

@@ -41,7 +41,16 @@ _OUTCOMES: Final[Mapping[int, Outcome]] = {
     wire.OUTCOME_INCLUDED: "included",
     wire.OUTCOME_NOT_INCLUDED: "not-included",
 }
-_ENDS: Final = frozenset({"HANSA-AUTH-UNKNOWN", "HANSA-AUTH-SIGNATURE", "HANSA-CLIENT-FOLDER", "HANSA-ENROL-TOKEN"})
+_ENDS: Final = frozenset(
+    {
+        "HANSA-AUTH-UNKNOWN",
+        "HANSA-AUTH-SIGNATURE",
+        "HANSA-CLIENT-ATTRIBUTES",
+        "HANSA-CLIENT-FOLDER",
+        "HANSA-CLIENT-RETIRED",
+        "HANSA-ENROL-TOKEN",
+    }
+)
 """What no waiting mends."""
 _VERDICTS: Final = ("HANSA-REPORT-", "HANSA-NOT-FOUND", "HANSA-REQUEST-")
 """Errors by which a server says that it never takes this report. After any other it stays to be sent."""
@@ -96,6 +105,7 @@ class Agent:
         site_data = SiteData(source, self.state.split_seed(), test_fraction)
         self._workshop = Workshop(self.state, self.policy, site_data)
         self._declined: Id | None = None
+        self._withdrawn = False
         self.identity = self.state.identity()
         if self.identity is not None:
             self._transport.sign_as(self.identity.client, self.state.key())
@@ -173,13 +183,14 @@ class Agent:
         """Do what is next: send what is on disk, else check in and answer; return in how many seconds to come back."""
         try:
             pending = self.state.pending()
-            if pending is not None:
+            if not self.consent:
+                self._keep_back(pending)
+            elif pending is not None:
                 return self._report(pending, resumes=True)
-            begun = self._sums.begun()
-            if begun is not None:
+            elif (begun := self._sums.begun()) is not None:
                 return self._sum(begun)
             hindered = obstacles(self.policy.resources, self._clock, self.used_today(), self._machine)
-            if hindered:
+            if hindered and (self.consent or self._withdrawn):
                 log.info("resting because=%r", "; ".join(hindered))
                 return _OBSTRUCTED
             answer = self._check_in(self.wait)
@@ -215,10 +226,15 @@ class Agent:
         self._transport.goodbye()
 
     def rehearse(self) -> dict[str, Any]:
-        """Return what the server asks now and what would leave this machine; nothing is sent but the check-in."""
-        answer = self._check_in(0.0)
+        """Return what the server asks now, or would if it picked this client, and what would leave this machine.
+
+        The federation stays as it is: the call only looks. Nothing is reported or declined.
+        """
+        rests = obstacles(self.policy.resources, self._clock, self.used_today(), self._machine)
+        answer = self._transport.check_in(self._declaring(looks=True))
+        self._learn_keys(answer)
         if not answer.HasField("assignment"):
-            return {"assignment": None, "come_back_seconds": answer.come_back_seconds}
+            return {"assignment": None, "rests_because": rests}
         assigned = believed(answer.assignment, self._enrolled())
         assignment, job = id_of(assigned), self._workshop.job(assigned, self._transport)
         asked = _asked(assigned, assignment, job)
@@ -231,6 +247,7 @@ class Agent:
             "cohort_size": assigned.cohort_size,
             "would_receive_bytes": assigned.model_size,
             "policy_objects": objections(self.policy, asked),
+            "rests_because": rests,
         }
         if told["policy_objects"]:
             return told
@@ -238,12 +255,20 @@ class Agent:
             computed = self._workshop.answer(assigned, assignment, job, self._workshop.model(assigned, self._transport))
         except HansaError as error:
             return {**told, "policy_objects": [f"{error} [{error.code}]"]}
+        if computed.ring is not None:
+            parts = {each.name: f"{each.length} integers of {each.bits} bits" for each in computed.ring.segments}
+            return {**told, "would_send_bytes": len(computed.content), "would_send_masked": parts}
         return {**told, **_leaving(computed.content, self._workshop.lanes(assignment.kind))}
 
     def used_today(self) -> int:
         """Return the bytes sent and received today."""
         self._new_day()
         return int(self._usage["up"] + self._usage["down"])
+
+    def _keep_back(self, pending: Pending | None) -> None:
+        """Send nothing that was computed before consent was withdrawn; the server tells whether it has it already."""
+        if pending is not None:
+            self.state.acknowledged(pending, "open")
 
     def _settle(self, assigned: wire.Assignment) -> None:
         """Learn what became of the run's own reports before its next answer builds on the rows that they left."""
@@ -253,26 +278,38 @@ class Agent:
 
     def _check_in(self, wait: float, about: Report | None = None) -> wire.CheckInResponse:
         """Check in, learn the outcome of an open report (the oldest), and believe the server's new keys."""
-        identity, report = self._enrolled(), about or self.state.open_report()
-        request = wire.CheckInRequest(
-            client_version=_version(), attributes=self._attributes(), consent=self.consent, wait_seconds=wait
-        )
+        report, request = about or self.state.open_report(), self._declaring(wait_seconds=wait)
         if report is not None:
             request.reported.CopyFrom(on_the_wire(report.id))
         if self._declined is not None:
             request.declined.CopyFrom(on_the_wire(self._declined))
         answer = self._transport.check_in(request)
+        if not self.consent and not self._withdrawn:
+            self._withdrawn = True
+            log.info("no consent: the server knows, and asks nothing of this client until it consents again")
         outcome = _OUTCOMES.get(answer.outcome)
         if report is not None and outcome is not None:
             reached("client.outcome-learned")
             self.state.learned(report.id, outcome)
             log.info("outcome assignment=%s is=%s", report.id, outcome)
+        self._learn_keys(answer)
+        return answer
+
+    def _declaring(self, **more: Any) -> wire.CheckInRequest:
+        """Return a check-in with what this client declares. Raises RefusedError before it is enrolled."""
+        self._enrolled()
+        return wire.CheckInRequest(
+            client_version=_version(), attributes=self._attributes(), consent=self.consent, **more
+        )
+
+    def _learn_keys(self, answer: wire.CheckInResponse) -> None:
+        """Believe those new keys of the server that a known one vouches for."""
+        identity = self._enrolled()
         keys = with_new_keys(identity.server_keys, answer.server_keys)
         if keys != identity.server_keys:
             self.identity = replace(identity, server_keys=keys)
             self.state.save_identity(self.identity)
             log.info("keys known=%d", len(keys))
-        return answer
 
     def _take(self, assigned: wire.Assignment, key_id: str) -> float:
         """Answer an assignment, or decline it."""

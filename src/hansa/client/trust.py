@@ -50,8 +50,11 @@ def believed(signed: wire.SignedAssignment, identity: Identity) -> wire.Assignme
     """Return what was assigned. Raises RefusedError for what no key of the server has signed for this client."""
     key = identity.server_keys.get(signed.key_id)
     if key is None:
-        raise signatures.bad_signature()
-    signatures.verify(key, signed.signature, signatures.assignment(signed.assignment))
+        raise _not_by_the_server("The key that signed it is unknown here, and no known key vouches for it.")
+    try:
+        signatures.verify(key, signed.signature, signatures.assignment(signed.assignment))
+    except RefusedError:
+        raise _not_by_the_server("Its signature is by another key than it says, or over something else.") from None
     try:
         assigned = wire.Assignment.FromString(signed.assignment)
     except DecodeError:
@@ -74,6 +77,16 @@ def on_the_wire(assignment: Id) -> wire.AssignmentId:
     kind = next(number for number, name in _KINDS.items() if name == assignment.kind)
     return wire.AssignmentId(
         run=assignment.run, kind=wire.Kind.Name(kind), round=assignment.round, attempt=assignment.attempt
+    )
+
+
+def _not_by_the_server(found: str) -> RefusedError:
+    return RefusedError(
+        "HANSA-SERVER-KEY",
+        rule="A client does what a key of its server has signed.",
+        found=found,
+        action="Nothing was done, and the client checks in again. If that goes on, ask the operator whether the "
+        "server's signing key was replaced by one that the last does not vouch for: then enrol again.",
     )
 
 

@@ -43,6 +43,9 @@ CATALOGUE: Final[dict[str, Entry]] = {
     "HANSA-SERVER-UNREACHABLE": Entry(
         7, "the server cannot be reached, or the connection is not trusted", 503, "unavailable"
     ),
+    "HANSA-SERVER-KEY": Entry(
+        7, "an assignment is not signed by a key of the server that its client knows", 401, "unauthenticated"
+    ),
     "HANSA-SERVER-BUSY": Entry(7, "the server takes no more at the moment; come back later", 503, "unavailable"),
     "HANSA-SERVER-LIMIT": Entry(7, "a limit on rates was passed", 429, "resource_exhausted"),
     "HANSA-SERVER-STORAGE": Entry(
@@ -67,7 +70,8 @@ CATALOGUE: Final[dict[str, Entry]] = {
         3, "an invitation does not let this client in: unknown, used up or expired", 403, "permission_denied"
     ),
     "HANSA-ENROL-CERTIFICATE": Entry(3, "a client certificate is not accepted for enrolment", 403, "permission_denied"),
-    "HANSA-CLIENT-STATE": Entry(3, "the client is suspended or retired", 403, "permission_denied"),
+    "HANSA-CLIENT-STATE": Entry(3, "the client is suspended, or has not enrolled", 403, "permission_denied"),
+    "HANSA-CLIENT-RETIRED": Entry(3, "the client is retired for ever", 403, "permission_denied"),
     "HANSA-CLIENT-VERSION": Entry(
         3, "the client's version is older than its population allows", 400, "failed_precondition"
     ),

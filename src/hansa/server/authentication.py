@@ -78,6 +78,13 @@ class Authenticator:
         now = self.clock.now()
         self.rates.take(client.id, now)
         self._refuse_twice(credentials, now)
+        if client.state == "retired":
+            raise RefusedError(
+                "HANSA-CLIENT-RETIRED",
+                rule="Only clients that are enrolled or active take part.",
+                found="This one is retired, for ever.",
+                action="Stop it. To take part again, enrol as another client, with a new --state and invitation.",
+            )
         if client.state not in ("enrolled", "active"):
             raise RefusedError(
                 "HANSA-CLIENT-STATE",

@@ -14,7 +14,7 @@ from functools import cached_property
 from hansa.server.callers import Callers
 from hansa.server.contexts import RunContext
 from hansa.server.forms import encoded_form
-from hansa.store.records import Assigned, Round, RoundKey
+from hansa.store.records import Assigned, Client, Round, RoundKey
 from hansa.wire.update_checks import Wanted
 
 
@@ -94,6 +94,13 @@ class Board:
         for key in self.by_client.get(client, ()):
             standing = self.rounds[key]
             return standing.posted, standing.open[client]
+        return None
+
+    def example(self, client: Client) -> tuple[Posted, Assigned] | None:
+        """Return what a client would be asked if it were picked for an open round of its population."""
+        for key, standing in self.rounds.items():
+            if standing.posted.population == client.population:
+                return standing.posted, Assigned(key, client.id, client.number, position=-1)
         return None
 
     def answered(self, key: RoundKey, client: str, *, reported: bool) -> None:

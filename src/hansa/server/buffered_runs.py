@@ -19,7 +19,7 @@ from hansa.server.closing import Closed
 from hansa.server.cohorts import pick, secret_coins
 from hansa.server.contexts import RunContext, store_state
 from hansa.server.measures import ROUNDS
-from hansa.server.opening import deadline_of, eligible_of, posted
+from hansa.server.opening import deadline_of, eligible_of, next_attempt, posted
 from hansa.server.rounds_at_rest import round_name
 from hansa.server.services import Services
 from hansa.store.records import Assigned, Fate, Release, Round, RoundKey
@@ -117,7 +117,9 @@ async def _start(  # noqa: PLR0913 - what a start is made of
     current = next((training for training in trainings if training.version == buffer.version), None)
     if not len(numbers) and not fates and not old:
         return Turn(None, ())
-    key = RoundKey(run.id, "training", buffer.version + 1, 1)
+    async with services.store.reading() as rows:
+        last = await rows.rounds.last_attempt(run.id, "training", buffer.version + 1)
+    key = RoundKey(run.id, "training", buffer.version + 1, next_attempt(run, last))
     wrapped = b""
     if current is None and len(numbers):
         _, wrapped = await asyncio.to_thread(services.keys.create, round_name(key))
@@ -129,7 +131,7 @@ async def _start(  # noqa: PLR0913 - what a start is made of
         if round_ is None and clients:
             round_ = _round(key, model, wrapped, eligible.count, run.tenant, now)
             await rows.rounds.add(round_, [])
-            detail = {"kind": "training", "round": key.round, "attempt": 1}
+            detail = {"kind": "training", "round": key.round, "attempt": key.attempt}
             await rows.events.add("round.opening", tenant=run.tenant, at=now, run=run.id, detail=detail)
         fresh: list[Assigned] = []
         if round_ is not None:

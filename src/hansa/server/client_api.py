@@ -14,9 +14,10 @@ from protobuf.wkt import Any as Detail
 from hansa.core.errors import CATALOGUE, HansaError, RefusedError
 from hansa.core.killpoints import reached
 from hansa.server.board import Posted
-from hansa.server.checking import NAMED, is_asked, name_sender
+from hansa.server.checking import NAMED, name_sender
 from hansa.server.contexts import RunContext, load_context
 from hansa.server.enrolment import check_declared, enrol, read_attributes, rotate_key
+from hansa.server.leaving import leave, leave_all, tell
 from hansa.server.measures import CHECK_INS
 from hansa.server.recorder import unexpected
 from hansa.server.services import Services
@@ -88,18 +89,22 @@ class ClientApi:
             now = self.services.clock.now()
             async with self.services.store.transaction() as rows:
                 await rows.clients.set_state(client.id, "retired", at=now, why="it said goodbye")
+                left = await leave_all(rows, client.id, "lost", at=now)
             self.services.clients.drop(client.id)
+            tell(self.services.board, client.id, left)
         except Exception as error:  # noqa: BLE001 - what is no refusal is told as a bug, and nothing of it
             raise_connect(error)
         return messages.GoodbyeResponse()
 
     async def _check_in(self, request: messages.CheckInRequest) -> messages.CheckInResponse:
         services, client = self.services, _caller()
+        if request.looks:
+            return await self._shown(client, request)
         client = await self._declared(client, request)
         services.board.callers.called(client.population, client.number, services.clock.now())
         if request.HasField("declined"):
             await self._declined(client, read_key(request.declined))
-        answer = messages.CheckInResponse(server_keys=services.signer.published())
+        answer = messages.CheckInResponse()
         found = self._assignment(client, request)
         if found is None and request.wait_seconds > 0:
             seconds = min(request.wait_seconds, services.settings.long_poll_seconds)
@@ -107,17 +112,35 @@ class ClientApi:
             found = self._assignment(client, request)
         if request.HasField("reported"):
             answer.outcome = await self._outcome(client, read_key(request.reported))
+        announcement = None if found is None else await self._announcement(*found)
+        answer.server_keys.extend(
+            services.signer.published()
+        )  # last: the key that signs may be new since the call came
         if found is None:
             CHECK_INS.labels("come back").inc()
             answer.come_back_seconds = services.pace.seconds(services.board.callers.count(client.population))
-            return answer
-        announcement = await self._announcement(*found)
-        if announcement is None:
+        elif announcement is None:
             answer.come_back_seconds = _SOON
-            return answer
-        CHECK_INS.labels("assignment").inc()
-        answer.assignment.CopyFrom(self._signed(client, *found, announcement))
-        reached("server.check-in.answering")
+        else:
+            CHECK_INS.labels("assignment").inc()
+            answer.assignment.CopyFrom(self._signed(client, *found, announcement))
+            reached("server.check-in.answering")
+        return answer
+
+    async def _shown(self, client: Client, request: messages.CheckInRequest) -> messages.CheckInResponse:
+        """Answer with what a client is asked, or would be if it were picked; nothing becomes of it."""
+        services = self.services
+        async with services.store.reading() as rows:
+            population = await rows.populations.get(client.population)
+        if population is None:
+            raise LookupError("a client has a population")
+        check_declared(population, read_attributes(request.attributes), request.client_version)
+        answer = messages.CheckInResponse(server_keys=services.signer.published())
+        found = services.board.assignment(client.id) or services.board.example(client)
+        if found is None:
+            answer.come_back_seconds = services.pace.seconds(services.board.callers.count(client.population))
+        else:
+            answer.assignment.CopyFrom(self._signed(client, *found, b""))
         return answer
 
     async def _exchange(self, request: messages.ExchangeRequest) -> messages.ExchangeResponse:
@@ -164,6 +187,7 @@ class ClientApi:
         if same and client.state == "active":
             return client
         now = self.services.clock.now()
+        left: list[RoundKey] = []
         async with self.services.store.transaction() as rows:
             population = await rows.populations.get(client.population)
             if population is None:
@@ -176,9 +200,12 @@ class ClientApi:
                 if client.consent != request.consent:
                     kind = "client.consented" if request.consent else "client.withdrew-consent"
                     await rows.events.add(kind, tenant=client.tenant, at=now, client=client.id)
+            if not request.consent:
+                left = await leave_all(rows, client.id, "declined", at=now)
             if client.state == "enrolled":
                 await rows.clients.activate(client.id, at=now, why="it checked in")
         self.services.clients.drop(client.id)
+        tell(self.services.board, client.id, left)
         changed = await self.services.clients.get(client.id)
         if changed is None:
             raise LookupError("a client that changed is there")
@@ -197,13 +224,9 @@ class ClientApi:
         """Take note that a site's policy refused: the round does not wait for this client."""
         now = self.services.clock.now()
         async with self.services.store.transaction() as rows:
-            round_ = await rows.rounds.get(key, for_report=True)
-            assigned = await rows.rounds.assignment(key, client.id, for_change=True)
-            if round_ is None or assigned is None or not is_asked(round_, assigned):
-                return
-            await rows.rounds.set_fates(key, {client.id: "declined"})
-            await rows.events.add("assignment.declined", tenant=client.tenant, at=now, run=key.run, client=client.id)
-        self.services.board.answered(key, client.id, reported=False)
+            left = await leave(rows, key, client.id, "declined", at=now)
+        if left:
+            tell(self.services.board, client.id, [key])
 
     async def _outcome(self, client: Client, key: RoundKey) -> messages.Outcome:
         async with self.services.store.reading() as rows:

@@ -23,6 +23,7 @@ from hansa.core.ring import RingVector
 from hansa.secagg.server import Phase
 from hansa.server import buffered_runs, closing, lifecycle
 from hansa.server.contexts import RunContext, load_context, store_state
+from hansa.server.leaving import leave_all, tell
 from hansa.server.measures import ROUND_SECONDS, ROUNDS
 from hansa.server.opening import NotYet, Opening, open_next
 from hansa.server.reading import BrokenUpdateError
@@ -221,8 +222,7 @@ class Coordinator:
             await self._freeze(round_)
             return True
         if todo == "abandon":
-            why = f"{len(reports)} of {round_.cohort_size} picked clients reported in time"
-            await self._abandon(round_, why)
+            await self._abandon(round_, lifecycle.why_given_up(assigned, reports))
             return True
         try:
             await self._close(context, round_, reports)
@@ -338,13 +338,15 @@ class Coordinator:
             if assigned is None or assigned.fate != "reported":
                 raise StoreConflictError("A report")
             await rows.rounds.set_fates(report.round, {report.client: "refused"})
-            await self._suspend(rows, report.round, report.client)
+            left = await self._suspend(rows, report.round, report.client)
         self.services.clients.drop(report.client)
+        tell(self.services.board, report.client, left)
 
-    async def _suspend(self, rows: Rows, key: RoundKey, client: str) -> None:
-        """Take out a client whose update could not be counted, and name it to the operator."""
+    async def _suspend(self, rows: Rows, key: RoundKey, client: str) -> list[RoundKey]:
+        """Take out a client whose update could not be counted; return the rounds that wait for it no more."""
         now = self.services.clock.now()
         await rows.clients.set_state(client, "suspended", at=now, why=f"its update broke {round_name(key)}")
+        return await leave_all(rows, client, "lost", at=now)
 
     async def _sweep(self, round_: Round) -> None:
         """Remove what a round needs no more: the sealed updates, then the key. What is missed here, retention finds."""
@@ -365,8 +367,7 @@ class Coordinator:
         services, now = self.services, self.services.clock.now()
         async with services.store.transaction() as rows:
             await abandon(rows, round_, why, now)
-            if suspended is not None:
-                await self._suspend(rows, round_.id, suspended)
+            left = [] if suspended is None else await self._suspend(rows, round_.id, suspended)
             run = await rows.runs.get(round_.id.run)
             if run is None:
                 raise LookupError("a round has a run")
@@ -375,6 +376,7 @@ class Coordinator:
             )
         if suspended is not None:
             services.clients.drop(suspended)
+            tell(services.board, suspended, left)
         services.board.take_down(round_.id)
         _LOG.warning("round abandoned", run=round_.id.run, round=round_.id.round, attempt=round_.id.attempt, why=why)
         ROUNDS.labels(round_.id.kind, "abandoned").inc()

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
@@ -27,6 +28,8 @@ NEXT: Final[Mapping[RoundState, frozenset[RoundState]]] = {
 """State of a round -> the states that may follow."""
 TAKES_REPORTS: Final = frozenset({"opening", "collecting"})
 """States in which a report is accepted."""
+
+_SAID: Final[Mapping[Fate, str]] = {"declined": "declined", "refused": "sent what was refused"}
 
 Move = Literal["wait", "collect", "freeze", "abandon", "close"]
 
@@ -123,6 +126,16 @@ def waits(plan: Plan, round_: Round, fates: Mapping[Fate | None, int], *, now: f
     if at_goal(plan, round_) and reported >= goal_of(plan, round_)[0]:
         return False
     return fates.get(None, 0) > 0
+
+
+def why_given_up(assigned: Sequence[Assigned], reports: Sequence[Report]) -> str:
+    """Return why a round does not count, in words, by what became of its clients."""
+    fates = Counter(each.fate for each in assigned)
+    others = [f"{fates[fate]} of {len(assigned)} {said}" for fate, said in _SAID.items() if fates[fate]]
+    answered = sum(fates[fate] for fate in _SAID)
+    if answered == len(assigned) > 0:
+        return ", ".join(others)
+    return ", ".join([f"{len(reports)} of {len(assigned)} picked clients reported in time", *others])
 
 
 def _may_be_empty(plan: Plan, round_: Round) -> bool:

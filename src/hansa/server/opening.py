@@ -20,10 +20,15 @@ from hansa.server.eligibility import Eligibility
 from hansa.server.lifecycle import Upcoming, at_goal, goal_of
 from hansa.server.rounds_at_rest import round_name
 from hansa.server.services import Services
-from hansa.store.records import Assigned, Client, Round, RoundKey
+from hansa.store.backup import ATTEMPTS
+from hansa.store.records import Assigned, Client, Round, RoundKey, Run
 
+RESUMED: Final = "resumed"
+"""The note of a run that says when the operator let it go on: attempts that were given up before count no more."""
 _WINDOW: Final = 3.0
 """Check-in intervals within which a client must have called to be picked where admission is "checked-in"."""
+_LONGEST_PAUSE: Final = 30.0
+"""Seconds, at most, between two attempts of a round."""
 
 
 @dataclass(frozen=True)
@@ -58,14 +63,17 @@ def posted(context: RunContext, round_: Round) -> Posted:
 async def open_next(services: Services, context: RunContext, upcoming: Upcoming) -> Opening | NotYet:
     """Open a run's next round: draw, make its key, and commit. Raises StoreConflictError where another was first."""
     run = context.run
-    eligible = await eligible_of(services, context)
     async with services.store.reading() as rows:
         last = await rows.rounds.last_attempt(run.id, upcoming.kind, upcoming.round)
-    attempt = 1 if last is None else last.id.attempt + 1
-    failed = 0 if last is None or last.state != "abandoned" else int(last.notes.get("failed", 0)) + 1
-    if failed >= services.settings.max_attempts:
-        why = f"{upcoming.kind} round {upcoming.round} was given up {failed} times"
-        return NotYet(why, pause=f"[HANSA-RUN-ATTEMPTS] {why}; look at its events, then resume the run")
+    failed = 0
+    if last is not None and last.state == "abandoned" and (last.closed_at or 0.0) >= run.notes.get(RESUMED, 0.0):
+        failed = int(last.notes.get("failed", 0)) + 1
+        if failed >= services.settings.max_attempts:
+            why = f"{upcoming.kind} round {upcoming.round} was given up {failed} times, at last because {_reason(last)}"
+            return NotYet(why, pause=f"[HANSA-RUN-ATTEMPTS] {why}; look at its events, then resume the run")
+        if services.clock.now() < (last.closed_at or 0.0) + _pause_before(failed):
+            return NotYet("the last attempt was given up just now")
+    eligible = await eligible_of(services, context)
     needed = _needed(context, upcoming)
     began = run.round > 0 or "statistics" in run.notes or "evaluated" in run.notes
     if eligible.count < max(needed, 1 if began else int(run.notes.get("wait_for", 1))):
@@ -73,8 +81,22 @@ async def open_next(services: Services, context: RunContext, upcoming: Upcoming)
     numbers = await _numbers(services, context, upcoming, eligible)
     if len(numbers) < needed:
         return NotYet("too few clients could be picked")
-    key = RoundKey(run.id, upcoming.kind, upcoming.round, attempt)
+    key = RoundKey(run.id, upcoming.kind, upcoming.round, next_attempt(run, last))
     return await _commit(services, context, upcoming, key=key, eligible=eligible, numbers=numbers, failed=failed)
+
+
+def _pause_before(failed: int) -> float:
+    """Return for how many seconds a round rests that was given up so often: what is wrong may pass, or be mended."""
+    return min(_LONGEST_PAUSE, 2.0 ** min(failed - 1, 16))
+
+
+def _reason(last: Round) -> str:
+    return str((last.report or {}).get("why", "of an unknown reason"))
+
+
+def next_attempt(run: Run, last: Round | None) -> int:
+    """Return the number of a round's next attempt: no client has seen it, not even before the server was restored."""
+    return 1 + max(0 if last is None else last.id.attempt, int(run.notes.get(ATTEMPTS, 0)))
 
 
 async def eligible_of(services: Services, context: RunContext) -> Eligible:

@@ -10,12 +10,13 @@ from fastapi import APIRouter, Depends, Query, Request
 
 from hansa.core.errors import RefusedError
 from hansa.server import operator_bodies as bodies
+from hansa.server.leaving import leave_all, tell
 from hansa.server.operator_access import allowed, refusals, services_of
 from hansa.server.operator_tenant import Limit
 from hansa.server.operator_types import Id, Word
 from hansa.server.submissions import not_found
 from hansa.server.tokens import digest_of, new_secret
-from hansa.store.records import Client, ClientState, Invitation, Population, Token
+from hansa.store.records import Client, ClientState, Invitation, Population, RoundKey, Token
 from hansa.store.store import Rows
 
 router = APIRouter()
@@ -179,7 +180,7 @@ async def get_client(request: Request, token: ReadingClients, client: Id) -> bod
 async def suspend_client(
     request: Request, token: ChangingClients, client: Id, reason: bodies.Reason | None = None
 ) -> bodies.ClientBody:
-    """Suspend a client: it is not picked, and its calls are refused, until it is resumed."""
+    """Suspend a client: no round waits for it or picks it, and its calls are refused, until it is resumed."""
     return await _set_state(request, token, client, "suspended", reason)
 
 
@@ -204,6 +205,7 @@ async def _set_state(
 ) -> bodies.ClientBody:
     services = services_of(request)
     now = services.clock.now()
+    left: list[RoundKey] = []
     async with services.store.transaction() as rows:
         found = await _owned(rows, token, client)
         enrolled = found.public_key is not None
@@ -217,7 +219,10 @@ async def _set_state(
         if found.state != state:
             why = "" if reason is None or not reason.why else f": {reason.why}"
             await rows.clients.set_state(client, state, now, f"by {token.name}{why}")
+        if state != "active":
+            left = await leave_all(rows, client, "lost", at=now)
     services.clients.drop(client)
+    tell(services.board, client, left)
     return _client(replace(found, state=state))
 
 

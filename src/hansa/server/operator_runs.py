@@ -11,6 +11,7 @@ from fastapi import APIRouter, Depends, Path, Query, Request
 
 from hansa.core.errors import RefusedError, StoreConflictError
 from hansa.server import operator_bodies as bodies
+from hansa.server.opening import RESUMED
 from hansa.server.operator_access import allowed, refusals, services_of
 from hansa.server.operator_tenant import Limit, event_body
 from hansa.server.operator_types import Id
@@ -181,7 +182,8 @@ async def _to_state(
             return found
         if found.state in _ENDED:
             raise _unfit_state(found, f"made {state}")
-        return replace(found, state=state, why=why or None, ended_at=now if state == "cancelled" else None)
+        notes = {**found.notes, RESUMED: now} if state == "running" and found.state == "paused" else found.notes
+        return replace(found, state=state, why=why or None, notes=notes, ended_at=now if state == "cancelled" else None)
 
     kinds = {"paused": "run.paused", "running": "run.resumed", "cancelled": "run.cancelled"}
     return await _change(request, token, run, change, (kinds[state], {"why": why}))

@@ -23,6 +23,7 @@ ReadingEvents = Annotated[Token, Depends(allowed("events.read"))]
 ReadingUsage = Annotated[Token, Depends(allowed("usage.read"))]
 After = Annotated[int, Query(description="only what comes after this number"), Ge(0), Le(2**53 - 1)]
 Limit = Annotated[int, Query(description="at most so many"), Ge(1), Le(1000)]
+Newest = Annotated[bool, Query(description="the newest, in their order, whatever `after` says")]
 
 _DAY = 86400.0
 
@@ -87,10 +88,15 @@ async def revoke_token(request: Request, token: Managing, token_id: Id) -> bodie
 
 
 @router.get("/events", operation_id="listEvents", tags=["events"], responses=refusals())
-async def list_events(request: Request, token: ReadingEvents, after: After = 0, limit: Limit = 100) -> bodies.Events:
+async def list_events(
+    request: Request, token: ReadingEvents, after: After = 0, limit: Limit = 100, *, newest: Newest = False
+) -> bodies.Events:
     """List what happened in the tenant, the oldest first; ask again after ``next`` for more."""
     async with services_of(request).store.reading() as rows:
-        found = await rows.events.after(token.tenant, after, limit)
+        if newest:
+            found = await rows.events.newest(token.tenant, limit)
+        else:
+            found = await rows.events.after(token.tenant, after, limit)
     return bodies.Events(events=[event_body(each) for each in found], next=found[-1].number if found else after)
 
 

@@ -4,8 +4,12 @@ Whoever finds a backup reads no update: the keys are not in it, and those of clo
 needs the key provider as it is, for the server's signing key. A round that was open when the backup was made is
 abandoned and tried again, for its updates may have come later than the backup.
 
+Clients remember more than a restored server: each answers an attempt once, also one that the server knows nothing of
+any more. So the attempts that follow a restore have numbers that none had before: seconds since 2025, which no count of
+attempts overtakes, for a round is tried again after a second at the earliest.
+
 On PostgreSQL, back up with pg_dump (or the archive of the write-ahead log), and buckets by their versioning; after a
-restore run :func:`abandon_open_rounds`.
+restore run :func:`after_restore`.
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ import hashlib
 import json
 import shutil
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -33,6 +37,10 @@ _BLOBS: Final = "blobs"
 _CONTENTS: Final = "backup.json"
 _FORMAT: Final = 1
 _PAGES: Final = 4096
+_EPOCH: Final = 1_735_689_600
+"""2025-01-01, UTC."""
+ATTEMPTS: Final = "attempts"
+"""The note of a run that says above which number its attempts are."""
 
 
 def back_up(url: str, blobs: Path | None, folder: Path, *, now: float) -> int:
@@ -102,13 +110,16 @@ async def restore(folder: Path, url: str, blobs: Path | None, *, now: float) -> 
         shutil.copytree(folder / _BLOBS, blobs, dirs_exist_ok=True)
     store = await Store.open(url)
     try:
-        return await abandon_open_rounds(store, now=now)
+        return await after_restore(store, now=now)
     finally:
         await store.close()
 
 
-async def abandon_open_rounds(store: Store, *, now: float) -> int:
-    """Give up all rounds that are open, after a restore; return how many rounds."""
+async def after_restore(store: Store, *, now: float) -> int:
+    """Give up all rounds that are open, and number attempts as none was before; return how many rounds.
+
+    To be called once a database was put back by whatever means, before a server works with it.
+    """
     async with store.transaction() as rows:
         opened = await rows.rounds.all_open()
         for round_ in opened:
@@ -120,7 +131,17 @@ async def abandon_open_rounds(store: Store, *, now: float) -> int:
             if run is not None:
                 detail = {"kind": round_.id.kind, "round": round_.id.round, "attempt": round_.id.attempt, "why": why}
                 await rows.events.add("round.abandoned", tenant=run.tenant, at=now, run=run.id, detail=detail)
+        for run in await rows.runs.going_on():
+            await rows.runs.change(replace(run, notes=_restored(run.notes, now)))
     return len(opened)
+
+
+def _restored(notes: Mapping[str, Any], now: float) -> dict[str, Any]:
+    """Return a run's notes after a restore: nobody trains, no update is held, attempts have fresh numbers."""
+    after = {**notes, ATTEMPTS: max(int(now) - _EPOCH, int(notes.get(ATTEMPTS, 0)) + 1)}
+    if "buffer" in notes:
+        after["buffer"] = {**notes["buffer"], "training": {}, "held": {}}
+    return after
 
 
 def _copy_database(source: Path, target: Path) -> None:

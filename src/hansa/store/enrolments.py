@@ -86,7 +86,7 @@ class Enrolments:
         """Keep an invitation; with a name, return the client that is invited, which has its number from now on.
 
         A name that was invited and has not come yet keeps its number. One that is enrolled is taken: to let a lost
-        device enrol again, name its client in the invitation. Raises StoreConflictError for a name that is taken, and
+        device enrol again, name its client in the invitation. Raises RefusedError for a name that is taken, and
         ValueError for a name to be used more than once.
         """
         client: Client | None = None
@@ -185,7 +185,12 @@ class Enrolments:
     async def _invited(self, population: str, name: str, at: float) -> Client:
         known = await self._one(_BY_NAME, population=population, name=name)
         if known is not None and known.state != "invited":
-            raise StoreConflictError(f"The client {name!r}")
+            raise RefusedError(
+                "HANSA-STORE-CONFLICT",
+                rule="A client's name is its own within its population.",
+                found=f"There is a client {name!r} already: {known.id}, which is {known.state}.",
+                action=f"Choose another name, or, if its device was lost, let it enrol again: --again {known.id}",
+            )
         return known or await self._add(
             population, Newcomer(name, None, {}, "", consent=False, state="invited"), None, at
         )

@@ -25,6 +25,7 @@ _AFTER: Final = (
     .order_by(_E.number)
     .limit(bindparam("count"))
 )
+_NEWEST: Final = _ALL.where(_E.tenant == bindparam("tenant")).order_by(_E.number.desc()).limit(bindparam("count"))
 _OF_RUN: Final = _ALL.where(_E.run == bindparam("run")).order_by(_E.number.desc()).limit(bindparam("count"))
 _FORGET: Final = delete(tables.events).where(_E.at < bindparam("before"))
 _ADD_CHANGES: Final = insert(tables.client_changes)
@@ -87,6 +88,11 @@ class Events:
         """Return a tenant's events after a number, in order."""
         rows = await self._on.rows(_AFTER, {"tenant": tenant, "after": number, "count": limit})
         return [Event(*row) for row in rows]
+
+    async def newest(self, tenant: str, limit: int) -> list[Event]:
+        """Return a tenant's last events, in order."""
+        rows = await self._on.rows(_NEWEST, {"tenant": tenant, "count": limit})
+        return [Event(*row) for row in reversed(rows)]
 
     async def of_run(self, run: str, limit: int) -> list[Event]:
         """Return the last events of a run, in order."""

@@ -86,6 +86,12 @@ _OPEN_ASSIGNMENTS: Final = (
     .where(_R.state.in_(["opening", "collecting"]))
     .order_by(_R.opened_at, _R.run, _R.kind, _R.round, _R.attempt, _A.position)
 )
+_OPEN_PARTS: Final = (
+    select(_A.run, _A.kind, _A.round, _A.attempt)
+    .join(tables.rounds, and_(_A.run == _R.run, _A.kind == _R.kind, _A.round == _R.round, _A.attempt == _R.attempt))
+    .where(_R.state.in_(["opening", "collecting"]), _A.client == bindparam("client"), _A.fate.is_(None))
+    .order_by(_A.run, _A.kind, _A.round, _A.attempt)
+)
 
 
 def key_values(key: RoundKey) -> dict[str, Any]:
@@ -188,6 +194,10 @@ class Rounds:
                 await self._on.run(_SET_FATE, {**values, "of_client": clients[0]})
             else:
                 await self._on.run(_SET_FATES, {**values, "of_clients": sorted(clients)})
+
+    async def open_parts(self, client: str) -> list[RoundKey]:
+        """Return the rounds that still wait for a client's report."""
+        return [RoundKey(*row) for row in await self._on.rows(_OPEN_PARTS, {"client": client})]
 
     async def open_assignments(self) -> list[tuple[Round, Assigned]]:
         """Return who is assigned to the rounds that take reports, of all runs. For the server itself."""

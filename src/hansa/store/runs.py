@@ -40,6 +40,7 @@ _LOCKED: Final = _BY_ID.with_for_update()
 _OF: Final = (
     _ALL.where(_R.tenant == bindparam("tenant")).order_by(_R.started_at.desc(), _R.id).limit(bindparam("count"))
 )
+_GOING_ON: Final = _ALL.where(_R.state.in_(["running", "paused"])).order_by(_R.id)
 _OF_STATE: Final = _OF.where(_R.state == bindparam("state"))
 _CHANGE: Final = (
     update(tables.runs)
@@ -88,6 +89,10 @@ class Runs:
         """Return a tenant's runs, the latest first."""
         values = {"tenant": tenant, "count": limit, **({} if state is None else {"state": state})}
         return [Run(*row) for row in await self._on.rows(_OF if state is None else _OF_STATE, values)]
+
+    async def going_on(self) -> list[Run]:
+        """Return the runs of all tenants that have not ended. For the server itself."""
+        return [Run(*row) for row in await self._on.rows(_GOING_ON)]
 
     async def change(self, run: Run) -> Run:
         """Write a run anew, its lease apart; return it. Raises StoreConflictError if another changed it."""

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x10\x66\x65\x64\x65ration.proto\x12\x08hansa.v1\"Y\n\x0c\x41ssignmentId\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x1c\n\x04kind\x18\x02 \x01(\x0e\x32\x0e.hansa.v1.Kind\x12\r\n\x05round\x18\x03 \x01(\r\x12\x0f\n\x07\x61ttempt\x18\x04 \x01(\r\"\xf5\x01\n\nAssignment\x12\"\n\x02id\x18\x01 \x01(\x0b\x32\x16.hansa.v1.AssignmentId\x12\x12\n\njob_sha256\x18\x02 \x01(\t\x12\x13\n\x0bplan_sha256\x18\x03 \x01(\t\x12\x14\n\x0cmodel_sha256\x18\x04 \x01(\t\x12\x12\n\nmodel_size\x18\x05 \x01(\x04\x12\x0e\n\x06\x63lient\x18\x06 \x01(\t\x12\x0e\n\x06number\x18\x07 \x01(\x04\x12\x13\n\x0b\x63ohort_size\x18\x08 \x01(\r\x12\x12\n\npopulation\x18\t \x01(\x04\x12\x13\n\x0b\x64\x65\x61\x64line_ms\x18\n \x01(\x03\x12\x12\n\nsecure_sum\x18\x0b \x01(\x0c\"I\n\x10SignedAssignment\x12\x12\n\nassignment\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\x12\x0e\n\x06key_id\x18\x03 \x01(\t\"Y\n\tServerKey\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x12\n\npublic_key\x18\x02 \x01(\x0c\x12\x13\n\x0b\x65ndorsed_by\x18\x03 \x01(\t\x12\x13\n\x0b\x65ndorsement\x18\x04 \x01(\x0c\"\xa1\x02\n\x0c\x45nrolRequest\x12\r\n\x05token\x18\x01 \x01(\t\x12\x14\n\x0c\x63\x65rtificates\x18\x02 \x03(\x0c\x12\x12\n\npublic_key\x18\x03 \x01(\x0c\x12\x11\n\tkey_proof\x18\x04 \x01(\x0c\x12\x19\n\x11\x63\x65rtificate_proof\x18\x05 \x01(\x0c\x12\x16\n\x0e\x63lient_version\x18\x06 \x01(\t\x12:\n\nattributes\x18\x07 \x03(\x0b\x32&.hansa.v1.EnrolRequest.AttributesEntry\x12\x0f\n\x07\x63onsent\x18\x08 \x01(\x08\x12\x12\n\npopulation\x18\t \x01(\t\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"{\n\rEnrolResponse\x12\x0e\n\x06\x63lient\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x04\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x12\n\npopulation\x18\x04 \x01(\t\x12(\n\x0bserver_keys\x18\x05 \x03(\x0b\x32\x13.hansa.v1.ServerKey\"\x94\x02\n\x0e\x43heckInRequest\x12\x16\n\x0e\x63lient_version\x18\x01 \x01(\t\x12<\n\nattributes\x18\x02 \x03(\x0b\x32(.hansa.v1.CheckInRequest.AttributesEntry\x12\x0f\n\x07\x63onsent\x18\x03 \x01(\x08\x12\x14\n\x0cwait_seconds\x18\x04 \x01(\x01\x12(\n\x08reported\x18\x05 \x01(\x0b\x32\x16.hansa.v1.AssignmentId\x12(\n\x08\x64\x65\x63lined\x18\x06 \x01(\x0b\x32\x16.hansa.v1.AssignmentId\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xaa\x01\n\x0f\x43heckInResponse\x12\x19\n\x11\x63ome_back_seconds\x18\x01 \x01(\x01\x12.\n\nassignment\x18\x02 \x01(\x0b\x32\x1a.hansa.v1.SignedAssignment\x12\"\n\x07outcome\x18\x03 \x01(\x0e\x32\x11.hansa.v1.Outcome\x12(\n\x0bserver_keys\x18\x04 \x03(\x0b\x32\x13.hansa.v1.ServerKey\"T\n\x0eReportResponse\x12\"\n\x07verdict\x18\x01 \x01(\x0e\x32\x11.hansa.v1.Verdict\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12\x0e\n\x06offset\x18\x03 \x01(\x04\"j\n\x0f\x45xchangeRequest\x12\"\n\x02id\x18\x01 \x01(\x0b\x32\x16.hansa.v1.AssignmentId\x12\x0f\n\x07message\x18\x02 \x01(\x0c\x12\x0c\n\x04seen\x18\x03 \x01(\r\x12\x14\n\x0cwait_seconds\x18\x04 \x01(\x01\">\n\x10\x45xchangeResponse\x12\x0f\n\x07message\x18\x01 \x01(\x0c\x12\x19\n\x11\x63ome_back_seconds\x18\x02 \x01(\x01\"9\n\x10RotateKeyRequest\x12\x12\n\npublic_key\x18\x01 \x01(\x0c\x12\x11\n\tkey_proof\x18\x02 \x01(\x0c\"\x13\n\x11RotateKeyResponse\"\x10\n\x0eGoodbyeRequest\"\x11\n\x0fGoodbyeResponse\"D\n\x07Problem\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0c\n\x04rule\x18\x02 \x01(\t\x12\r\n\x05\x66ound\x18\x03 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x04 \x01(\t*Y\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x13\n\x0fKIND_STATISTICS\x10\x01\x12\x11\n\rKIND_TRAINING\x10\x02\x12\x13\n\x0fKIND_EVALUATION\x10\x03*d\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x10\n\x0cOUTCOME_OPEN\x10\x01\x12\x14\n\x10OUTCOME_INCLUDED\x10\x02\x12\x18\n\x14OUTCOME_NOT_INCLUDED\x10\x03*J\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x14\n\x10VERDICT_ACCEPTED\x10\x01\x12\x10\n\x0cVERDICT_LATE\x10\x02\x32\xcf\x02\n\nFederation\x12\x38\n\x05\x45nrol\x12\x16.hansa.v1.EnrolRequest\x1a\x17.hansa.v1.EnrolResponse\x12>\n\x07\x43heckIn\x12\x18.hansa.v1.CheckInRequest\x1a\x19.hansa.v1.CheckInResponse\x12\x41\n\x08\x45xchange\x12\x19.hansa.v1.ExchangeRequest\x1a\x1a.hansa.v1.ExchangeResponse\x12\x44\n\tRotateKey\x12\x1a.hansa.v1.RotateKeyRequest\x1a\x1b.hansa.v1.RotateKeyResponse\x12>\n\x07Goodbye\x12\x18.hansa.v1.GoodbyeRequest\x1a\x19.hansa.v1.GoodbyeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x10\x66\x65\x64\x65ration.proto\x12\x08hansa.v1\"Y\n\x0c\x41ssignmentId\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x1c\n\x04kind\x18\x02 \x01(\x0e\x32\x0e.hansa.v1.Kind\x12\r\n\x05round\x18\x03 \x01(\r\x12\x0f\n\x07\x61ttempt\x18\x04 \x01(\r\"\xf5\x01\n\nAssignment\x12\"\n\x02id\x18\x01 \x01(\x0b\x32\x16.hansa.v1.AssignmentId\x12\x12\n\njob_sha256\x18\x02 \x01(\t\x12\x13\n\x0bplan_sha256\x18\x03 \x01(\t\x12\x14\n\x0cmodel_sha256\x18\x04 \x01(\t\x12\x12\n\nmodel_size\x18\x05 \x01(\x04\x12\x0e\n\x06\x63lient\x18\x06 \x01(\t\x12\x0e\n\x06number\x18\x07 \x01(\x04\x12\x13\n\x0b\x63ohort_size\x18\x08 \x01(\r\x12\x12\n\npopulation\x18\t \x01(\x04\x12\x13\n\x0b\x64\x65\x61\x64line_ms\x18\n \x01(\x03\x12\x12\n\nsecure_sum\x18\x0b \x01(\x0c\"I\n\x10SignedAssignment\x12\x12\n\nassignment\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\x12\x0e\n\x06key_id\x18\x03 \x01(\t\"Y\n\tServerKey\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x12\n\npublic_key\x18\x02 \x01(\x0c\x12\x13\n\x0b\x65ndorsed_by\x18\x03 \x01(\t\x12\x13\n\x0b\x65ndorsement\x18\x04 \x01(\x0c\"\xa1\x02\n\x0c\x45nrolRequest\x12\r\n\x05token\x18\x01 \x01(\t\x12\x14\n\x0c\x63\x65rtificates\x18\x02 \x03(\x0c\x12\x12\n\npublic_key\x18\x03 \x01(\x0c\x12\x11\n\tkey_proof\x18\x04 \x01(\x0c\x12\x19\n\x11\x63\x65rtificate_proof\x18\x05 \x01(\x0c\x12\x16\n\x0e\x63lient_version\x18\x06 \x01(\t\x12:\n\nattributes\x18\x07 \x03(\x0b\x32&.hansa.v1.EnrolRequest.AttributesEntry\x12\x0f\n\x07\x63onsent\x18\x08 \x01(\x08\x12\x12\n\npopulation\x18\t \x01(\t\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"{\n\rEnrolResponse\x12\x0e\n\x06\x63lient\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x04\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x12\n\npopulation\x18\x04 \x01(\t\x12(\n\x0bserver_keys\x18\x05 \x03(\x0b\x32\x13.hansa.v1.ServerKey\"\xa3\x02\n\x0e\x43heckInRequest\x12\x16\n\x0e\x63lient_version\x18\x01 \x01(\t\x12<\n\nattributes\x18\x02 \x03(\x0b\x32(.hansa.v1.CheckInRequest.AttributesEntry\x12\x0f\n\x07\x63onsent\x18\x03 \x01(\x08\x12\x14\n\x0cwait_seconds\x18\x04 \x01(\x01\x12(\n\x08reported\x18\x05 \x01(\x0b\x32\x16.hansa.v1.AssignmentId\x12(\n\x08\x64\x65\x63lined\x18\x06 \x01(\x0b\x32\x16.hansa.v1.AssignmentId\x12\r\n\x05looks\x18\x07 \x01(\x08\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xaa\x01\n\x0f\x43heckInResponse\x12\x19\n\x11\x63ome_back_seconds\x18\x01 \x01(\x01\x12.\n\nassignment\x18\x02 \x01(\x0b\x32\x1a.hansa.v1.SignedAssignment\x12\"\n\x07outcome\x18\x03 \x01(\x0e\x32\x11.hansa.v1.Outcome\x12(\n\x0bserver_keys\x18\x04 \x03(\x0b\x32\x13.hansa.v1.ServerKey\"T\n\x0eReportResponse\x12\"\n\x07verdict\x18\x01 \x01(\x0e\x32\x11.hansa.v1.Verdict\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12\x0e\n\x06offset\x18\x03 \x01(\x04\"j\n\x0f\x45xchangeRequest\x12\"\n\x02id\x18\x01 \x01(\x0b\x32\x16.hansa.v1.AssignmentId\x12\x0f\n\x07message\x18\x02 \x01(\x0c\x12\x0c\n\x04seen\x18\x03 \x01(\r\x12\x14\n\x0cwait_seconds\x18\x04 \x01(\x01\">\n\x10\x45xchangeResponse\x12\x0f\n\x07message\x18\x01 \x01(\x0c\x12\x19\n\x11\x63ome_back_seconds\x18\x02 \x01(\x01\"9\n\x10RotateKeyRequest\x12\x12\n\npublic_key\x18\x01 \x01(\x0c\x12\x11\n\tkey_proof\x18\x02 \x01(\x0c\"\x13\n\x11RotateKeyResponse\"\x10\n\x0eGoodbyeRequest\"\x11\n\x0fGoodbyeResponse\"D\n\x07Problem\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0c\n\x04rule\x18\x02 \x01(\t\x12\r\n\x05\x66ound\x18\x03 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x04 \x01(\t*Y\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x13\n\x0fKIND_STATISTICS\x10\x01\x12\x11\n\rKIND_TRAINING\x10\x02\x12\x13\n\x0fKIND_EVALUATION\x10\x03*d\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x10\n\x0cOUTCOME_OPEN\x10\x01\x12\x14\n\x10OUTCOME_INCLUDED\x10\x02\x12\x18\n\x14OUTCOME_NOT_INCLUDED\x10\x03*J\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x14\n\x10VERDICT_ACCEPTED\x10\x01\x12\x10\n\x0cVERDICT_LATE\x10\x02\x32\xcf\x02\n\nFederation\x12\x38\n\x05\x45nrol\x12\x16.hansa.v1.EnrolRequest\x1a\x17.hansa.v1.EnrolResponse\x12>\n\x07\x43heckIn\x12\x18.hansa.v1.CheckInRequest\x1a\x19.hansa.v1.CheckInResponse\x12\x41\n\x08\x45xchange\x12\x19.hansa.v1.ExchangeRequest\x1a\x1a.hansa.v1.ExchangeResponse\x12\x44\n\tRotateKey\x12\x1a.hansa.v1.RotateKeyRequest\x1a\x1b.hansa.v1.RotateKeyResponse\x12>\n\x07Goodbye\x12\x18.hansa.v1.GoodbyeRequest\x1a\x19.hansa.v1.GoodbyeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,12 +35,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ENROLREQUEST_ATTRIBUTESENTRY']._serialized_options = b'8\001'
   _globals['_CHECKINREQUEST_ATTRIBUTESENTRY']._loaded_options = None
   _globals['_CHECKINREQUEST_ATTRIBUTESENTRY']._serialized_options = b'8\001'
-  _globals['_KIND']._serialized_start=1849
-  _globals['_KIND']._serialized_end=1938
-  _globals['_OUTCOME']._serialized_start=1940
-  _globals['_OUTCOME']._serialized_end=2040
-  _globals['_VERDICT']._serialized_start=2042
-  _globals['_VERDICT']._serialized_end=2116
+  _globals['_KIND']._serialized_start=1864
+  _globals['_KIND']._serialized_end=1953
+  _globals['_OUTCOME']._serialized_start=1955
+  _globals['_OUTCOME']._serialized_end=2055
+  _globals['_VERDICT']._serialized_start=2057
+  _globals['_VERDICT']._serialized_end=2131
   _globals['_ASSIGNMENTID']._serialized_start=30
   _globals['_ASSIGNMENTID']._serialized_end=119
   _globals['_ASSIGNMENT']._serialized_start=122
@@ -56,27 +56,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ENROLRESPONSE']._serialized_start=827
   _globals['_ENROLRESPONSE']._serialized_end=950
   _globals['_CHECKINREQUEST']._serialized_start=953
-  _globals['_CHECKINREQUEST']._serialized_end=1229
+  _globals['_CHECKINREQUEST']._serialized_end=1244
   _globals['_CHECKINREQUEST_ATTRIBUTESENTRY']._serialized_start=776
   _globals['_CHECKINREQUEST_ATTRIBUTESENTRY']._serialized_end=825
-  _globals['_CHECKINRESPONSE']._serialized_start=1232
-  _globals['_CHECKINRESPONSE']._serialized_end=1402
-  _globals['_REPORTRESPONSE']._serialized_start=1404
-  _globals['_REPORTRESPONSE']._serialized_end=1488
-  _globals['_EXCHANGEREQUEST']._serialized_start=1490
-  _globals['_EXCHANGEREQUEST']._serialized_end=1596
-  _globals['_EXCHANGERESPONSE']._serialized_start=1598
-  _globals['_EXCHANGERESPONSE']._serialized_end=1660
-  _globals['_ROTATEKEYREQUEST']._serialized_start=1662
-  _globals['_ROTATEKEYREQUEST']._serialized_end=1719
-  _globals['_ROTATEKEYRESPONSE']._serialized_start=1721
-  _globals['_ROTATEKEYRESPONSE']._serialized_end=1740
-  _globals['_GOODBYEREQUEST']._serialized_start=1742
-  _globals['_GOODBYEREQUEST']._serialized_end=1758
-  _globals['_GOODBYERESPONSE']._serialized_start=1760
-  _globals['_GOODBYERESPONSE']._serialized_end=1777
-  _globals['_PROBLEM']._serialized_start=1779
-  _globals['_PROBLEM']._serialized_end=1847
-  _globals['_FEDERATION']._serialized_start=2119
-  _globals['_FEDERATION']._serialized_end=2454
+  _globals['_CHECKINRESPONSE']._serialized_start=1247
+  _globals['_CHECKINRESPONSE']._serialized_end=1417
+  _globals['_REPORTRESPONSE']._serialized_start=1419
+  _globals['_REPORTRESPONSE']._serialized_end=1503
+  _globals['_EXCHANGEREQUEST']._serialized_start=1505
+  _globals['_EXCHANGEREQUEST']._serialized_end=1611
+  _globals['_EXCHANGERESPONSE']._serialized_start=1613
+  _globals['_EXCHANGERESPONSE']._serialized_end=1675
+  _globals['_ROTATEKEYREQUEST']._serialized_start=1677
+  _globals['_ROTATEKEYREQUEST']._serialized_end=1734
+  _globals['_ROTATEKEYRESPONSE']._serialized_start=1736
+  _globals['_ROTATEKEYRESPONSE']._serialized_end=1755
+  _globals['_GOODBYEREQUEST']._serialized_start=1757
+  _globals['_GOODBYEREQUEST']._serialized_end=1773
+  _globals['_GOODBYERESPONSE']._serialized_start=1775
+  _globals['_GOODBYERESPONSE']._serialized_end=1792
+  _globals['_PROBLEM']._serialized_start=1794
+  _globals['_PROBLEM']._serialized_end=1862
+  _globals['_FEDERATION']._serialized_start=2134
+  _globals['_FEDERATION']._serialized_end=2469
 # @@protoc_insertion_point(module_scope)

@@ -142,7 +142,7 @@ class EnrolResponse(_message.Message):
     def __init__(self, client: _Optional[str] = ..., number: _Optional[int] = ..., name: _Optional[str] = ..., population: _Optional[str] = ..., server_keys: _Optional[_Iterable[_Union[ServerKey, _Mapping]]] = ...) -> None: ...
 
 class CheckInRequest(_message.Message):
-    __slots__ = ("client_version", "attributes", "consent", "wait_seconds", "reported", "declined")
+    __slots__ = ("client_version", "attributes", "consent", "wait_seconds", "reported", "declined", "looks")
     class AttributesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -156,13 +156,15 @@ class CheckInRequest(_message.Message):
     WAIT_SECONDS_FIELD_NUMBER: _ClassVar[int]
     REPORTED_FIELD_NUMBER: _ClassVar[int]
     DECLINED_FIELD_NUMBER: _ClassVar[int]
+    LOOKS_FIELD_NUMBER: _ClassVar[int]
     client_version: str
     attributes: _containers.ScalarMap[str, str]
     consent: bool
     wait_seconds: float
     reported: AssignmentId
     declined: AssignmentId
-    def __init__(self, client_version: _Optional[str] = ..., attributes: _Optional[_Mapping[str, str]] = ..., consent: _Optional[bool] = ..., wait_seconds: _Optional[float] = ..., reported: _Optional[_Union[AssignmentId, _Mapping]] = ..., declined: _Optional[_Union[AssignmentId, _Mapping]] = ...) -> None: ...
+    looks: bool
+    def __init__(self, client_version: _Optional[str] = ..., attributes: _Optional[_Mapping[str, str]] = ..., consent: _Optional[bool] = ..., wait_seconds: _Optional[float] = ..., reported: _Optional[_Union[AssignmentId, _Mapping]] = ..., declined: _Optional[_Union[AssignmentId, _Mapping]] = ..., looks: _Optional[bool] = ...) -> None: ...
 
 class CheckInResponse(_message.Message):
     __slots__ = ("come_back_seconds", "assignment", "outcome", "server_keys")
