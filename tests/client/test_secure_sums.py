@@ -9,7 +9,8 @@ from base64 import b64encode
 
 import numpy as np
 import pytest
-from fake_server import SECURE, TOKEN, job_of
+from fake_server import SECURE, TOKEN, job_of, refused
+from fake_sum import FakeSum
 from test_killed import start, stop
 
 from hansa.client import Agent
@@ -169,6 +170,25 @@ def test_a_sum_that_the_server_gave_up_is_left_and_never_taken_up_again(server, 
     server.sums[path] = begun  # the same announcement again
     declines(server, agent, path)
     assert left(agent) == "HANSA-SECAGG-ANSWERED"
+
+
+@pytest.mark.parametrize("code", ["HANSA-SECAGG-REFUSED", "HANSA-RING-INVALID"])
+def test_a_masked_vector_that_is_refused_for_good_is_not_sent_again(server, site, monkeypatch, code):
+    agent, path = site(), server.assign_sum(job_of(SECURE))
+    take = FakeSum.take
+
+    def refusing(self, message):
+        if header_of(message).kind == Masked.kind:
+            raise refused(code)
+        take(self, message)
+
+    monkeypatch.setattr(FakeSum, "take", refusing)
+    work(agent, lambda: sent(server, "/v1/updates/") > 0)
+    assert [each.outcome for each in agent.state.reports()] == ["refused"]
+    assert agent.state.pending() is None
+    server.sums.pop(path)  # the round goes on without it, and is over
+    work(agent, lambda: not (agent.state.path / "sum").exists())
+    assert sent(server, "/v1/updates/") == 1
 
 
 # Killed

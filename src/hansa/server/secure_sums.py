@@ -45,6 +45,7 @@ _LOOK_AGAIN: Final = 1.0
 class Held:
     """The machine of one round on this replica."""
 
+    context: RunContext
     round: Round
     server: MaskingServer
     key: bytes
@@ -304,7 +305,7 @@ class SecureSums:
         closed = [each.at for each, content in zip(records[1:], rest, strict=True) if closes_phase(content)]
         positions = {each.client: each.position for each in assigned}
         since = closed[-1] if closed else round_.opened_at
-        held = Held(round_, server, key, positions, len(records), since)
+        held = Held(context, round_, server, key, positions, len(records), since)
         if step.persist:  # a phase was complete, and the record of its end is missing
             await self._apply(held, step, since)
         held.take_in(step)
