@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from fake_sum import PEERS, FakeSum, ring_of
 
 from hansa.algorithms import rounds
 from hansa.algorithms.plan import plan_from_mapping, plan_sha256
@@ -40,6 +41,7 @@ PLAN = {
     "evaluation": {"metrics": ["auc", "accuracy"]},
 }
 SCAFFOLD = {**PLAN, "recipe": "scaffold"}
+SECURE = {**PLAN, "secure_aggregation": {"maximum_cohort": 4}}
 SIGNATURE = Signature((2,), 2)
 ROWS = [(20 + 3 * i % 61, round(0.37 * i % 9, 2), "yes" if (i * i) % 5 < 2 else "no") for i in range(23)]
 
@@ -96,6 +98,10 @@ class FakeServer:
     """What is answered in place of what was done."""
     verdict: str = "VERDICT_ACCEPTED"
     seen: set[bytes] = field(default_factory=set)
+    peers: list[Ed25519PrivateKey] = field(default_factory=lambda: [Ed25519PrivateKey.generate() for _ in range(PEERS)])
+    """Keys of the other clients of secure sums."""
+    wanted_sums: dict[str, dict] = field(default_factory=dict)
+    sums: dict[str, FakeSum] = field(default_factory=dict)
     lock: threading.RLock = field(default_factory=threading.RLock)
 
     def __post_init__(self) -> None:
@@ -135,6 +141,21 @@ class FakeServer:
         with self.lock:
             self.assignments.append(asked)
         return path_of(asked.id)
+
+    def assign_sum(self, job: JobDescriptor, **task) -> str:
+        """Ask the client to give its update to a secure sum; ``task`` is what the sum's task has otherwise."""
+        with self.lock:
+            path = self.assign(job)
+            self.wanted_sums[path] = {"ring": ring_of(job), **task}
+        return path
+
+    def sum_of(self, asked: wire.Assignment) -> FakeSum:
+        """Return the secure sum of an assignment, which begins when it is announced."""
+        path = path_of(asked.id)
+        if path not in self.sums:
+            wanted = self.wanted_sums[path]
+            self.sums[path] = FakeSum.begin(self.key, self.public_key, self.peers, asked, **wanted)
+        return self.sums[path]
 
     def wait_for(self, condition, seconds: float = 20.0) -> None:
         ends = time.monotonic() + seconds
@@ -183,6 +204,13 @@ class _Handler(BaseHTTPRequestHandler):
             self._enrol(state, wire.EnrolRequest.FromString(body))
         elif self.path == "/hansa.v1.Federation/CheckIn":
             self._check_in(state, wire.CheckInRequest.FromString(body))
+        elif self.path == "/hansa.v1.Federation/Exchange":
+            request = wire.ExchangeRequest.FromString(body)
+            if path_of(request.id) not in state.sums:
+                raise refused("HANSA-REPORT-UNEXPECTED")
+            message = state.sums[path_of(request.id)].exchange(request)
+            answer = wire.ExchangeResponse(message=message, come_back_seconds=0.0 if message else 0.02)
+            self._answer(200, answer.SerializeToString())
         elif self.path == "/hansa.v1.Federation/RotateKey":
             self._rotate_key(state, wire.RotateKeyRequest.FromString(body))
         elif self.path == "/hansa.v1.Federation/Goodbye":
@@ -222,6 +250,8 @@ class _Handler(BaseHTTPRequestHandler):
         for asked in state.assignments:
             path = path_of(asked.id)
             if path not in state.reports and path not in state.declined:
+                if path in state.wanted_sums:
+                    asked.secure_sum = state.sum_of(asked).announcement
                 content = asked.SerializeToString()
                 answer.assignment.CopyFrom(
                     wire.SignedAssignment(
@@ -273,6 +303,8 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             if digest(have) != sha256:
                 raise refused("HANSA-UPLOAD-DIGEST")
+            if path in state.sums and path not in state.reports:
+                state.sums[path].take(have)
             state.reports[path] = have
             state.answers += 1
             told, status = {"verdict": state.verdict, "sha256": sha256}, 200

@@ -181,6 +181,30 @@ def test_a_repeated_message_is_harmless_and_another_answer_to_a_phase_is_refused
     run_async(work())
 
 
+def test_a_client_that_did_not_hear_the_answer_says_the_same_again_and_hears_it(tmp_path, sums):
+    """The others go on meanwhile, so that its message comes in the next phase."""
+
+    async def work():
+        async with deployed(tmp_path) as server:
+            parts = await begun(server, await started(server, 3))
+            code = await code_for(server, parts[0].assigned)
+            for each in (Phase.ADVERTISE, Phase.SHARE, Phase.CONSIST):
+                await phase(parts, last=True)
+                for part in parts:
+                    answer = await part.say()
+                    told = messages.ExchangeResponse.FromString(answer.content).message
+                    again = messages.ExchangeResponse.FromString((await part.say()).content).message
+                    assert told == again != b""
+                    part.take(told)
+                if each is Phase.SHARE:
+                    await phase(parts)
+            await rest(server, parts, Phase.UNMASK)
+            assert sums == [plain_sum(code, parts)]
+            assert await server.events("report.refused") == []
+
+    run_async(work())
+
+
 def test_messages_of_earlier_phases_and_other_tasks_are_refused(tmp_path):
     async def work():
         async with deployed(tmp_path) as server:
@@ -453,6 +477,7 @@ def test_a_client_that_hangs_up_leaves_no_half_taken_message(tmp_path, sums, mon
         async with deployed(tmp_path) as server:
             parts = await begun(server, await started(server, 3))
             code, add, writing = await code_for(server, parts[0].assigned), Sums.add, asyncio.Event()
+            await phase(parts[1:], last=True)
 
             async def slowly(*args):
                 writing.set()

@@ -52,7 +52,7 @@ _ENDS: Final = frozenset(
     }
 )
 """What no waiting mends."""
-_VERDICTS: Final = ("HANSA-REPORT-", "HANSA-NOT-FOUND", "HANSA-REQUEST-")
+_VERDICTS: Final = ("HANSA-REPORT-", "HANSA-NOT-FOUND", "HANSA-REQUEST-", "HANSA-SECAGG-", "HANSA-RING-")
 """Errors by which a server says that it never takes this report. After any other it stays to be sent."""
 _OVER: Final = ("HANSA-SECAGG-", "HANSA-REPORT-", "HANSA-NOT-FOUND", "HANSA-REQUEST-")
 """Errors by which a server says that a secure sum goes on without this client."""

@@ -164,8 +164,8 @@ class ClientApi:
         if standing is not None and standing.posted.population == client.population:
             return standing.posted.context
         held = self.services.sums.held.get(key)
-        if held is not None and held.context.job.population == client.population:
-            return held.context
+        if held is not None and held.context.run.population == client.population:
+            return held.context  # the survivors are frozen, and the round is off the board
         async with self.services.store.reading() as rows:
             run = await rows.runs.get(key.run)
             job = None if run is None else await rows.jobs.get(run.job)

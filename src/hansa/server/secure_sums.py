@@ -65,9 +65,10 @@ class Held:
         """Keep what is told to whom."""
         self.told.update(step.send)
 
-    def has_more(self, position: int, seen: int) -> bool:
-        """Return True where a client was told something after what it has answered last, by the kind of that."""
-        return position in self.told and header_of(self.told[position]).kind != seen
+    def news_for(self, position: int, seen: int) -> bytes:
+        """Return the last message to a client, unless it is of the kind that the client has answered."""
+        told = self.told.get(position, b"")
+        return told if told and header_of(told).kind != seen else b""
 
     def ring(self) -> None:
         """Let those look again who wait."""
@@ -120,6 +121,7 @@ class SecureSums:
     ) -> bytes:
         """Take a client's message, if there is one; return the next one to it, or nothing while it is not there.
 
+        A message that answers another than the last one to the client is a repeat: it is not looked at.
         Raises RefusedError for a message that is not acceptable, and where the client has no part in the sum.
         """
         position = None
@@ -130,11 +132,11 @@ class SecureSums:
                 position = held.positions.get(client.id)
                 if position is None:
                     raise _not_asked()
-                if message and not held.has_more(position, seen):  # else it is one that was answered
+                if message and not held.news_for(position, seen):
                     held = await self._take(context, held, position, message, now)
                 message = b""
-                if held.has_more(position, seen):
-                    return held.told[position]
+                if told := held.news_for(position, seen):
+                    return told
                 over, news = held.server.phase >= Phase.DONE or self.board.closing, held.news
             left = ends - asyncio.get_running_loop().time()
             if over or left <= 0:
