@@ -51,7 +51,8 @@ class Scenario:
     def grid(self, figures: Figures) -> Grid:
         """Return its table."""
         rows = [aim.row(figures) for aim in self.aims]
-        return Grid(self.about, ("figure", "seen", "aim", "met"), rows)
+        note = f"Other processes of the machine used {figures['others_cores']:.2f} cores meanwhile."
+        return Grid(self.about, ("figure", "seen", "aim", "met"), rows, note)
 
     def met(self, figures: Figures) -> bool:
         """Return True where every aim is met."""
