@@ -139,7 +139,9 @@ def _federation(chosen: argparse.Namespace, console: Console) -> int:
     for name in wanted:
         for scenario in SCENARIOS[name]:
             _say(f"{name}: {scenario.about}")
+            bystanders = machine.Bystanders()
             figures[scenario.about] = measured = scenario.measure()
+            measured["others_cores"] = bystanders.cores()
             grids.append(scenario.grid(measured))
             met = met and scenario.met(measured)
             grids[-1].show(console)

@@ -93,7 +93,10 @@ class Generator:
                 break
             wait = max(0.0, calls[due].due - (time.perf_counter() - self._began)) if due < len(calls) else 0.05
             for number, _ in self._poll.poll(min(wait, 0.05), 16):
-                self._go_on(self._busy[number])
+                if number in self._busy:
+                    self._go_on(self._busy[number])
+                else:
+                    self._forget(number)
         self._outcome.seconds = time.perf_counter() - self._began
         for connection in self._idle:
             connection.socket.close()
@@ -188,6 +191,12 @@ class Generator:
             self._idle.append(connection)
             return
         with contextlib.suppress(OSError):
+            connection.socket.close()
+
+    def _forget(self, number: int) -> None:
+        """Let go of a connection that the server closed while it had nothing to carry."""
+        for connection in [each for each in self._idle if each.socket.fileno() == number]:
+            self._idle.remove(connection)
             connection.socket.close()
 
     def _give_up(self) -> None:
