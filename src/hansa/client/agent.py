@@ -402,10 +402,7 @@ class Agent:
 
     def _end_sum(self) -> None:
         """Forget the secure sum; nothing of it is sent any more."""
-        if self._part is None:
-            self._sums.end(None)
-        else:
-            self._part.end()
+        self._sums.end()
         self._part = None
 
     def _too_many_bytes(self, model_size: int) -> list[str]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import base64
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from hansa.client.state import Id, StateFolder, sync_folder
+from hansa.core.errors import RefusedError
 
 SUM: Final = "sum"
 HEAD: Final = "head.json"
@@ -89,12 +90,13 @@ class SumFolder:
             os.fsync(file.fileno())
         sync_folder(self._path)
 
-    def end(self, task: bytes | None) -> None:
-        """Note a task as spent, and forget everything of its sum."""
-        if task is not None:
+    def end(self) -> None:
+        """Note the sum's task as spent, and its round if the client has helped to unmask; forget all else of it."""
+        begun = self.begun()
+        if begun is not None:
             descriptor = os.open(self._state.path / SPENT, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
             with os.fdopen(descriptor, "ab") as file:
-                file.write(task)
+                file.write(b"".join(spent_by(begun.announcement, self.records())))
                 file.flush()
                 os.fsync(file.fileno())
         (self._path / HEAD).unlink(missing_ok=True)
@@ -102,7 +104,22 @@ class SumFolder:
         shutil.rmtree(self._path, ignore_errors=True)
 
     def spent(self) -> frozenset[bytes]:
-        """Return the hashes of the tasks that this client ever took part in."""
+        """Return the tasks that this client ever took part in, and the rounds that it helped to unmask, as hashes."""
         path = self._state.path / SPENT
         content = path.read_bytes() if path.exists() else b""
         return frozenset(content[start : start + _HASH] for start in range(0, len(content), _HASH))
+
+
+def spent_by(announcement: bytes, records: Sequence[bytes]) -> list[bytes]:
+    """Return what a client's part in a sum uses up: 32 bytes for its task, and for its round once that is unmasked."""
+    from hansa.secagg.messages import Announcement, Quorum, header_of  # noqa: PLC0415 - a client at rest is small
+    from hansa.secagg.records import is_message  # noqa: PLC0415 - likewise
+    from hansa.secagg.task import read_task  # noqa: PLC0415 - likewise
+
+    try:
+        header = header_of(announcement)
+        task = read_task(Announcement.decode(announcement, header.task).descriptor)
+    except RefusedError:
+        return []  # it was refused before anything was sent
+    answered = {header_of(each).kind for each in records[1:] if is_message(each)}
+    return [task.hash, *([task.report_id] if Quorum.kind in answered else [])]

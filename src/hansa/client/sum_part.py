@@ -83,10 +83,6 @@ class SumPart:
         self.seen = header_of(message).kind
         self._keep(step)
 
-    def end(self) -> None:
-        """Forget the sum; its task is spent."""
-        self.folder.end(self.machine.task.hash)
-
     def _keep(self, step: Step) -> None:
         if step.persist:
             reached("client.sum-answered")

@@ -159,6 +159,12 @@ def _federation_problems(plan: Plan, signature: Signature) -> Iterator[Problem]:
         yield from _feature_problems(plan.features, signature)
     if plan.secure_aggregation is not None:
         yield from _secure_problems(plan.secure_aggregation)
+        if plan.evaluation.federated_clients is not None:
+            yield Problem(
+                "evaluation.federated_clients",
+                "beside secure sums is for simulations: the last evaluation asks all once more, and two sums of one round "
+                "would show the difference; remove it.",
+            )
     part = (plan.stopping.metric or "").partition(".")[0]
     if part in _ABSENT:
         yield Problem("stopping.metric", f'a federation has no {part} examples; watch "federated." metrics.')
