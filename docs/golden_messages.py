@@ -208,6 +208,9 @@ def messages() -> dict[str, Message]:
         "check-in-request-reported": wire.CheckInRequest(
             client_version=VERSION, attributes=ATTRIBUTES, consent=True, reported=answered, declined=declined
         ),
+        "check-in-request-looks": wire.CheckInRequest(
+            client_version=VERSION, attributes=ATTRIBUTES, consent=True, looks=True
+        ),
         "check-in-response-later": wire.CheckInResponse(
             come_back_seconds=12.5, outcome=wire.OUTCOME_INCLUDED, server_keys=keys
         ),

@@ -8,7 +8,7 @@ import httpx
 import pytest
 from tests.server.by_hand import Device, code_of, deployed, run_async
 
-from hansa.core.errors import StoreConflictError
+from hansa.core.errors import StoreConflictError, StoreError
 from hansa.server import closing
 from hansa.server.app import create
 from hansa.server.client_api import ClientApi
@@ -308,8 +308,9 @@ def test_a_replica_that_lost_its_lease_as_it_folded_blames_nobody_for_what_anoth
                 await asyncio.sleep(0.02)
             context, round_, reports, sealing_key = left[0]
             monkeypatch.setattr(type(server.services.keys), "unwrap", lambda *_: sealing_key)
-            with pytest.raises(StoreConflictError):
+            with pytest.raises(StoreError) as caught:  # another has swept them: the round is looked at anew
                 await Coordinator(server.services)._close(context, round_, reports)
+            assert caught.value.code == "HANSA-NOT-FOUND"
             assert await server.events("client.suspended") == []
 
     run_async(work())

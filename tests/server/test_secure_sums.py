@@ -112,6 +112,7 @@ def test_with_too_few_left_a_round_is_abandoned_and_tried_again(tmp_path, sums, 
             assert sums == []
             await swept(server, parts[0])
             assert refusal(await parts[0].call()) == "HANSA-REPORT-UNEXPECTED"
+            server.clock.time += 40.0  # the pause before another attempt
             again = await begun(server, devices, attempt=2)
             for each in PHASES:
                 await phase(again, last=each is Phase.UNMASK)
@@ -218,6 +219,7 @@ def test_messages_of_earlier_phases_and_other_tasks_are_refused(tmp_path):
                 await part.say()
             server.clock.time += 61.0  # and with two, the attempt is given up
             assert await over(server, parts[0]) == "abandoned"
+            server.clock.time += 40.0  # the pause before another attempt
             again = await begun(server, devices, attempt=2)
             assert refusal(await again[0].call(first)) == "HANSA-SECAGG-UNEXPECTED"
             assert (await again[0].say()).status_code == 200

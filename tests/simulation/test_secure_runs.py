@@ -14,7 +14,7 @@ from hansa.algorithms.plan import plan_from_mapping
 from hansa.algorithms.secure_sums import RingFold, RingRows
 from hansa.core.errors import PlanError, RefusedError
 from hansa.core.ring import Ring, Segment
-from hansa.simulation import secure_sum
+from hansa.simulation import exact_sums, secure_sum
 from hansa.simulation.exact_sums import exact_sum
 from hansa.simulation.preparation import federated_scaling, prepare
 
@@ -96,7 +96,7 @@ def test_the_machines_sum_what_arithmetic_adds_and_the_model_is_the_same(monkeyp
         asked.append((number, len(rows)))
         return exact_sum(section, ring, rows, number=number)
 
-    monkeypatch.setattr(secure_sum, "exact_sum", counted)
+    monkeypatch.setattr(exact_sums, "exact_sum", counted)
     tables = {"recipe": "fedavg", **COMMON, "data": {**COMMON["data"], "test_fraction": 0.2}}
     section = {**FINE, **PROTOCOLS[protocol]}
     arithmetic = run(tables | {"secure_aggregation": section})

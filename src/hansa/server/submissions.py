@@ -35,7 +35,7 @@ HIGHEST: Final = 100
 """Between which a priority lies; the higher run goes first."""
 
 _DEEPEST: Final = 64
-_NO_PIECES: Final = frozenset(("name", "seed", "rounds", "model", "features"))
+_NO_PIECES: Final = frozenset(("name", "seed", "rounds", "model", "features", "secure_aggregation"))
 """Sections in which no piece is named. The factory in ``model`` is text here: only sites import it."""
 _ABSENT: Final = ("central", "validation")
 """What a stopping rule cannot watch in a federation."""
@@ -162,8 +162,8 @@ def _federation_problems(plan: Plan, signature: Signature) -> Iterator[Problem]:
         if plan.evaluation.federated_clients is not None:
             yield Problem(
                 "evaluation.federated_clients",
-                "beside secure sums is for simulations: the last evaluation asks all once more, and two sums of one round "
-                "would show the difference; remove it.",
+                "beside secure sums is for simulations: the last evaluation asks all once more, and two sums of one "
+                "round would show the difference; remove it.",
             )
     part = (plan.stopping.metric or "").partition(".")[0]
     if part in _ABSENT:
