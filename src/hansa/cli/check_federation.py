@@ -34,6 +34,7 @@ class FederationPlan:
 
     plan: Plan
     layout: Layout
+    """What travels."""
     metrics: tuple[str, ...]
     notes: tuple[str, ...]
 
@@ -49,10 +50,10 @@ class FederationPlan:
 
     def costs(self) -> dict[str, int]:
         """Return what a round costs a client, in bytes, without what is around a message."""
-        travels = travelling_layout(self.plan, self.layout)
-        code = training_code(self.plan, self.layout)
+        travels, code = self.layout, training_code(self.plan, self.layout)
         up = 4 * travels.size + 8 * len(travels.lanes) if code is None else code.ring.nbytes
-        return {"parameters": self.layout.size, "bytes_down_per_client": 4 * travels.size, "bytes_up_per_client": up}
+        parameters = travels.branch("params").size
+        return {"parameters": parameters, "bytes_down_per_client": 4 * travels.size, "bytes_up_per_client": up}
 
     def show(self, console: Console) -> None:
         """Print it for people."""
@@ -102,7 +103,7 @@ def check_federation(plan: Plan) -> FederationPlan:
     notes = ("the plan has no [data]: it is for a federation, where every client brings its own", *job.notes)
     return FederationPlan(
         plan=plan,
-        layout=layout_from_mapping({"lanes": [], **job.body["layout"]}),
+        layout=travelling_layout(plan, layout_from_mapping({"lanes": [], **job.body["layout"]})),
         metrics=tuple(metric.name for metric in choose(plan.evaluation.metrics, signature)),
         notes=(*notes, *_refused(plan, signature), _LATER),
     )

@@ -116,9 +116,13 @@ def follow(calls: Operator, console: Console, run: str) -> dict[str, Any]:
 def _awaited(rounds: list[dict[str, Any]]) -> str:
     """Return what a run waits for, by its newest rounds, the newest first."""
     if not rounds or rounds[0]["state"] in ("closed", "abandoned"):
-        return "waiting for clients: no round is open (hansa clients list says who is there)"
+        return "waiting for clients: no round is open (hansa clients list POPULATION says when each was last seen)"
     funnel = rounds[0]["funnel"]
-    return f"{named(rounds[0])} waits for its clients: of {funnel['picked']}, {others(funnel) or 'none has answered'}"
+    told = others(funnel) or "none has answered"
+    return (
+        f"{named(rounds[0])} waits for its clients: of {funnel['picked']}, {told} "
+        "(hansa clients list POPULATION says when each was last seen)"
+    )
 
 
 def _signature(shape: str | None, classes: int | None) -> Any:
