@@ -139,7 +139,8 @@ def _token(path: Path | None) -> str:
         try:
             token = path.read_text(encoding="ascii")
         except (OSError, UnicodeDecodeError) as error:
-            raise typer.BadParameter(f"cannot be read ({type(error).__name__}).", param_hint="--token-file") from None
+            why = getattr(error, "strerror", None) or "it is no text"
+            raise typer.BadParameter(f"{path} cannot be read: {why}.", param_hint="--token-file") from None
     else:
         token = value_of(TOKEN) or ""
     if not token.strip() and sys.stdin.isatty():
@@ -160,7 +161,8 @@ def _trust(ca: Path | None) -> Any:
     try:
         return ssl.create_default_context(cafile=str(named))
     except (OSError, ssl.SSLError) as error:
-        raise typer.BadParameter(f"cannot be used ({type(error).__name__}).", param_hint="--ca") from None
+        why = getattr(error, "strerror", None) or "it is no PEM file of certificates"
+        raise typer.BadParameter(f"{named} cannot be used: {why}.", param_hint="--ca") from None
 
 
 @contextmanager

@@ -77,7 +77,8 @@ class Reach:
             if self.certificate is not None:
                 context.load_cert_chain(*map(str, self.certificate))
         except (OSError, ssl.SSLError) as error:
-            raise _unreachable(f"The CA or certificate file cannot be read: {error}.") from None
+            files = ", ".join(map(str, filter(None, (self.ca, *(self.certificate or ())))))
+            raise _unreachable(f"One of the files {files} cannot be read: {error}.") from None
         return context
 
 
