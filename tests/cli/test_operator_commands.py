@@ -147,6 +147,12 @@ def test_who_stops_waiting_hears_that_the_run_goes_on(operate, hansa, monkeypatc
     assert "hansa runs cancel run-" in found.said
 
 
+def test_who_calls_the_port_of_https_by_http_is_asked_about_it(federation, operate, hansa):
+    found = hansa("runs", "--server", federation.url.replace("https:", "http:"))
+    assert found.status == 7
+    assert "Does it begin with https?" in found.said
+
+
 def test_a_file_that_cannot_be_used_is_named(operate, hansa):
     for option in ("--ca", "--token-file"):
         found = hansa("runs", option, "nope.pem")

@@ -175,13 +175,13 @@ def _reachable(url: str) -> Iterator[None]:
     except httpx.HTTPError as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         trust = "CERTIFICATE_VERIFY_FAILED" in reason
+        broken = isinstance(error, httpx.RemoteProtocolError | httpx.ReadError) and url.startswith("http:")
+        action = "Is it running? Is the URL right?" + (" Does it begin with https?" if broken else "")
         raise HansaError(
             "HANSA-SERVER-UNREACHABLE",
             rule="Commands call a server that answers and is trusted.",
             found=f"{url} does not: {reason}.",
-            action="Name its authority with --ca (ca.pem of the server)."
-            if trust
-            else "Is it running? Is the URL right?",
+            action="Name its authority with --ca (ca.pem of the server)." if trust else action,
         ) from None
 
 
