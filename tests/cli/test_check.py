@@ -185,3 +185,61 @@ def test_a_sum_that_could_overflow_is_refused_with_the_numbers(hansa, plan):
     assert found.status == 2
     assert [problem["path"] for problem in found.json["error"]["problems"]] == ["secure_aggregation.bits"]
     assert "need 26 bits, and there are 20; use value_bits = 10" in found.err.replace("\n", " ")
+
+
+FEDERATION = """
+name = "illness at two clinics"
+rounds = 20
+
+[features]
+label = "ill"
+task = "classification"
+classes = ["well", "ill"]
+columns = [
+    { name = "age", low = 0, high = 110 },
+    { name = "smoker", kind = "category", categories = ["no", "yes"] },
+]
+
+[model]
+factory = "hansa.training.linear:logistic"
+
+[trainer]
+kind = "linear"
+epochs = 1
+batch_size = 16
+optimizer = { kind = "sgd", learning_rate = 0.1 }
+"""
+
+
+def test_a_plan_without_data_is_checked_as_one_for_a_federation(hansa, tmp_path):
+    path = tmp_path / "federation.toml"
+    path.write_text(FEDERATION)
+    found = hansa("check", path, "--json")
+    assert found.status == 0, found.err
+    assert "it is for a federation" in found.said
+    assert found.json["promises"]["the_server_sees"][0].startswith("every update in the clear")
+    assert found.json["costs"]["parameters"] == 5
+    assert found.json["plan_sha256"] in found.said
+    secure = hansa("check", path, "--set", "secure_aggregation={maximum_cohort=4, max_weight=300.0}", "--json")
+    assert secure.status == 0, secure.err
+    assert "every update in the clear" not in secure.said
+    assert secure.json["costs"]["bytes_up_per_client"] > 0
+
+
+@pytest.mark.parametrize(
+    ("setting", "where"),
+    [
+        ("features.task=null", "features"),
+        ("features.columns=[{name='age'}]", "features.columns"),
+        ("stopping={metric='central.auc', patience=2}", "stopping.metric"),
+    ],
+)
+def test_what_a_submission_would_be_refused_for_is_said_without_a_server(hansa, tmp_path, setting, where):
+    path = tmp_path / "federation.toml"
+    path.write_text(FEDERATION)
+    if setting == "features.task=null":
+        path.write_text(FEDERATION.replace('task = "classification"\n', ""))
+        setting = "rounds=2"
+    found = hansa("check", path, "--set", setting, "--json")
+    assert found.status == 2
+    assert where in found.json["error"]["problems"][0]["path"]

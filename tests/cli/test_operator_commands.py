@@ -94,6 +94,8 @@ def test_from_an_empty_server_to_a_model_in_a_file(federation, operate, tmp_path
     run = taken["run"]
     assert (run["state"], run["round"]) == ("finished", 2)
     assert "training 2: closed, 2 of 2" in operate.said
+    assert f"hansa models download {run['id']}" in operate.said
+    assert "warning" not in operate.said
     rounds = operate("rounds", run["id"])["rounds"]
     assert {each["state"] for each in rounds} == {"closed"}
     assert 0 <= rounds[0]["report"]["federated"]["accuracy"]["overall"] <= 1
@@ -112,6 +114,51 @@ def test_from_an_empty_server_to_a_model_in_a_file(federation, operate, tmp_path
     assert {"run.submitted", "round.closed", "run.finished", "model.stage"} <= kinds
     states = {row["state"]: row["clients"] for row in operate("clients")["populations"]["sites"]}
     assert sum(states.values()) == 2
+
+
+def test_a_run_that_went_on_without_a_site_that_declined_says_so(federation, operate, tmp_path):
+    operate("populations", "create", "unwilling")
+    operate("clients", "invite", "unwilling", "yes", "no", "--out", tmp_path / "invitations")
+    for seed, name in enumerate(("yes", "no")):
+        write_site(tmp_path / name, seed)
+        token = (tmp_path / "invitations" / f"{name}.token").read_text().strip()
+        federation.start_agent(name, data=tmp_path / name, token=token)
+    for part in ("train", "test"):  # a table without a column of the plan
+        (tmp_path / "no" / f"{part}.csv").write_text("age,ill\n" + "0.1,yes\n0.2,no\n" * 6)
+    try:
+        operate("submit", "plan.toml", "--population", "unwilling", "--wait-for", 2, "--wait")
+    finally:
+        for name in ("yes", "no"):
+            federation.stop(name)
+    assert "training 2: closed, 1 of 2, 1 declined" in operate.said
+    assert "2 of 2 rounds of training counted the update of a single client" in operate.said
+    assert "in 2 of 2 rounds of training clients declined" in operate.said
+
+
+def test_who_stops_waiting_hears_that_the_run_goes_on(operate, hansa, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    operate("populations", "create", "patience")
+    monkeypatch.setattr("hansa.cli.submit.follow", interrupted)
+    found = hansa("submit", "plan.toml", "--population", "patience", "--wait")
+    assert found.status == 130
+    assert "the run goes on" in found.said
+    assert "hansa runs cancel run-" in found.said
+
+
+def test_who_calls_the_port_of_https_by_http_is_asked_about_it(federation, operate, hansa):
+    found = hansa("runs", "--server", federation.url.replace("https:", "http:"))
+    assert found.status == 7
+    assert "Does it begin with https?" in found.said
+
+
+def test_a_file_that_cannot_be_used_is_named(operate, hansa):
+    for option in ("--ca", "--token-file"):
+        found = hansa("runs", option, "nope.pem")
+        assert found.status == 2
+        assert "nope.pem" in found.said
+        assert "No such file" in found.said
 
 
 def test_a_run_is_paused_resumed_prioritised_and_cancelled(operate):

@@ -79,6 +79,23 @@ def test_what_was_reported_before_stays_counted(tmp_path):
     run_async(work())
 
 
+def test_the_operator_sees_when_a_client_last_called(tmp_path):
+    async def work():
+        async with deployed(tmp_path) as server:
+            devices = [await server.device(name) for name in "ab"]
+            await devices[0].check_in()
+            at = server.clock.now()
+            server.clock.time += 100
+            token = (server.services.settings.place / "owner-token").read_text().strip()
+            headers = {"Authorization": f"Bearer {token}"}
+            found = (await server.http.get("/api/v1/populations/hospitals/clients", headers=headers)).json()["clients"]
+            assert [each["last_seen"] for each in found] == [at, None]
+            one = await server.http.get(f"/api/v1/clients/{devices[0].id}", headers=headers)
+            assert one.json()["last_seen"] == at
+
+    run_async(work())
+
+
 @pytest.mark.parametrize(("way", "fate"), WAYS.values(), ids=WAYS)
 def test_a_phase_of_a_secure_sum_does_not_wait_for_clients_that_left(tmp_path, way, fate):
     async def work():

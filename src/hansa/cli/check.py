@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from hansa.cli.check_federation import check_federation
 from hansa.cli.console import facts, heading, print_json, screen
 from hansa.cli.options import AsJson, Overrides
 from hansa.cli.promises import NO_EPSILON, NO_UNIT, Costs, costs, held_out, pieces, promises, secure_promises
@@ -26,10 +27,18 @@ def command(
 ) -> None:
     """Say what a plan promises and what it costs, or list every problem with its key path.
 
-    The data are read and a round is tried out; nothing is kept.
+    The data are read and a round is tried out; nothing is kept. A plan without [data] is one for a federation, and is
+    checked as its submission will be.
     """
     console = screen()
-    prepared = prepare(read_plan(plan, settings or []))
+    read = read_plan(plan, settings or [])
+    if read.data is None:
+        stands = check_federation(read)
+        stands.show(console)
+        if as_json:
+            print_json(stands.answer())
+        return
+    prepared = prepare(read)
     cost = costs(prepared)
     _show(console, prepared, cost)
     if as_json:

@@ -152,9 +152,8 @@ def _enrol(
         try:
             given = token_file.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise typer.BadParameter(
-                f"the file cannot be read ({type(error).__name__}).", param_hint="--token-file"
-            ) from None
+            why = getattr(error, "strerror", None) or "it is no text"
+            raise typer.BadParameter(f"{token_file} cannot be read: {why}.", param_hint="--token-file") from None
     if not given and sys.stdin.isatty():
         given = getpass.getpass("one-time token: ")
     if not (given or "").strip():

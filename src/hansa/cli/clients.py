@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from hansa.cli.console import command_line, facts, new_table, print_json, screen, sentence
-from hansa.cli.operator_client import Operator, in_path, new_secret, operator, whole
+from hansa.cli.operator_client import Operator, in_path, new_secret, operator, when, whole
 from hansa.cli.options import AsJson, CaFile, ServerUrl, TokenFile
 
 app = typer.Typer()
@@ -57,15 +57,29 @@ def list_(  # noqa: PLR0913 - a command's options
     ca: CaFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the clients of a population in the order of their numbers."""
+    """List the clients of a population in the order of their numbers.
+
+    `seen` is a client's last check-in with the server (of several replicas, with the one that answers) since that was
+    started; one that waits for work checks in every half minute or as the server told it to.
+    """
     with operator(server, token_file, ca) as calls:
         found = calls.get(f"/populations/{in_path(population)}/clients", state=state, after=after, limit=limit)
     console = screen()
-    table = whole(new_table(("number", "client", "state", "name", "version", "attributes"), texts=6), 0, 1, 2)
+    table = whole(
+        new_table(("number", "client", "state", "seen", "name", "version", "attributes"), texts=7), 0, 1, 2, 3
+    )
     for each in found["clients"]:
         attributes = ", ".join(f"{name}={value}" for name, value in each["attributes"].items())
         told = attributes if each["consent"] or each["state"] == "invited" else f"no consent {attributes}".strip()
-        table.add_row(str(each["number"]), each["id"], each["state"], each["name"], each["version"], told)
+        table.add_row(
+            str(each["number"]),
+            each["id"],
+            each["state"],
+            when(each["last_seen"]) or "-",
+            each["name"],
+            each["version"],
+            told,
+        )
     console.print(table)
     if found["next"] is not None:
         sentence(console, f"there may be more: hansa clients list {population} --after {found['next']}")

@@ -139,7 +139,8 @@ def _token(path: Path | None) -> str:
         try:
             token = path.read_text(encoding="ascii")
         except (OSError, UnicodeDecodeError) as error:
-            raise typer.BadParameter(f"cannot be read ({type(error).__name__}).", param_hint="--token-file") from None
+            why = getattr(error, "strerror", None) or "it is no text"
+            raise typer.BadParameter(f"{path} cannot be read: {why}.", param_hint="--token-file") from None
     else:
         token = value_of(TOKEN) or ""
     if not token.strip() and sys.stdin.isatty():
@@ -160,7 +161,8 @@ def _trust(ca: Path | None) -> Any:
     try:
         return ssl.create_default_context(cafile=str(named))
     except (OSError, ssl.SSLError) as error:
-        raise typer.BadParameter(f"cannot be used ({type(error).__name__}).", param_hint="--ca") from None
+        why = getattr(error, "strerror", None) or "it is no PEM file of certificates"
+        raise typer.BadParameter(f"{named} cannot be used: {why}.", param_hint="--ca") from None
 
 
 @contextmanager
@@ -173,13 +175,13 @@ def _reachable(url: str) -> Iterator[None]:
     except httpx.HTTPError as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         trust = "CERTIFICATE_VERIFY_FAILED" in reason
+        broken = isinstance(error, httpx.RemoteProtocolError | httpx.ReadError) and url.startswith("http:")
+        action = "Is it running? Is the URL right?" + (" Does it begin with https?" if broken else "")
         raise HansaError(
             "HANSA-SERVER-UNREACHABLE",
             rule="Commands call a server that answers and is trusted.",
             found=f"{url} does not: {reason}.",
-            action="Name its authority with --ca (ca.pem of the server)."
-            if trust
-            else "Is it running? Is the URL right?",
+            action="Name its authority with --ca (ca.pem of the server)." if trust else action,
         ) from None
 
 

@@ -64,7 +64,14 @@ def command(  # noqa: PLR0913 - a command's options
         command_line(console, "run", run)
         command_line(console, "plan", taken["job"]["plan_sha256"])
         if wait:
-            taken["run"] = follow(calls, console, run)
+            try:
+                taken["run"] = follow(calls, console, run)
+            except KeyboardInterrupt:
+                sentence(console, "you wait no more, and the run goes on")
+                command_line(console, "watch", f"hansa rounds {run}")
+                command_line(console, "end it", f"hansa runs cancel {run}")
+                raise
+            _close(calls, console, run)
     if not wait:
         command_line(console, "watch", f"hansa rounds {run}")
     if as_json:
@@ -94,9 +101,7 @@ def follow(calls: Operator, console: Console, run: str) -> dict[str, Any]:
         for each in reversed(rounds):
             if each["state"] in ("closed", "abandoned") and named(each) not in told:
                 told.add(named(each))
-                funnel = each["funnel"]
-                who = f"{funnel['included']} of {funnel['picked']}"
-                sentence(console, f"{named(each)}: {each['state']}, {who}, {measured(each['report'])}".rstrip(", "))
+                sentence(console, _told(each))
                 spoken = answered
         if found["state"] == "finished":
             return found
@@ -113,12 +118,46 @@ def follow(calls: Operator, console: Console, run: str) -> dict[str, Any]:
         time.sleep(_POLL)
 
 
+def _close(calls: Operator, console: Console, run: str) -> None:
+    """Say what a finished run lacked, and how its model is fetched."""
+    for warning in _missing(calls.get(f"/runs/{in_path(run)}/rounds", limit=1000)["rounds"]):
+        console.print(Text("warning: ", style="yellow").append(warning, style="none"))
+    command_line(console, "fetch", f"hansa models download {run} --out model.safetensors")
+
+
+def _told(round_: dict[str, Any]) -> str:
+    """Return a round that is over in a line: whose updates count, what became of the others, what was measured."""
+    funnel = round_["funnel"]
+    parts = [round_["state"], f"{funnel['included']} of {funnel['picked']}"]
+    if round_["state"] == "closed":
+        parts.append(others(funnel))
+    return f"{named(round_)}: {', '.join(part for part in (*parts, measured(round_['report'])) if part)}"
+
+
+def _missing(rounds: list[dict[str, Any]]) -> list[str]:
+    """Return what a finished run's newest rounds of training lacked, in sentences; none where all came."""
+    trained = [each["funnel"] for each in rounds if each["kind"] == "training" and each["state"] == "closed"]
+    lacking = [each for each in trained if each["included"] < each["picked"]]
+    found = []
+    alone = sum(each["included"] == 1 for each in trained)
+    if alone:
+        found.append(f"{alone} of {len(trained)} rounds of training counted the update of a single client")
+    declined = sum(each["fates"].get("declined", 0) > 0 for each in lacking)
+    if declined:
+        found.append(f"in {declined} of {len(trained)} rounds of training clients declined; the log of each says why")
+    return found
+
+
 def _awaited(rounds: list[dict[str, Any]]) -> str:
     """Return what a run waits for, by its newest rounds, the newest first."""
     if not rounds or rounds[0]["state"] in ("closed", "abandoned"):
-        return "waiting for clients: no round is open (hansa clients list says who is there)"
+        return "waiting for clients: no round is open (hansa clients list POPULATION says when each was last seen)"
     funnel = rounds[0]["funnel"]
-    return f"{named(rounds[0])} waits for its clients: of {funnel['picked']}, {others(funnel) or 'none has answered'}"
+    told = others(funnel) or "none has answered"
+    return (
+        f"{named(rounds[0])} waits for its clients: of {funnel['picked']}, {told} "
+        "(hansa clients list POPULATION says when each was last seen)"
+    )
 
 
 def _signature(shape: str | None, classes: int | None) -> Any:

@@ -81,7 +81,8 @@ class Reach:
             if self.certificate is not None:
                 context.load_cert_chain(*map(str, self.certificate))
         except (OSError, ssl.SSLError) as error:
-            raise _unreachable(f"The CA or certificate file cannot be read: {error}.") from None
+            files = ", ".join(map(str, filter(None, (self.ca, *(self.certificate or ())))))
+            raise _unreachable(f"A CA or certificate file ({files}) cannot be read: {error}.") from None
         return context
 
 
@@ -292,7 +293,13 @@ def _on_the_way() -> Iterator[None]:
         yield
     except (httpx.HTTPError, ssl.SSLError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise _unreachable(f"{type(error).__name__}: {reason.rstrip('.')}.") from None
+        hint = " A server of https ends a call by http like that." if _may_want_tls(error) else ""
+        raise _unreachable(f"{type(error).__name__}: {reason.rstrip('.')}.{hint}") from None
+
+
+def _may_want_tls(error: Exception) -> bool:
+    """Return True where a call by http broke off as it does at a port of https."""
+    return isinstance(error, httpx.RemoteProtocolError | httpx.ReadError) and error.request.url.scheme == "http"
 
 
 def refusal(status: int, content: bytes, headers: httpx.Headers | None = None) -> RefusedError:

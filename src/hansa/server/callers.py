@@ -35,6 +35,11 @@ class Callers:
         times = self.times.get(population)
         return np.zeros(0, dtype=np.int64) if times is None else np.flatnonzero(times >= since).astype(np.int64)
 
+    def last(self, population: str, number: int) -> float | None:
+        """Return when a client last called this replica; None where it has not since the replica started."""
+        times = self.times.get(population)
+        return None if times is None or number >= len(times) else float(times[number]) or None
+
     def count(self, population: str) -> int:
         """Return how many clients of a population have called since this replica started."""
         return self.counts.get(population, 0)

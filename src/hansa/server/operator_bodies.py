@@ -163,6 +163,7 @@ class ClientBody(_Given):
     attributes: dict[str, Any]
     invited_at: float
     enrolled_at: float | None
+    last_seen: float | None = Field(description="last check-in with the replica that answers, since it was started")
 
 
 class Clients(_Given):

@@ -14,6 +14,7 @@ from hansa.server.leaving import leave_all, tell
 from hansa.server.operator_access import allowed, refusals, services_of
 from hansa.server.operator_tenant import Limit
 from hansa.server.operator_types import Id, Word
+from hansa.server.services import Services
 from hansa.server.submissions import not_found
 from hansa.server.tokens import digest_of, new_secret
 from hansa.store.records import Client, ClientState, Invitation, Population, RoundKey, Token
@@ -148,11 +149,12 @@ async def list_clients(  # noqa: PLR0913, PLR0917 - what a page is
     limit: Limit = 100,
 ) -> bodies.Clients:
     """List clients in the order of their numbers, a page at a time."""
-    async with services_of(request).store.reading() as rows:
+    services = services_of(request)
+    async with services.store.reading() as rows:
         found = await named(rows, token, population)
         page = await rows.clients.page(found.id, after=after, limit=limit, state=state)
     following = page[-1].number if len(page) == limit else None
-    return bodies.Clients(clients=[_client(each) for each in page], next=following)
+    return bodies.Clients(clients=[_client(services, each) for each in page], next=following)
 
 
 @router.get("/populations/{population}/counts", operation_id="countClients", tags=["clients"], responses=refusals(404))
@@ -172,8 +174,9 @@ async def count_clients(request: Request, token: ReadingClients, population: Wor
 @router.get("/clients/{client}", operation_id="getClient", tags=["clients"], responses=refusals(404))
 async def get_client(request: Request, token: ReadingClients, client: Id) -> bodies.ClientBody:
     """Show one client."""
-    async with services_of(request).store.reading() as rows:
-        return _client(await _owned(rows, token, client))
+    services = services_of(request)
+    async with services.store.reading() as rows:
+        return _client(services, await _owned(rows, token, client))
 
 
 @router.post("/clients/{client}/suspend", operation_id="suspendClient", tags=["clients"], responses=refusals(404, 409))
@@ -223,7 +226,7 @@ async def _set_state(
             left = await leave_all(rows, client, "lost", at=now)
     services.clients.drop(client)
     tell(services.board, client, left)
-    return _client(replace(found, state=state))
+    return _client(services, replace(found, state=state))
 
 
 async def named(rows: Rows, token: Token, name: str) -> Population:
@@ -252,7 +255,7 @@ async def _population(rows: Rows, population: Population) -> bodies.PopulationBo
     )
 
 
-def _client(client: Client) -> bodies.ClientBody:
+def _client(services: Services, client: Client) -> bodies.ClientBody:
     return bodies.ClientBody(
         id=client.id,
         number=client.number,
@@ -263,4 +266,5 @@ def _client(client: Client) -> bodies.ClientBody:
         attributes=dict(client.attributes),
         invited_at=client.invited_at,
         enrolled_at=client.enrolled_at,
+        last_seen=services.board.callers.last(client.population, client.number),
     )

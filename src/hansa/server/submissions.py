@@ -73,7 +73,7 @@ def check(
     plan = planned({**submission.plan, "name": submission.name}, allowances)
     check_eligibility(submission.eligibility, population.schema)
     signature, layout = _model_of(submission)
-    problems = [*population_problems(plan, clients), *_federation_problems(plan, signature)]
+    problems = [*population_problems(plan, clients), *federation_problems(plan, signature)]
     if problems:
         raise PlanError(problems)
     choose(plan.evaluation.metrics, signature)
@@ -153,7 +153,7 @@ def _model_of(submission: Submission) -> tuple[Signature, Layout]:
     return signature, layout
 
 
-def _federation_problems(plan: Plan, signature: Signature) -> Iterator[Problem]:
+def federation_problems(plan: Plan, signature: Signature) -> Iterator[Problem]:
     """Yield what a simulation finds in its data and a federation must find in the plan."""
     if plan.features is not None:
         yield from _feature_problems(plan.features, signature)
