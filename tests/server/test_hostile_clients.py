@@ -5,27 +5,31 @@ from __future__ import annotations
 import asyncio
 
 import httpx
+import numpy as np
 import pytest
 from tests.server.by_hand import Device, code_of, deployed, run_async
 
 from hansa.core.errors import StoreConflictError
+from hansa.core.nouns import Batch
 from hansa.server import closing
 from hansa.server.app import create
 from hansa.server.client_api import ClientApi
 from hansa.server.coordinator import Coordinator
 from hansa.server.following import Follower
+from hansa.server.forms import encoded_form
 from hansa.server.rounds_at_rest import update_prefix
 from hansa.store.records import RoundKey
 from hansa.wire.generated import federation_pb2 as messages
+from hansa.wire.updates import encode_update
 
 PLAN = "evaluation.federated=false", "features.label=disease", "features.scaling=none", "rounds=3"
 
 
-async def _asked(server, count=2):
+async def _asked(server, count=2, plan=PLAN):
     devices = [await server.device(name) for name in "abcd"[:count]]
     for device in devices:
         await device.check_in()
-    await server.submit(*PLAN)
+    await server.submit(*plan)
     return list(zip(devices, await asyncio.gather(*(device.assignment() for device in devices)), strict=True))
 
 
@@ -304,5 +308,83 @@ def test_what_a_server_wrote_before_it_died_is_not_swept_as_it_comes_back(tmp_pa
             server.clock.time += 601.0
             await follower._sweep()
             assert not path.exists()
+
+    run_async(work())
+
+
+def _lanes(layout, weight):
+    return layout.encode_lanes({"count": np.ones(1), "weight.params": np.full(1, float(weight))}, 1)
+
+
+async def _send(server, device, assigned, value, weight=1.0):
+    layout = (await server.context(assigned.id.run)).state.layout
+    values = np.full((1, layout.size), value, dtype=np.float32)
+    return await device.put(assigned.id, encode_update(Batch(values, _lanes(layout, weight), layout)))
+
+
+WEIGHED = 'transforms=[{kind="clip",clip_norm=1.0},{kind="weigh-by-size",maximum=300}]'
+
+
+@pytest.mark.parametrize(
+    ("transforms", "value", "weight", "whose"),
+    [
+        ("transforms=[]", 3.3e38, 1, "its norm"),
+        ("transforms=[]", 1e9, 1, "its norm"),
+        ("transforms=[]", 0.0, 300, "its weight"),
+        ("transforms=[]", 1e-3, 0, "its weight of nothing"),
+        ('transforms=[{kind="clip",clip_norm=1.0}]', 1.0, 1, "its norm"),
+        (WEIGHED, 0.1, 2**24, "its weight"),
+        (WEIGHED, 100.0, 300, "its norm"),
+    ],
+)
+def test_a_client_beyond_the_plans_bounds_is_refused_and_named_and_its_round_goes_on(
+    tmp_path, transforms, value, weight, whose
+):
+    async def work():
+        async with deployed(tmp_path) as server:
+            (device, assigned), (other, its) = await _asked(server, plan=(*PLAN, transforms))
+            answer = await _send(server, device, assigned, value, weight)
+            assert (answer.status_code, code_of(answer)) == (400, "HANSA-REPORT-INVALID"), whose
+            assert [event.client for event in await server.events("report.refused")] == [device.id]
+            heavy = 300 if transforms == WEIGHED else 1
+            assert (await _send(server, other, its, 0.1 * heavy, heavy)).json()["verdict"] == "VERDICT_ACCEPTED"
+
+    run_async(work())
+
+
+def test_an_update_that_is_too_large_once_decoded_suspends_its_client(tmp_path):
+    async def work():
+        async with deployed(tmp_path, largest_update_norm=10.0) as server:
+            plan = (*PLAN, 'transforms=[{kind="int8-rotation"}]')
+            (device, assigned), (other, its) = await _asked(server, plan=plan)
+            context = await server.context(assigned.id.run)
+            for each, of, scale in ((device, assigned, 1.0), (other, its, 0.0)):
+                form = encoded_form(context)
+                values = np.ones((1, *form["values"].shape), dtype=np.int8)
+                side = {"scales": np.full((1, *form["side/scales"].shape), scale, dtype=np.float32)}
+                update = Batch(values * 127, _lanes(context.state.layout, 1), context.state.layout, side)
+                assert (await each.put(of.id, encode_update(update))).json()["verdict"] == "VERDICT_ACCEPTED"
+            await asyncio.sleep(0.5)
+            assert [event.client for event in await server.events("client.suspended")] == [device.id]
+
+    run_async(work())
+
+
+def test_a_few_clients_whose_updates_explode_do_not_end_a_run(tmp_path):
+    async def work():
+        async with deployed(tmp_path) as server:
+            devices = [await server.device(name) for name in "abc"]
+            for device in devices:
+                await device.check_in()
+            run = await server.submit(*PLAN[:-1], "rounds=9", "transforms=[]", wait_for=3)
+            for value in (1e-3, 1e-3, 1e-3, 1e6):
+                asked = await asyncio.gather(*(device.assignment() for device in devices))
+                for position, (device, each) in enumerate(zip(devices, asked, strict=True)):
+                    answer = await _send(server, device, each, 1e-3 if position else value)
+                    assert answer.json()["verdict"] == "VERDICT_ACCEPTED"
+                await asyncio.sleep(0.5)
+            async with server.services.store.reading() as rows:
+                assert (await rows.runs.get(run)).state == "running"
+            assert [event.client for event in await server.events("client.suspended")] == [devices[0].id]
 
     run_async(work())

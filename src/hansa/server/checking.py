@@ -7,6 +7,7 @@ from typing import Final, Protocol
 
 from hansa.algorithms.prologue import statistics_layout
 from hansa.server.board import Posted
+from hansa.server.limits import limited_lanes, norm_limits
 from hansa.server.services import Services
 from hansa.store.records import Assigned, Client, Round, RoundKey
 from hansa.wire.update_checks import UpdateCheck, other_digest
@@ -57,8 +58,8 @@ class MaskedCheck:
             raise other_digest()
 
 
-def checker(posted: Posted) -> Check:
-    """Return what checks an update of a round, piece by piece."""
+def checker(posted: Posted, largest_norm: float) -> Check:
+    """Return what checks an update of a round, piece by piece; ``largest_norm`` holds where the plan bounds none."""
     context, kind = posted.context, posted.round.id.kind
     if context.plan.secure_aggregation is not None:
         return MaskedCheck()
@@ -66,7 +67,10 @@ def checker(posted: Posted) -> Check:
         return UpdateCheck(tallies=context.tally_widths)
     if kind == "statistics" and context.plan.features is not None:
         return UpdateCheck(statistics_layout(context.plan.features))
-    return UpdateCheck(context.state.layout, encoded=posted.encoded)
+    layout = limited_lanes(context.plan, context.state.layout)
+    plain = all(transform.linear for transform in context.plan.transforms)
+    limits = norm_limits(context.plan, layout, largest_norm) if plain else {}  # others are measured once decoded
+    return UpdateCheck(layout, encoded=posted.encoded, limits=limits)
 
 
 def is_asked(round_: Round, assigned: Assigned) -> bool:

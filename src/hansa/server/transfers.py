@@ -119,7 +119,7 @@ class Transfers:
                 return await self._answer_without_round(key, client, sha256)
             if posted.context.plan.secure_aggregation is not None:
                 await self._masked.require_length(posted, client, total)
-            most = checker(posted).most_bytes()
+            most = checker(posted, self.services.settings.largest_update_norm).most_bytes()
             if most is not None and total > most:
                 error = invalid(f"It has {total} bytes, and such an update at most {most}.")
                 await name_sender(self.services, posted.round.id, client, error.code)
@@ -155,7 +155,7 @@ class Transfers:
 
     async def _take_whole(self, posted: Posted, client: Client, sha256: str, body: bytes, digest: str) -> None:
         """Check and keep an update that came at once: its only part, whatever parts of it came before."""
-        key, check = posted.round.id, checker(posted)
+        key, check = posted.round.id, checker(posted, self.services.settings.largest_update_norm)
 
         def checked_and_sealed() -> bytes:
             check.whole(body, sha256, found=digest)
@@ -213,7 +213,7 @@ class Transfers:
 
     async def _check_parts(self, posted: Posted, client: Client, sha256: str, sealing_key: bytes) -> None:
         """Check an update that came in parts, as if it had come at once; one that is wrong is removed."""
-        key, check = posted.round.id, checker(posted)
+        key, check = posted.round.id, checker(posted, self.services.settings.largest_update_norm)
         prefix = f"{update_prefix(key, client.id)}{sha256}/"
         try:
             for number, name in enumerate(sorted(await self.services.blobs.names(prefix))):
