@@ -388,3 +388,22 @@ def test_a_few_clients_whose_updates_explode_do_not_end_a_run(tmp_path):
             assert [event.client for event in await server.events("client.suspended")] == [devices[0].id]
 
     run_async(work())
+
+
+def test_a_call_that_is_replayed_elsewhere_does_not_bring_back_a_consent_that_was_withdrawn(tmp_path):
+    async def work():
+        async with deployed(tmp_path) as server:
+            device = await server.device("a")
+            path, body = "/hansa.v1.Federation/CheckIn", device.check_in_request().SerializeToString()
+            headers = {"Content-Type": "application/proto", "Authorization": device.header("POST", path, body)}
+            assert (await server.http.post(path, content=body, headers=headers)).status_code == 200
+            server.clock.time += 1.0
+            device.consent = False
+            await device.check_in()
+            server.services.authenticate.seen.clear()  # as in another replica, or after a restart
+            assert (await server.http.post(path, content=body, headers=headers)).status_code == 200
+            async with server.services.store.reading() as rows:
+                assert not (await rows.clients.get(device.id)).consent
+            assert len(await server.events("client.consented")) <= 1
+
+    run_async(work())

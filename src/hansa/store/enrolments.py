@@ -176,7 +176,7 @@ class Enrolments:
             id_ = secrets.token_hex(12)
             name = each.name or f"client-{place}"
             key_and_profile = (each.public_key, profiles[key])
-            rows.append((id_, tenant, population, place, name, each.state, *key_and_profile, None, at, at))
+            rows.append((id_, tenant, population, place, name, each.state, *key_and_profile, None, at, at, None))
         await self._on.load(tables.clients, rows)
 
     async def _profile(self, population: str, of: Newcomer) -> int:
@@ -207,6 +207,7 @@ class Enrolments:
             "invitation": invitation,
             "invited_at": at,
             "enrolled_at": None if invited else at,
+            "declared_at": None,
         }
         added = await self._on.rows(_ADD, values)
         if not added and newcomer.name is None:
