@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 
 import httpx
 import numpy as np
@@ -18,9 +19,10 @@ from hansa.server.coordinator import Coordinator
 from hansa.server.following import Follower
 from hansa.server.forms import encoded_form
 from hansa.server.rounds_at_rest import update_prefix
+from hansa.store.enrolments import Enrolments
 from hansa.store.records import RoundKey
 from hansa.wire.generated import federation_pb2 as messages
-from hansa.wire.updates import encode_update
+from hansa.wire.updates import encode_tallies, encode_update
 
 PLAN = "evaluation.federated=false", "features.label=disease", "features.scaling=none", "rounds=3"
 
@@ -405,5 +407,57 @@ def test_a_call_that_is_replayed_elsewhere_does_not_bring_back_a_consent_that_wa
             async with server.services.store.reading() as rows:
                 assert not (await rows.clients.get(device.id)).consent
             assert len(await server.events("client.consented")) <= 1
+
+    run_async(work())
+
+
+def test_who_begins_another_update_keeps_the_one_that_it_sent_last(tmp_path):
+    """Another replica may have taken it whole, and be about to record it."""
+
+    async def work():
+        async with deployed(tmp_path) as server:
+            (device, assigned), _ = await _asked(server)
+            key = RoundKey(assigned.id.run, "training", assigned.id.round, assigned.id.attempt)
+            digests = []
+            for value in (1.0, 2.0, 3.0):
+                update = await server.update(assigned, value)
+                part = {"Content-Range": f"bytes 0-99/{len(update)}"}
+                assert (await device.put(assigned.id, update[:100], whole=update, **part)).status_code == 202
+                digests.append(hashlib.sha256(update).hexdigest())
+                await asyncio.sleep(0.02)
+            kept = {name.split("/")[-2] for name in await server.services.blobs.names(update_prefix(key, device.id))}
+            assert kept == set(digests[1:])
+
+    run_async(work())
+
+
+def test_tallies_beyond_their_metric_are_refused_and_named(tmp_path):
+    async def work():
+        async with deployed(tmp_path) as server:
+            devices = [await server.device(name) for name in "ab"]
+            for device in devices:
+                await device.check_in()
+            await server.submit("features.label=disease", "features.scaling=none", "rounds=2")
+            asked = await asyncio.gather(*(device.assignment() for device in devices))
+            if asked[0].id.kind == messages.KIND_TRAINING:
+                for device, each in zip(devices, asked, strict=True):
+                    await device.put(each.id, await server.update(each))
+                asked = await asyncio.gather(*(device.assignment() for device in devices))
+            assert asked[0].id.kind == messages.KIND_EVALUATION
+            widths = (await server.context(asked[0].id.run)).tally_widths
+            bad = encode_tallies({name: np.full(width, -1.0) for name, width in widths.items()})
+            assert code_of(await devices[0].put(asked[0].id, bad)) == "HANSA-REPORT-INVALID"
+            assert [event.client for event in await server.events("report.refused")] == [devices[0].id]
+
+    run_async(work())
+
+
+def test_an_invitation_that_nobody_was_given_waits_for_no_turn_to_write(tmp_path, monkeypatch):
+    async def work():
+        async with deployed(tmp_path) as server:
+            redeemed = []
+            monkeypatch.setattr(Enrolments, "redeem", lambda *_, **__: redeemed.append(1))
+            answer = await Device(server.http, server.clock).enrol("no invitation")
+            assert (code_of(answer), redeemed) == ("HANSA-ENROL-TOKEN", [])
 
     run_async(work())

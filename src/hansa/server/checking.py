@@ -6,6 +6,7 @@ import hashlib
 from typing import Final, Protocol
 
 from hansa.algorithms.prologue import statistics_layout
+from hansa.evaluation.metrics import known
 from hansa.server.board import Posted
 from hansa.server.limits import limited_lanes, norm_limits
 from hansa.server.services import Services
@@ -16,6 +17,10 @@ NAMED: Final = frozenset(
     {"HANSA-SECAGG-MESSAGE", "HANSA-SECAGG-REFUSED", "HANSA-SECAGG-ANSWERED", "HANSA-RING-INVALID"}
 )
 """What no honest client sends to a secure sum."""
+
+
+_LARGEST_SUM: Final = 2.0**64
+"""Of losses or errors, which have the unit of the label."""
 
 
 class Check(Protocol):
@@ -64,7 +69,9 @@ def checker(posted: Posted, largest_norm: float) -> Check:
     if context.plan.secure_aggregation is not None:
         return MaskedCheck()
     if kind == "evaluation":
-        return UpdateCheck(tallies=context.tally_widths)
+        own = [metric for metric in context.metrics if metric.name in known()]  # others' metrics may sum anything
+        most = {metric.name: metric.most if metric.resolution == 1 else _LARGEST_SUM for metric in own}
+        return UpdateCheck(tallies=context.tally_widths, most=most)
     if kind == "statistics" and context.plan.features is not None:
         return UpdateCheck(statistics_layout(context.plan.features))
     layout = limited_lanes(context.plan, context.state.layout)

@@ -191,16 +191,22 @@ class Transfers:
         return self.services.keys.unwrap(round_name(posted.round.id), posted.round.key)
 
     async def _begins(self, key: RoundKey, client: Client, sha256: str) -> bool:
-        """Remove what a client began to send and did not end; return False, and remove nothing, where it has ended."""
-        names = await self.services.blobs.names(update_prefix(key, client.id))
-        if not names:
+        """Remove what a client began to send and did not end; return False, and remove nothing, where it has ended.
+
+        What it sent last of another update stays until its round ends: another replica may be about to record that.
+        """
+        found = await self.services.blobs.listed(update_prefix(key, client.id))
+        if not found:
             return True
         async with self.services.store.reading() as rows:
             if await rows.reports.get(key, client.id) is not None:
                 return False
-        for name in names:
-            if name != part_name(key, client.id, sha256, 0):  # which is written anew, in its place
-                await self.services.blobs.delete(name)
+        others = [each for each in found if each.name.split("/")[-2] != sha256]
+        kept = max(others, key=lambda each: each.at).name.rpartition("/")[0] if others else ""
+        for each in found:
+            folder = each.name.rpartition("/")[0]
+            if folder != kept and each.name != part_name(key, client.id, sha256, 0):  # written anew, in its place
+                await self.services.blobs.delete(each.name)
         return True
 
     async def _record(self, key: RoundKey, client: Client, sha256: str, size: int) -> Verdict:

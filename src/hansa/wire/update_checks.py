@@ -66,7 +66,8 @@ class Span:
 class UpdateCheck:
     """Takes the bytes of one update in order and raises RefusedError as soon as something is wrong.
 
-    ``layout`` is the plan's vector; an evaluation has ``tallies`` instead: metric -> how many numbers. ``encoded`` is
+    ``layout`` is the plan's vector; an evaluation has ``tallies`` instead: metric -> how many numbers, each
+    between 0 and ``most`` of it. ``encoded`` is
     the form of what a plan's transforms make of the values: "values" and "side/NAME" -> what they must be; without it
     an update with arrays of a side may have values of any form. ``limits`` are the largest L2 norms of an update of
     weight 1, of those branches that are there: see :func:`require_norms`.
@@ -76,6 +77,7 @@ class UpdateCheck:
 
     layout: Layout | None = None
     tallies: Mapping[str, int] | None = None
+    most: Mapping[str, float] = field(default_factory=dict)
     encoded: Mapping[str, Wanted] | None = None
     limits: Mapping[str, float] = field(default_factory=dict)
     digest: Any = field(default_factory=hashlib.sha256)
@@ -224,6 +226,9 @@ class UpdateCheck:
 
     def _check_numbers(self, span: Span, content: memoryview) -> None:
         numbers = _checked_numbers(span.dtype, content)
+        metric = span.name.removeprefix("tallies/")
+        if metric in self.most and not ((numbers >= 0) & (numbers <= self.most[metric])).all():
+            raise invalid(f"A number of {span.name} is not between 0 and {self.most[metric]:g}.")
         if self.layout is None or not self.limits or span.name != "values":
             return
         for name, place in self.layout.slices.items():
