@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from dataclasses import dataclass
 
 import pytest
-from fake_server import SCAFFOLD, TOKEN, job_of
+from fake_server import PLAN, SCAFFOLD, TOKEN, job_of
 
 from hansa.client import Agent, Policy, read_policy
 from hansa.client.machine import Machine, obstacles
@@ -217,6 +219,34 @@ def test_too_little_memory_declines(server, data, tmp_path):
     assert line["code"] == "HANSA-POLICY-REFUSED"
     assert "memory_mb" in line["why"]
     assert not list(agent.state.path.glob("work-*"))
+
+
+ENDLESS = {**PLAN, "trainer": {**PLAN["trainer"], "epochs": 10**6, "batch_size": 1}}
+
+
+@pytest.mark.parametrize("limit", ["seconds", "deadline", "stop"])
+def test_a_plan_without_end_is_ended_at_the_sites_limit_at_the_deadline_and_when_told_to_stop(
+    server, data, tmp_path, limit
+):
+    resources = Resources(seconds=3.0 if limit == "seconds" else 1e6)
+    agent = Agent(server.url, data, tmp_path / "state", Policy(resources=resources), wait=0.0)
+    agent.enrol(TOKEN)
+    server.assign(job_of(ENDLESS), deadline_ms=int((time.time() + 8) * 1000) if limit == "deadline" else 0)
+    stop = threading.Event()
+    working = threading.Thread(target=agent.run, args=(stop,), daemon=True)
+    working.start()
+    declined = agent.state.path / "declined.jsonl"
+    while not list(agent.state.path.glob("work-*")) and not declined.exists():
+        time.sleep(0.05)
+    if limit != "stop":
+        while not declined.exists():
+            time.sleep(0.05)
+    stop.set()
+    working.join(30)
+    assert not working.is_alive()
+    assert "was ended" in json.loads(declined.read_text().splitlines()[0])["why"]
+    assert not list(agent.state.path.glob("work-*"))
+    agent.close()
 
 
 def test_an_error_in_the_confined_process_keeps_its_code(server, data, tmp_path):

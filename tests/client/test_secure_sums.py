@@ -251,7 +251,13 @@ def test_a_vector_that_was_changed_on_disk_is_not_given(server, site, tmp_path):
 def test_records_are_read_back_and_an_ended_sum_leaves_only_its_name(agent):
     folder = SumFolder(agent.state)
     begun = Begun(
-        Id("r", "training", 1, 1), b"announced", b"k" * 32, "00" * 32, "11" * 32, (("params", 3, 20),), {"protocol": "secagg-full"}
+        Id("r", "training", 1, 1),
+        b"announced",
+        b"k" * 32,
+        "00" * 32,
+        "11" * 32,
+        (("params", 3, 20),),
+        {"protocol": "secagg-full"},
     )
     assert folder.begun() is None
     folder.begin(begun, b"packed")

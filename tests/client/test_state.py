@@ -136,6 +136,9 @@ def test_only_the_last_reports_and_models_are_kept(folder, monkeypatch):
     assert [report.id.round for report in folder.reports()] == [2, 3, 4]
     assert len(list((folder.path / "rows").iterdir())) == 3
     assert sorted(path.name[0] for path in (folder.path / "models").iterdir()) == ["3", "4"]
+    assert all(folder.answered(Id("run-1", "training", number, 1)) for number in range(5))
+    for other in (Id("run-1", "evaluation", 1, 1), Id("run-2", "training", 1, 1), Id("run-1", "training", 5, 1)):
+        assert not folder.answered(other)
 
 
 @pytest.mark.parametrize("run", ["../x", "a/b", "", "x" * 65, ".", "a\n"])

@@ -54,3 +54,8 @@ def test_metrics_by_an_operators_token_count_its_tenant_only(world):
     told = {by: world.call("GET", "/metrics", by=by, base="").text for by in ("owner", "other")}
     assert 'hansa_clients{state="invited"} 0.0' in told["owner"]
     assert 'hansa_clients{state="invited"} 2.0' in told["other"]
+    for text in told.values():
+        assert {line.partition("{")[0] for line in text.splitlines() if line[0] != "#"} == {
+            "hansa_clients",
+            "hansa_runs",
+        }

@@ -120,6 +120,24 @@ def test_a_role_sees_what_it_may(released):
     assert visit(released, "/clients", cookie=cookie).status_code == 403
 
 
+def test_who_may_not_read_clients_sees_a_runs_events_without_them(released):
+    async def refused():
+        async with released.services.store.transaction() as rows:
+            tenant = (await rows.runs.get(released.run_id)).tenant
+            detail = {"kind": "training", "name": "St. Example"}
+            await rows.events.add(
+                "report.refused", tenant=tenant, at=1.0, run=released.run_id, client="client-x", detail=detail
+            )
+
+    released.run(refused())
+    for role, sees in (("analyst", False), ("site-administrator", True), ("auditor", True)):
+        page = visit(released, f"/runs/{released.run_id}", cookie=signed_in(released, role)).text
+        told = released.call("GET", f"/runs/{released.run_id}/events", by=role).text
+        for text in (page, told):
+            assert "report.refused" in text
+            assert ("St. Example" in text, "client-x" in text) == (sees, sees)
+
+
 def test_names_that_hold_markup_are_shown_as_they_are(populated):
     taken = populated.ok("POST", "/jobs", json=job(name="<b onload=x>bold</b>"))
     cookie = signed_in(populated)

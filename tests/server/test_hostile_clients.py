@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 
 import httpx
+import numpy as np
 import pytest
 from tests.server.by_hand import Device, code_of, deployed, run_async
 
-from hansa.core.errors import StoreConflictError, StoreError
+from hansa.core.errors import StoreError
+from hansa.core.nouns import Batch
 from hansa.server import closing
 from hansa.server.app import create
 from hansa.server.client_api import ClientApi
 from hansa.server.coordinator import Coordinator
 from hansa.server.following import Follower
+from hansa.server.forms import encoded_form
 from hansa.server.rounds_at_rest import update_prefix
+from hansa.store.enrolments import Enrolments
 from hansa.store.records import RoundKey
 from hansa.wire.generated import federation_pb2 as messages
+from hansa.wire.updates import encode_tallies, encode_update
 
 PLAN = "evaluation.federated=false", "features.label=disease", "features.scaling=none", "rounds=3"
 
 
-async def _asked(server, count=2):
+async def _asked(server, count=2, plan=PLAN):
     devices = [await server.device(name) for name in "abcd"[:count]]
     for device in devices:
         await device.check_in()
-    await server.submit(*PLAN)
+    await server.submit(*plan)
     return list(zip(devices, await asyncio.gather(*(device.assignment() for device in devices)), strict=True))
 
 
@@ -330,5 +336,154 @@ def test_what_a_server_wrote_before_it_died_is_not_swept_as_it_comes_back(tmp_pa
             server.clock.time += 601.0
             await follower._sweep()
             assert not path.exists()
+
+    run_async(work())
+
+
+def _lanes(layout, weight):
+    return layout.encode_lanes({"count": np.ones(1), "weight.params": np.full(1, float(weight))}, 1)
+
+
+async def _send(server, device, assigned, value, weight=1.0):
+    layout = (await server.context(assigned.id.run)).state.layout
+    values = np.full((1, layout.size), value, dtype=np.float32)
+    return await device.put(assigned.id, encode_update(Batch(values, _lanes(layout, weight), layout)))
+
+
+WEIGHED = 'transforms=[{kind="clip",clip_norm=1.0},{kind="weigh-by-size",maximum=300}]'
+
+
+@pytest.mark.parametrize(
+    ("transforms", "value", "weight", "whose"),
+    [
+        ("transforms=[]", 3.3e38, 1, "its norm"),
+        ("transforms=[]", 1e9, 1, "its norm"),
+        ("transforms=[]", 0.0, 300, "its weight"),
+        ("transforms=[]", 1e-3, 0, "its weight of nothing"),
+        ('transforms=[{kind="clip",clip_norm=1.0}]', 1.0, 1, "its norm"),
+        (WEIGHED, 0.1, 2**24, "its weight"),
+        (WEIGHED, 100.0, 300, "its norm"),
+    ],
+)
+def test_a_client_beyond_the_plans_bounds_is_refused_and_named_and_its_round_goes_on(
+    tmp_path, transforms, value, weight, whose
+):
+    async def work():
+        async with deployed(tmp_path) as server:
+            (device, assigned), (other, its) = await _asked(server, plan=(*PLAN, transforms))
+            answer = await _send(server, device, assigned, value, weight)
+            assert (answer.status_code, code_of(answer)) == (400, "HANSA-REPORT-INVALID"), whose
+            assert [event.client for event in await server.events("report.refused")] == [device.id]
+            heavy = 300 if transforms == WEIGHED else 1
+            assert (await _send(server, other, its, 0.1 * heavy, heavy)).json()["verdict"] == "VERDICT_ACCEPTED"
+
+    run_async(work())
+
+
+def test_an_update_that_is_too_large_once_decoded_suspends_its_client(tmp_path):
+    async def work():
+        async with deployed(tmp_path, largest_update_norm=10.0) as server:
+            plan = (*PLAN, 'transforms=[{kind="int8-rotation"}]')
+            (device, assigned), (other, its) = await _asked(server, plan=plan)
+            context = await server.context(assigned.id.run)
+            for each, of, scale in ((device, assigned, 1.0), (other, its, 0.0)):
+                form = encoded_form(context)
+                values = np.ones((1, *form["values"].shape), dtype=np.int8)
+                side = {"scales": np.full((1, *form["side/scales"].shape), scale, dtype=np.float32)}
+                update = Batch(values * 127, _lanes(context.state.layout, 1), context.state.layout, side)
+                assert (await each.put(of.id, encode_update(update))).json()["verdict"] == "VERDICT_ACCEPTED"
+            await asyncio.sleep(0.5)
+            assert [event.client for event in await server.events("client.suspended")] == [device.id]
+
+    run_async(work())
+
+
+def test_a_few_clients_whose_updates_explode_do_not_end_a_run(tmp_path):
+    async def work():
+        async with deployed(tmp_path) as server:
+            devices = [await server.device(name) for name in "abc"]
+            for device in devices:
+                await device.check_in()
+            run = await server.submit(*PLAN[:-1], "rounds=9", "transforms=[]", wait_for=3)
+            for value in (1e-3, 1e-3, 1e-3, 1e6):
+                asked = await asyncio.gather(*(device.assignment() for device in devices))
+                for position, (device, each) in enumerate(zip(devices, asked, strict=True)):
+                    answer = await _send(server, device, each, 1e-3 if position else value)
+                    assert answer.json()["verdict"] == "VERDICT_ACCEPTED"
+                await asyncio.sleep(0.5)
+            async with server.services.store.reading() as rows:
+                assert (await rows.runs.get(run)).state == "running"
+            assert [event.client for event in await server.events("client.suspended")] == [devices[0].id]
+
+    run_async(work())
+
+
+def test_a_call_that_is_replayed_elsewhere_does_not_bring_back_a_consent_that_was_withdrawn(tmp_path):
+    async def work():
+        async with deployed(tmp_path) as server:
+            device = await server.device("a")
+            path, body = "/hansa.v1.Federation/CheckIn", device.check_in_request().SerializeToString()
+            headers = {"Content-Type": "application/proto", "Authorization": device.header("POST", path, body)}
+            assert (await server.http.post(path, content=body, headers=headers)).status_code == 200
+            server.clock.time += 1.0
+            device.consent = False
+            await device.check_in()
+            server.services.authenticate.seen.clear()  # as in another replica, or after a restart
+            assert (await server.http.post(path, content=body, headers=headers)).status_code == 200
+            async with server.services.store.reading() as rows:
+                assert not (await rows.clients.get(device.id)).consent
+            assert len(await server.events("client.consented")) <= 1
+
+    run_async(work())
+
+
+def test_who_begins_another_update_keeps_the_one_that_it_sent_last(tmp_path):
+    """Another replica may have taken it whole, and be about to record it."""
+
+    async def work():
+        async with deployed(tmp_path) as server:
+            (device, assigned), _ = await _asked(server)
+            key = RoundKey(assigned.id.run, "training", assigned.id.round, assigned.id.attempt)
+            digests = []
+            for value in (1.0, 2.0, 3.0):
+                update = await server.update(assigned, value)
+                part = {"Content-Range": f"bytes 0-99/{len(update)}"}
+                assert (await device.put(assigned.id, update[:100], whole=update, **part)).status_code == 202
+                digests.append(hashlib.sha256(update).hexdigest())
+                await asyncio.sleep(0.02)
+            kept = {name.split("/")[-2] for name in await server.services.blobs.names(update_prefix(key, device.id))}
+            assert kept == set(digests[1:])
+
+    run_async(work())
+
+
+def test_tallies_beyond_their_metric_are_refused_and_named(tmp_path):
+    async def work():
+        async with deployed(tmp_path) as server:
+            devices = [await server.device(name) for name in "ab"]
+            for device in devices:
+                await device.check_in()
+            await server.submit("features.label=disease", "features.scaling=none", "rounds=2")
+            asked = await asyncio.gather(*(device.assignment() for device in devices))
+            if asked[0].id.kind == messages.KIND_TRAINING:
+                for device, each in zip(devices, asked, strict=True):
+                    await device.put(each.id, await server.update(each))
+                asked = await asyncio.gather(*(device.assignment() for device in devices))
+            assert asked[0].id.kind == messages.KIND_EVALUATION
+            widths = (await server.context(asked[0].id.run)).tally_widths
+            bad = encode_tallies({name: np.full(width, -1.0) for name, width in widths.items()})
+            assert code_of(await devices[0].put(asked[0].id, bad)) == "HANSA-REPORT-INVALID"
+            assert [event.client for event in await server.events("report.refused")] == [devices[0].id]
+
+    run_async(work())
+
+
+def test_an_invitation_that_nobody_was_given_waits_for_no_turn_to_write(tmp_path, monkeypatch):
+    async def work():
+        async with deployed(tmp_path) as server:
+            redeemed = []
+            monkeypatch.setattr(Enrolments, "redeem", lambda *_, **__: redeemed.append(1))
+            answer = await Device(server.http, server.clock).enrol("no invitation")
+            assert (code_of(answer), redeemed) == ("HANSA-ENROL-TOKEN", [])
 
     run_async(work())

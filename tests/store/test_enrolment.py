@@ -211,16 +211,36 @@ def test_what_a_client_declares_is_kept_once_for_all_that_declare_the_same(run_o
         clients = await enrolled(store, seed.population, 3)
         async with store.transaction() as rows:
             for client in clients:
-                told = {"attributes": {"a": 1, "b": [True, None]}, "version": "2.0", "consent": True}
+                told = {"attributes": {"a": 1, "b": [True, None]}, "version": "2.0", "consent": True, "at": 5.0}
                 changed = await rows.clients.declare(client.id, **told)
                 assert changed.attributes == {"a": 1, "b": [True, None]}
             again = await rows.clients.declare(
-                clients[0].id, attributes={"b": [True, None], "a": 1}, version="2.0", consent=True
+                clients[0].id, attributes={"b": [True, None], "a": 1}, version="2.0", consent=True, at=5.0
             )
             assert again.profile == changed.profile
         async with store.reading() as rows:
             profiles = await rows.clients.profiles(seed.population.id)
-            assert sorted(each["version"] for each in profiles.values()) == ["1.0", "2.0"]
+            assert [each["version"] for each in profiles.values()] == ["2.0"]
+
+    run_on(test)
+
+
+def test_what_was_declared_later_is_not_undone_by_what_was_signed_before_but_for_a_withdrawal(run_on):
+    async def test(store, seed):
+        (client,) = await enrolled(store, seed.population, 1)
+
+        async def declared(version, consent, at):
+            async with store.transaction() as rows:
+                found = await rows.clients.declare(client.id, attributes={}, version=version, consent=consent, at=at)
+                assert len(await rows.clients.profiles(seed.population.id)) == 1  # nothing is left of the others
+            return found.version, found.consent
+
+        assert await declared("2.0", True, 10.0) == ("2.0", True)
+        assert await declared("2.0", False, 20.0) == ("2.0", False)
+        assert await declared("2.0", True, 10.0) == ("2.0", False)
+        assert await declared("3.0", True, 30.0) == ("3.0", True)
+        assert await declared("1.0", False, 20.0) == ("1.0", False)
+        assert await declared("3.0", True, 29.0) == ("1.0", False)
 
     run_on(test)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from dataclasses import replace
 
@@ -68,6 +69,26 @@ def test_of_a_run_that_ended_long_ago_the_last_model_stays_and_those_in_use(run_
             assert await sweep(store, blobs, keys, now=now + 2 * HOUR, keep_models=keep) == Swept()
         assert await sweep(store, blobs, keys, now=now + 2 * HOUR, keep_models=11 * HOUR) == Swept(orphans=2, bytes=10)
         assert await blobs.names("") == ["models/canary", "models/last", "models/used"]
+        blobs.close()
+
+    run_on(test)
+
+
+def test_what_is_put_anew_while_it_is_swept_stays(run_on, tmp_path, monkeypatch):
+    async def test(store, seed):
+        blobs, keys, now = LocalBlobs(tmp_path / "blobs"), LocalKeys(tmp_path / "keys"), time.time()
+        for name in ("models/a", "models/b"):
+            await blobs.put(name, chunks())
+            os.utime(blobs.path(name), (now - 2 * HOUR, now - 2 * HOUR))
+        delete = blobs.delete
+
+        async def deleting(name):
+            await delete(name)
+            await blobs.put("models/b", chunks())  # a job that is submitted meanwhile
+
+        monkeypatch.setattr(blobs, "delete", deleting)
+        assert (await sweep(store, blobs, keys, now=now)).orphans == 1
+        assert await blobs.names("") == ["models/b"]
         blobs.close()
 
     run_on(test)

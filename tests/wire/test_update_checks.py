@@ -95,6 +95,16 @@ def test_statistics_and_evaluations_are_taken():
     assert verdict(evaluation, make=lambda: UpdateCheck(tallies=TALLIES)) is None
 
 
+@pytest.mark.parametrize("number", [-1.0, -1e300, 11.0, 1e308])
+def test_tallies_that_no_metric_has_are_refused(number):
+    for name in ("accuracy", "auc"):
+        tallies = {"accuracy": np.full(2, 10.0), "auc": np.zeros(7)}
+        tallies[name][1] = number
+        content = encode_tallies(tallies)
+        refused = code_of(content, make=lambda: UpdateCheck(tallies=TALLIES, most={"accuracy": 10.0, "auc": 10.0}))
+        assert refused == "HANSA-REPORT-INVALID"
+
+
 def test_one_round_takes_no_update_of_another():
     contents = {
         "training": update(),

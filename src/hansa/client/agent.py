@@ -151,6 +151,7 @@ class Agent:
 
     def run(self, stop: threading.Event) -> None:
         """Work until told to stop. Raises HansaError for what no waiting mends."""
+        self._workshop.stop = stop
         if self.state.next_key(make=False) is not None:
             self.insist(self.rotate_key, stop)
         failures = 0

@@ -1,13 +1,14 @@
 """Computing under limits: in a process of its own that gives way, keeps to some processors, and may use so much memory.
 
-It ends with its answer, so that a client at rest is as small as before. Below one processor's share the process is
-stopped and continued, many times a second.
+It ends with its answer, or when its time is over, so that a client at rest is as small as before. Below one
+processor's share the process is stopped and continued, many times a second.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import resource
 import signal
@@ -15,12 +16,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, astuple
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from hansa.client.state import Id
+from hansa.core.clock import SystemClock
 from hansa.core.errors import CATALOGUE, HansaError, RefusedError
 
 if TYPE_CHECKING:
@@ -54,7 +56,10 @@ def confined_answer(workshop: Workshop, assigned: wire.Assignment, assignment: I
             "processors": _some_processors(resources.cpu_share),
         }
         (folder / _ORDER).write_text(json.dumps(order), encoding="utf-8")
-        _run(folder, resources.cpu_share * len(os.sched_getaffinity(0)))
+        left = assigned.deadline_ms / 1000 - SystemClock().now() if assigned.deadline_ms > 0 else math.inf
+        until = time.monotonic() + min(left, resources.seconds or math.inf)
+        processors = resources.cpu_share * len(os.sched_getaffinity(0))
+        _run(folder, processors, lambda: workshop.stop.is_set() or time.monotonic() > until)
         told = json.loads((folder / _TOLD).read_text(encoding="utf-8"))
         if told.get("code") in CATALOGUE:
             raise RefusedError(told["code"], rule=told["rule"], found=told["found"], action=told["action"])
@@ -69,22 +74,25 @@ def _some_processors(share: float) -> list[int]:
     return mine[-max(1, int(share * len(mine))) :]
 
 
-def _run(folder: Path, processors: float) -> None:
-    """Run the process to its end, resting where it may have less than one processor."""
+def _run(folder: Path, processors: float, is_over: Callable[[], bool]) -> None:
+    """Run the process to its end, resting where it may have less than one processor.
+
+    Raises RefusedError where it died, or was ended because its time is over.
+    """
     command = [sys.executable, "-P", "-c", "from hansa.client.confined import main; main()", str(folder)]
     single = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     with subprocess.Popen(command, env={**os.environ, **single}, stdin=subprocess.DEVNULL) as process:  # noqa: S603 - this very module
         try:
             while process.poll() is None:
-                if processors >= 1:
-                    process.wait()
-                    break
+                if is_over():
+                    raise _took_too_long()  # noqa: TRY301 - as it is ended for any other reason
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(_TURN * processors)
+                    process.wait(_TURN * min(1.0, processors))
                     break
-                process.send_signal(signal.SIGSTOP)
-                time.sleep(_TURN * (1 - processors))
-                process.send_signal(signal.SIGCONT)
+                if processors < 1:
+                    process.send_signal(signal.SIGSTOP)
+                    time.sleep(_TURN * (1 - processors))
+                    process.send_signal(signal.SIGCONT)
         except BaseException:
             process.kill()
             raise
@@ -144,6 +152,15 @@ def _load(path: Path) -> dict[str, Any]:
 
 def _told(error: HansaError) -> dict[str, Any]:
     return {"code": error.code, "rule": error.rule, "found": error.found, "action": error.action}
+
+
+def _took_too_long() -> RefusedError:
+    return RefusedError(
+        "HANSA-POLICY-REFUSED",
+        rule="An answer is computed within the policy's seconds, before its round's deadline, and until told to stop.",
+        found="The process that computes it was still at work, and was ended.",
+        action="Raise resources.seconds, or ask for fewer epochs or a later deadline.",
+    )
 
 
 def _died(status: int) -> RefusedError:

@@ -45,6 +45,13 @@ class Resources:
         float, Gt(0), Le(1), Doc("share of the machine's processors that training takes; below 1 it also gives way")
     ] = 1.0
     memory_mb: Annotated[int | None, Ge(128), Doc("most memory of training, in MB; absent: no limit")] = None
+    seconds: Annotated[
+        float | None,
+        Gt(0),
+        Doc(
+            "most seconds that one answer is computed for; absent: no limit, and a plan may keep a client busy for ever"
+        ),
+    ] = None
     disk_mb: Annotated[int | None, Ge(1), Doc("largest model that is kept on disk, in MB; absent: no limit")] = None
     bytes_a_day: Annotated[int | None, Ge(0), Doc("most bytes sent and received in a day; absent: no limit")] = None
     hours: Annotated[str, Doc('local hours in which training may run: "22-6" or "8-12 13-18"; empty: always')] = ""

@@ -40,12 +40,15 @@ NEXT_KEY: Final = "next-key.pem"
 IDENTITY: Final = "identity.json"
 PENDING: Final = "pending"
 REPORTS: Final = "reports.json"
+NEWEST: Final = "newest.json"
+"""Of the reports that are not kept any more: the newest round and attempt of each run and kind."""
 SEED: Final = "split-seed"
 OWN_METRICS: Final = "own_metrics.jsonl"
 DECLINED: Final = "declined.jsonl"
 _LOCK: Final = "lock"
 _NEW: Final = ".new"
 _KEPT_REPORTS: Final = 64
+_KEPT_NEWEST: Final = 4096
 _KEPT_MODELS: Final = 2
 _RUN: Final = re.compile(r"[0-9A-Za-z_-]{1,64}")
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
@@ -228,8 +231,10 @@ class StateFolder:
         return [Report(Id(**each["id"]), each["sha256"], each["outcome"]) for each in read]
 
     def answered(self, assignment: Id) -> bool:
-        """Return whether the client has already reported for an assignment."""
-        return any(report.id == assignment for report in self.reports())
+        """Return whether the client has already reported for an assignment, or for a newer one that it forgot."""
+        newest = (self._read_json(NEWEST) or {}).get(f"{assignment.run}/{assignment.kind}", [-1, -1])
+        old = [assignment.round, assignment.attempt] <= newest
+        return old or any(report.id == assignment for report in self.reports())
 
     def open_report(self) -> Report | None:
         """Return the oldest report whose outcome is not known."""
@@ -309,7 +314,14 @@ class StateFolder:
         return self.path / "rows" / f"{run}.current"
 
     def _save_reports(self, reports: list[Report]) -> None:
-        dropped = [each for each in reports[:-_KEPT_REPORTS] if each.outcome == "open"]
+        forgotten = reports[:-_KEPT_REPORTS]
+        if forgotten:
+            newest: dict[str, list[int]] = self._read_json(NEWEST) or {}
+            for each in forgotten:
+                of = f"{each.id.run}/{each.id.kind}"
+                newest[of] = max(newest.pop(of, [-1, -1]), [each.id.round, each.id.attempt])
+            self._write_json(NEWEST, dict(list(newest.items())[-_KEPT_NEWEST:]))
+        dropped = [each for each in forgotten if each.outcome == "open"]
         self._write_json(REPORTS, [asdict(each) for each in reports[-_KEPT_REPORTS:]])
         for each in dropped:  # nobody told what became of it in so many reports
             self._next_rows(each.id).unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,8 @@ class Workshop:
     state: StateFolder
     policy: Policy
     data: SiteData
+    stop: threading.Event = field(default_factory=threading.Event)
+    """Set, it ends what is computed in a process of its own."""
     _learner: tuple[str, Learner] | None = field(default=None, init=False)
     _examples: tuple[tuple[Any, ...], SiteExamples] | None = field(default=None, init=False)
 
@@ -62,7 +65,8 @@ class Workshop:
     def answer(self, assigned: wire.Assignment, assignment: Id, job: JobDescriptor, model: Path) -> Answer:
         """Return what the client reports."""
         resources = self.policy.resources
-        if (resources.cpu_share < 1 or resources.memory_mb is not None) and not callable(self.data.source):
+        limited = resources.cpu_share < 1 or (resources.memory_mb, resources.seconds) != (None, None)
+        if limited and not callable(self.data.source):
             from hansa.client.confined import confined_answer  # noqa: PLC0415 - where the policy sets limits
 
             return confined_answer(self, assigned, assignment, model)

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp
 
 from hansa.core.errors import CATALOGUE, HansaError, RefusedError
 from hansa.server import health, operator_api, pages
-from hansa.server.client_api import CALLER, ClientApi
+from hansa.server.client_api import CALLER, SIGNED_AT, ClientApi
 from hansa.server.coordinator import Coordinator
 from hansa.server.following import Follower
 from hansa.server.recorder import Recorder
@@ -26,7 +26,7 @@ from hansa.server.services import Services
 from hansa.server.transfers import Transfers, internal
 from hansa.store.records import Client
 from hansa.wire.generated.federation_connect import FederationASGIApplication
-from hansa.wire.signatures import body_digest
+from hansa.wire.signatures import body_digest, read_credentials
 
 _LOG: Final = structlog.get_logger("hansa.server")
 _RPC: Final = "/hansa.v1.Federation/"
@@ -74,6 +74,7 @@ class SignedCalls:
         try:
             if body is None:
                 return (await authenticate.caller(signature))[1]
+            SIGNED_AT.set(read_credentials(signature).time / 1000)
             return await authenticate(signature, method=scope["method"], target=target(scope), body=body)
         except HansaError as error:
             return error

@@ -68,7 +68,13 @@ async def _step(  # noqa: PLR0913 - what a step is made of
 ) -> Turn:
     contributions = buffer.step()
     closed, counted = await buffering.step(
-        context, contributions, trainings, blobs=services.blobs, keys=services.keys, now=now
+        context,
+        contributions,
+        trainings,
+        blobs=services.blobs,
+        keys=services.keys,
+        largest_norm=services.settings.largest_update_norm,
+        now=now,
     )
     reached("coordinator.round.folded")
     model, slots, size = await store_state(services.blobs, closed.state)

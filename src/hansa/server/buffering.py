@@ -110,6 +110,7 @@ async def step(  # noqa: PLR0913 - what a step is made of
     *,
     blobs: Blobs,
     keys: KeyProvider,
+    largest_norm: float,
     now: float,
 ) -> tuple[Closed, list[Assigned]]:
     """Return the next state from the updates that a full buffer held, and whose they were.
@@ -136,7 +137,7 @@ async def step(  # noqa: PLR0913 - what a step is made of
             client = clients[each.start]
             report = reports[client.client]
             content = await SealedUpdate(blobs, key, training.round.id, report).whole()
-            batch = decoded(context, assignment, content, report)
+            batch = decoded(context, assignment, content, report, largest_norm=largest_norm)
             collected.add(weighed(batch, np.array([each.weight], dtype=np.float32)), position)
             counted.append(client)
             sizes.append(report.size)

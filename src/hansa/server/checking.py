@@ -6,7 +6,9 @@ import hashlib
 from typing import Final, Protocol
 
 from hansa.algorithms.prologue import statistics_layout
+from hansa.evaluation.metrics import known
 from hansa.server.board import Posted
+from hansa.server.limits import limited_lanes, norm_limits
 from hansa.server.services import Services
 from hansa.store.records import Assigned, Client, Round, RoundKey
 from hansa.wire.update_checks import UpdateCheck, other_digest
@@ -15,6 +17,10 @@ NAMED: Final = frozenset(
     {"HANSA-SECAGG-MESSAGE", "HANSA-SECAGG-REFUSED", "HANSA-SECAGG-ANSWERED", "HANSA-RING-INVALID"}
 )
 """What no honest client sends to a secure sum."""
+
+
+_LARGEST_SUM: Final = 2.0**64
+"""Of losses or errors, which have the unit of the label."""
 
 
 class Check(Protocol):
@@ -57,16 +63,21 @@ class MaskedCheck:
             raise other_digest()
 
 
-def checker(posted: Posted) -> Check:
-    """Return what checks an update of a round, piece by piece."""
+def checker(posted: Posted, largest_norm: float) -> Check:
+    """Return what checks an update of a round, piece by piece; ``largest_norm`` holds where the plan bounds none."""
     context, kind = posted.context, posted.round.id.kind
     if context.plan.secure_aggregation is not None:
         return MaskedCheck()
     if kind == "evaluation":
-        return UpdateCheck(tallies=context.tally_widths)
+        own = [metric for metric in context.metrics if metric.name in known()]  # others' metrics may sum anything
+        most = {metric.name: metric.most if metric.resolution == 1 else _LARGEST_SUM for metric in own}
+        return UpdateCheck(tallies=context.tally_widths, most=most)
     if kind == "statistics" and context.plan.features is not None:
         return UpdateCheck(statistics_layout(context.plan.features))
-    return UpdateCheck(context.state.layout, encoded=posted.encoded)
+    layout = limited_lanes(context.plan, context.state.layout)
+    plain = all(transform.linear for transform in context.plan.transforms)
+    limits = norm_limits(context.plan, layout, largest_norm) if plain else {}  # others are measured once decoded
+    return UpdateCheck(layout, encoded=posted.encoded, limits=limits)
 
 
 def is_asked(round_: Round, assigned: Assigned) -> bool:

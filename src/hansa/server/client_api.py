@@ -28,6 +28,8 @@ from hansa.wire.signatures import assignment as signed_content
 
 _LOG: Final = structlog.get_logger("hansa.server")
 
+SIGNED_AT: Final[ContextVar[float]] = ContextVar("signed_at", default=0.0)
+"""When the call was signed, by its caller's clock."""
 CALLER: Final[ContextVar[Client | HansaError | None]] = ContextVar("caller", default=None)
 """Who signed the call that is being answered, or why nobody did."""
 
@@ -194,10 +196,14 @@ class ClientApi:
                 raise LookupError("a client has a population")
             check_declared(population, attributes, request.client_version)
             if not same:
-                await rows.clients.declare(
-                    client.id, attributes=attributes, version=request.client_version, consent=request.consent
+                declared = await rows.clients.declare(
+                    client.id,
+                    attributes=attributes,
+                    version=request.client_version,
+                    consent=request.consent,
+                    at=SIGNED_AT.get(),
                 )
-                if client.consent != request.consent:
+                if client.consent != request.consent == declared.consent:
                     kind = "client.consented" if request.consent else "client.withdrew-consent"
                     await rows.events.add(kind, tenant=client.tenant, at=now, client=client.id)
             if not request.consent:

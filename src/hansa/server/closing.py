@@ -21,15 +21,18 @@ from hansa.algorithms.prologue import close_prologue, statistics_layout
 from hansa.algorithms.rounds import close_round, receive
 from hansa.algorithms.secure_sums import Groups
 from hansa.algorithms.secure_sums import Opening as SumOpening
-from hansa.core.layout import Array, Layout
+from hansa.core.errors import RefusedError
+from hansa.core.layout import Array, Layout, weight_lane
 from hansa.core.nouns import Aggregate, Assignment, Batch, RoundReport, ServerState
 from hansa.core.ring import RingVector
 from hansa.evaluation.lanes import tallies_of
 from hansa.server.contexts import RunContext
+from hansa.server.limits import norm_limits
 from hansa.server.reading import BrokenUpdateError, SealedUpdate, UpdateColumns
 from hansa.server.secure_tasks import code_of
 from hansa.store.blobs import Blobs
 from hansa.store.records import Report, Round, RoundKey
+from hansa.wire.update_checks import require_norms, sum_of_squares
 from hansa.wire.updates import decode_tallies, decode_update
 
 _COLUMNS: Final = 1 << 18
@@ -45,17 +48,36 @@ class Closed:
     notes: dict[str, Any]
 
 
-def decoded(context: RunContext, assignment: Assignment, content: bytes, report: Report) -> Batch:
-    """Return one client's update, ready to fold. Raises BrokenUpdateError where it overflows as it is decoded."""
+def decoded(
+    context: RunContext, assignment: Assignment, content: bytes, report: Report, *, largest_norm: float
+) -> Batch:
+    """Return one client's update, ready to fold.
+
+    Raises BrokenUpdateError where it overflows as it is decoded, or is larger than the plan or ``largest_norm`` allows.
+    """
+    layout = context.state.layout
     with np.errstate(over="ignore", invalid="ignore"):
-        batch = receive(context.plan, assignment, decode_update(content, context.state.layout), context.streams)
+        batch = receive(context.plan, assignment, decode_update(content, layout), context.streams)
     if not np.isfinite(batch.values).all():
         raise BrokenUpdateError(report)
+    limits = norm_limits(context.plan, layout, largest_norm)
+    squares = {name: sum_of_squares(batch.values[0, place]) for name, place in layout.slices.items()}
+    try:
+        require_norms(limits, squares, {name: float(batch.lane(weight_lane(name))[0]) for name in limits})
+    except RefusedError:
+        raise BrokenUpdateError(report) from None
     return batch
 
 
 async def close(  # noqa: PLR0913 - a round, its updates, and what unseals them
-    context: RunContext, round_: Round, reports: Sequence[Report], *, blobs: Blobs, key: bytes, now: float
+    context: RunContext,
+    round_: Round,
+    reports: Sequence[Report],
+    *,
+    blobs: Blobs,
+    key: bytes,
+    largest_norm: float,
+    now: float,
 ) -> Closed:
     """Fold a frozen round's updates and close it. Raises DivergenceError where training diverged."""
     ordered = sorted(reports, key=lambda report: report.position)
@@ -67,7 +89,7 @@ async def close(  # noqa: PLR0913 - a round, its updates, and what unseals them
         return await _close_statistics(context, round_, updates)
     if round_.id.kind == "evaluation":
         return await _close_evaluation(context, round_, updates, len(ordered))
-    collected = await _folded_rows(context, round_, updates, ordered)
+    collected = await _folded_rows(context, round_, updates, ordered, largest_norm=largest_norm)
     return await _close_training(context, round_, collected, ordered, now=now)
 
 
@@ -155,19 +177,49 @@ def _evaluated(context: RunContext, round_: Round, totals: Mapping[str, Array], 
 
 
 async def _folded_rows(
-    context: RunContext, round_: Round, updates: AsyncIterator[bytes], reports: Sequence[Report]
+    context: RunContext,
+    round_: Round,
+    updates: AsyncIterator[bytes],
+    reports: Sequence[Report],
+    *,
+    largest_norm: float,
 ) -> Collector:
     """Return what an aggregator needs of updates that are decoded one by one, each as a whole."""
-    plan, state = context.plan, context.state
-    numbers = np.array([int(number) for number in round_.notes["survivors"]], dtype=np.int64)
-    assignment = Assignment(round_.id.round, state.layout, state.model, numbers, round_.population, state.features)
-    collected = collector(plan.aggregator, state.layout, len(reports), None)
+    assignment = _assignment(context, round_)
+    collected = collector(context.plan.aggregator, context.state.layout, len(reports), None)
     position = 0
     async for content in updates:
-        batch = decoded(context, assignment, content, reports[position])
+        batch = decoded(context, assignment, content, reports[position], largest_norm=largest_norm)
         await asyncio.to_thread(collected.add, batch, position)
         position += 1
     return collected
+
+
+def _assignment(context: RunContext, round_: Round) -> Assignment:
+    """Return what the survivors of a frozen round were asked."""
+    state = context.state
+    numbers = np.array([int(number) for number in round_.notes["survivors"]], dtype=np.int64)
+    return Assignment(round_.id.round, state.layout, state.model, numbers, round_.population, state.features)
+
+
+async def exploded(  # noqa: PLR0913 - a round, its updates, and what unseals them
+    context: RunContext, round_: Round, reports: Sequence[Report], *, blobs: Blobs, key: bytes, largest_norm: float
+) -> list[str]:
+    """Return the clients whose own update is divergence, in a round that diverged; none unless they are a minority.
+
+    The updates are read once more: a round that diverges is rare, and most runs have none.
+    """
+    early = context.run.notes.get("early_norms", [])
+    ordered = sorted(reports, key=lambda report: report.position)
+    most, found, position = context.plan.stopping.explosion_factor * max(early, default=np.inf), list[str](), 0
+    async for content in _unsealed(blobs, key, round_.id, ordered):
+        report, assignment = ordered[position], _assignment(context, round_)
+        batch = decoded(context, assignment, content, report, largest_norm=largest_norm)
+        norm = np.sqrt(sum_of_squares(batch.values[0, batch.layout.slices["params"]]))
+        if norm > most * max(1.0, float(batch.lane(weight_lane("params"))[0])):
+            found.append(report.client)
+        position += 1
+    return found if 2 * len(found) < len(ordered) else []
 
 
 async def _close_training(

@@ -8,7 +8,7 @@ instant.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
@@ -291,13 +291,35 @@ class Coordinator:
         key = await asyncio.to_thread(services.keys.unwrap, round_name(round_.id), round_.key)
         try:
             if total is None:
-                closed = await closing.close(context, round_, reports, blobs=services.blobs, key=key, now=now)
+                closed = await closing.close(
+                    context,
+                    round_,
+                    reports,
+                    blobs=services.blobs,
+                    key=key,
+                    largest_norm=services.settings.largest_update_norm,
+                    now=now,
+                )
             else:
                 closed = await closing.close_sum(context, round_, reports, total=total, now=now)
         except BrokenUpdateError as error:
             await self._abandon(
-                round_, f"an update was not what was acknowledged [{error.code}]", suspended=error.report.client
+                round_, f"an update was not what was acknowledged [{error.code}]", suspended=[error.report.client]
             )
+            return
+        except DivergenceError as error:
+            if total is not None or not (
+                found := await closing.exploded(
+                    context,
+                    round_,
+                    reports,
+                    blobs=services.blobs,
+                    key=key,
+                    largest_norm=services.settings.largest_update_norm,
+                )
+            ):
+                raise
+            await self._abandon(round_, f"a few updates were of another size [{error.code}]", suspended=found)
             return
         except HansaError as error:
             if error.code != "HANSA-SUM-RANGE":
@@ -359,24 +381,24 @@ class Coordinator:
         reached("coordinator.round.swept")
         await asyncio.to_thread(self.services.keys.destroy, round_name(round_.id))
 
-    async def _abandon(self, round_: Round, why: str, *, suspended: str | None = None) -> None:
+    async def _abandon(self, round_: Round, why: str, *, suspended: Sequence[str] = ()) -> None:
         """Give up an attempt: the model stays as it is, and the round is opened again with a fresh cohort.
 
-        ``suspended``: whose update is the reason. Nothing is written where another replica has closed the round.
+        ``suspended``: whose updates are the reason. Nothing is written where another replica has closed the round.
         """
         services, now = self.services, self.services.clock.now()
         async with services.store.transaction() as rows:
             await abandon(rows, round_, why, now)
-            left = [] if suspended is None else await self._suspend(rows, round_.id, suspended)
+            left = {client: await self._suspend(rows, round_.id, client) for client in suspended}
             run = await rows.runs.get(round_.id.run)
             if run is None:
                 raise LookupError("a round has a run")
             await rows.events.add(
                 "round.abandoned", tenant=run.tenant, at=now, run=run.id, detail=_named(round_, why=why)
             )
-        if suspended is not None:
-            services.clients.drop(suspended)
-            tell(services.board, suspended, left)
+        for client, rounds in left.items():
+            services.clients.drop(client)
+            tell(services.board, client, rounds)
         services.board.take_down(round_.id)
         _LOG.warning("round abandoned", run=round_.id.run, round=round_.id.round, attempt=round_.id.attempt, why=why)
         ROUNDS.labels(round_.id.kind, "abandoned").inc()

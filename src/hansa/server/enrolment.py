@@ -48,6 +48,8 @@ async def enrol(services: Services, request: EnrolRequest) -> tuple[Client, Popu
         "version": request.client_version,
         "consent": request.consent,
     }
+    if name is None:
+        await _require_invitation(services, request.token)
     async with services.store.transaction() as rows:
         if name is None:
             digest = hashlib.sha256(request.token.encode()).hexdigest()
@@ -66,6 +68,13 @@ async def enrol(services: Services, request: EnrolRequest) -> tuple[Client, Popu
     reached("server.enrolled")
     services.clients.drop(client.id)
     return client, population
+
+
+async def _require_invitation(services: Services, token: str) -> None:
+    """Raise RefusedError for a token that nobody was given, before anything waits to be written."""
+    async with services.store.reading() as rows:
+        if not await rows.clients.is_invited(hashlib.sha256(token.encode()).hexdigest()):
+            raise refused_token()
 
 
 async def rotate_key(services: Services, client: Client, request: RotateKeyRequest) -> None:

@@ -2,7 +2,7 @@
 
 ``/healthz`` asks nothing of the store: who restarts a server by it must not restart one whose database is away.
 ``/readyz`` says whether this replica can serve now. ``/metrics`` needs ``metrics_token``, or an operator token that
-may read usage, and then counts that tenant's runs and clients only.
+may read usage, and then counts that tenant's runs and clients only: nothing else, unless it is the only tenant.
 """
 
 from __future__ import annotations
@@ -50,8 +50,9 @@ def routes(services: Services) -> list[Route]:
         except RefusedError as error:
             status = CATALOGUE[error.code].http
             return JSONResponse({"error": described(error)}, status_code=status, headers=_NOT_STORED)
-        await _count(services, tenant)
-        return Response(measures.exposition(), media_type=measures.MEDIA_TYPE, headers=_NOT_STORED)
+        alone = await _count(services, tenant)
+        content = measures.exposition(counted=tenant is None or alone)
+        return Response(content, media_type=measures.MEDIA_TYPE, headers=_NOT_STORED)
 
     return [
         Route("/healthz", healthz, methods=["GET"]),
@@ -78,12 +79,13 @@ async def _may_read(services: Services, header: str | None) -> str | None:
     return (await tokens.authorise(services.store, header, "usage.read", services.clock.now())).tenant
 
 
-async def _count(services: Services, only: str | None) -> None:
-    """Set what is counted in the store: runs and clients by state, of all tenants or of one."""
+async def _count(services: Services, only: str | None) -> bool:
+    """Set what is counted in the store: runs and clients by state, of all tenants or of one; whether one is all."""
     runs: Counter[str] = Counter()
     clients: Counter[str] = Counter()
     async with services.store.reading() as rows:
-        for tenant in [each.id for each in await rows.tenants.all()] if only is None else [only]:
+        tenants = [each.id for each in await rows.tenants.all()]
+        for tenant in tenants if only is None else [only]:
             runs.update(run.state for run in await rows.runs.of(tenant, state=None, limit=_ALL))
             for population in await rows.populations.of(tenant):
                 for (held, _), count in (await rows.clients.counts(population.id)).items():
@@ -92,3 +94,4 @@ async def _count(services: Services, only: str | None) -> None:
         measures.RUNS.labels(state).set(runs[state])
     for where in ("invited", "enrolled", "active", "suspended", "retired"):
         measures.CLIENTS.labels(where).set(clients[where])
+    return len(tenants) == 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
 from prometheus_client.exposition import generate_latest
@@ -29,6 +29,9 @@ PlatformCollector(registry=REGISTRY)
 MEDIA_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 
-def exposition() -> bytes:
-    """Return all of it as Prometheus reads it."""
-    return generate_latest(REGISTRY)
+def exposition(*, counted: bool = True) -> bytes:
+    """Return all of it as Prometheus reads it; or runs and clients only, without what is counted over all tenants."""
+    if counted:
+        return generate_latest(REGISTRY)
+    states: Any = REGISTRY.restricted_registry([RUNS._name, CLIENTS._name])  # noqa: SLF001 - what they are called
+    return generate_latest(states)

@@ -13,7 +13,7 @@ from hansa.core.errors import RefusedError, StoreConflictError
 from hansa.server import operator_bodies as bodies
 from hansa.server.opening import RESUMED
 from hansa.server.operator_access import allowed, refusals, services_of
-from hansa.server.operator_tenant import Limit, event_body
+from hansa.server.operator_tenant import Limit, event_body, shown_to
 from hansa.server.operator_types import Id
 from hansa.server.rounds_at_rest import descriptor_name
 from hansa.server.submissions import Submission, not_found, submit
@@ -169,7 +169,9 @@ async def list_run_events(request: Request, token: Reading, run: Id, limit: Limi
     async with services_of(request).store.reading() as rows:
         found = await owned(rows, token, run)
         events = sorted(await rows.events.of_run(found.id, limit), key=lambda event: event.number)
-    return bodies.Events(events=[event_body(each) for each in events], next=events[-1].number if events else 0)
+    return bodies.Events(
+        events=[event_body(shown_to(token, each)) for each in events], next=events[-1].number if events else 0
+    )
 
 
 async def _to_state(

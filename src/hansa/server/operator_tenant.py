@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 
 from annotated_types import Ge, Le
@@ -13,7 +14,7 @@ from hansa.server import usage
 from hansa.server.operator_access import Anybody, allowed, refusals, services_of
 from hansa.server.operator_types import Id
 from hansa.server.submissions import not_found
-from hansa.server.tokens import ROLES, new_token
+from hansa.server.tokens import ROLES, may, new_token
 from hansa.store.records import Event, Token
 
 router = APIRouter()
@@ -104,6 +105,14 @@ async def list_events(
 async def get_usage(request: Request, token: ReadingUsage) -> bodies.Usage:
     """Tell what the tenant uses: clients, jobs, runs, and bytes of models."""
     return await usage.of_tenant(services_of(request), token.tenant)
+
+
+def shown_to(token: Token, event: Event) -> Event:
+    """Return an event without its client, unless the caller may read clients."""
+    if may(token, "clients.read"):
+        return event
+    detail = {name: value for name, value in event.detail.items() if name not in ("name", "number")}
+    return replace(event, client=None, detail=detail)
 
 
 def event_body(event: Event) -> bodies.EventBody:

@@ -14,6 +14,7 @@ from hansa.reporting.figures import Figures, metric_text, metric_title, seconds_
 from hansa.reporting.report import curves
 from hansa.server.operator_bodies import RoundBody
 from hansa.server.operator_runs import owned, round_body
+from hansa.server.operator_tenant import shown_to
 from hansa.server.submissions import not_found
 from hansa.store.records import ClientState, Event, Job, Round, Run, Token
 from hansa.store.store import Rows
@@ -104,7 +105,7 @@ async def run(services: Services, token: Token, request: Request) -> tuple[str, 
         "results": _results(rounds),
         "funnels": funnels,
         "rounds": len(rounds),
-        "events": [(_when(event.at), event.kind, _detail(event)) for event in events],
+        "events": [(_when(event.at), event.kind, _detail(shown_to(token, event))) for event in events],
         "refresh": _REFRESH if found.state == "running" else None,
     }
 

@@ -28,7 +28,7 @@ class BrokenUpdateError(StoreError):
         super().__init__(
             "HANSA-REPORT-INVALID",
             rule="What was acknowledged is counted.",
-            found="An update is not the bytes that were acknowledged, or overflows as it is decoded.",
+            found="An update is not the bytes that were acknowledged, or too large once it is decoded.",
             action="See the run's events for whose it is.",
         )
         self.report = report

@@ -96,6 +96,12 @@ class ServerSettings:
         int, Ge(1), Doc("parts of updates that are held in memory at once; what comes beyond waits for its turn")
     ] = 256 * MIB
     largest_update_bytes: Annotated[int, Ge(1), Doc("the largest update that a client may send")] = 2048 * MIB
+    largest_update_norm: Annotated[
+        float,
+        Gt(0),
+        Le(1e18),
+        Doc("the largest L2 norm of an update, a unit of weight, where the plan's transforms bound none"),
+    ] = 1e9
     largest_model_bytes: Annotated[int, Ge(1), Doc("the largest initial model that may be submitted")] = 2048 * MIB
     largest_request_bytes: Annotated[int, Ge(4096), Doc("the largest body of any other call")] = 4 * MIB
     quota_bytes: Annotated[int, Ge(0), Doc("models that one tenant may have when it submits another; 0: no limit")] = 0

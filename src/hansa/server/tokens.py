@@ -104,9 +104,14 @@ def is_good(token: Token, now: float) -> bool:
     return token.revoked_at is None and (token.expires_at is None or now < token.expires_at)
 
 
+def may(token: Token, permission: Permission) -> bool:
+    """Return whether a token's role has a permission."""
+    return permission in ROLES[token.role]
+
+
 def permit(token: Token, permission: Permission) -> None:
     """Raise RefusedError unless a token's role has a permission."""
-    if permission not in ROLES[token.role]:
+    if not may(token, permission):
         able = ", ".join(role for role, granted in ROLES.items() if permission in granted)
         raise RefusedError(
             "HANSA-AUTH-ROLE",

@@ -119,7 +119,7 @@ class Transfers:
                 return await self._answer_without_round(key, client, sha256)
             if posted.context.plan.secure_aggregation is not None:
                 await self._masked.require_length(posted, client, total)
-            most = checker(posted).most_bytes()
+            most = checker(posted, self.services.settings.largest_update_norm).most_bytes()
             if most is not None and total > most:
                 error = invalid(f"It has {total} bytes, and such an update at most {most}.")
                 await name_sender(self.services, posted.round.id, client, error.code)
@@ -155,7 +155,7 @@ class Transfers:
 
     async def _take_whole(self, posted: Posted, client: Client, sha256: str, body: bytes, digest: str) -> None:
         """Check and keep an update that came at once: its only part, whatever parts of it came before."""
-        key, check = posted.round.id, checker(posted)
+        key, check = posted.round.id, checker(posted, self.services.settings.largest_update_norm)
 
         def checked_and_sealed() -> bytes:
             check.whole(body, sha256, found=digest)
@@ -191,16 +191,22 @@ class Transfers:
         return self.services.keys.unwrap(round_name(posted.round.id), posted.round.key)
 
     async def _begins(self, key: RoundKey, client: Client, sha256: str) -> bool:
-        """Remove what a client began to send and did not end; return False, and remove nothing, where it has ended."""
-        names = await self.services.blobs.names(update_prefix(key, client.id))
-        if not names:
+        """Remove what a client began to send and did not end; return False, and remove nothing, where it has ended.
+
+        What it sent last of another update stays until its round ends: another replica may be about to record that.
+        """
+        found = await self.services.blobs.listed(update_prefix(key, client.id))
+        if not found:
             return True
         async with self.services.store.reading() as rows:
             if await rows.reports.get(key, client.id) is not None:
                 return False
-        for name in names:
-            if name != part_name(key, client.id, sha256, 0):  # which is written anew, in its place
-                await self.services.blobs.delete(name)
+        others = [each for each in found if each.name.split("/")[-2] != sha256]
+        kept = max(others, key=lambda each: each.at).name.rpartition("/")[0] if others else ""
+        for each in found:
+            folder = each.name.rpartition("/")[0]
+            if folder != kept and each.name != part_name(key, client.id, sha256, 0):  # written anew, in its place
+                await self.services.blobs.delete(each.name)
         return True
 
     async def _record(self, key: RoundKey, client: Client, sha256: str, size: int) -> Verdict:
@@ -213,7 +219,7 @@ class Transfers:
 
     async def _check_parts(self, posted: Posted, client: Client, sha256: str, sealing_key: bytes) -> None:
         """Check an update that came in parts, as if it had come at once; one that is wrong is removed."""
-        key, check = posted.round.id, checker(posted)
+        key, check = posted.round.id, checker(posted, self.services.settings.largest_update_norm)
         prefix = f"{update_prefix(key, client.id)}{sha256}/"
         try:
             for number, name in enumerate(sorted(await self.services.blobs.names(prefix))):

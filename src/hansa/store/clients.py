@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import bindparam, delete, func, select, update
+from sqlalchemy import Boolean, bindparam, case, delete, exists, func, select, update
 
 from hansa.core.layout import Int64s
 from hansa.store import tables
@@ -47,7 +47,19 @@ _SET_STATE: Final = (
 )
 _ACTIVATE: Final = _SET_STATE.where(_C.state == "enrolled")
 _SET_KEY: Final = update(tables.clients).where(_C.id == bindparam("which")).values(public_key=bindparam("key"))
-_SET_PROFILE: Final = update(tables.clients).where(_C.id == bindparam("which")).values(profile=bindparam("profile"))
+_DECLARE: Final = (
+    update(tables.clients)
+    .where(_C.id == bindparam("which"))
+    .where(_C.declared_at.is_(None) | (_C.declared_at <= bindparam("at")) | bindparam("withdraws", type_=Boolean))
+    .values(
+        profile=bindparam("profile"),
+        declared_at=case((_C.declared_at > bindparam("at"), _C.declared_at), else_=bindparam("at")),
+    )
+)
+_FORGET_PROFILE: Final = delete(tables.profiles).where(
+    tables.profiles.c.id == bindparam("which"),
+    ~exists().where(_C.population == bindparam("population"), _C.profile == bindparam("which")),
+)
 _ELIGIBLE: Final = (
     (_C.population == bindparam("population")) & (_C.state == "active") & among_numbers(_C.profile, "profiles")
 )
@@ -119,15 +131,25 @@ class Clients(Enrolments):
         await self._on.run(_SET_KEY, {"which": client, "key": key})
         self._pending.clients[client] = None
 
-    async def declare(self, client: str, *, attributes: Mapping[str, Any], version: str, consent: bool) -> Client:
-        """Take note of what a client declares; return it. Where that is what it declared before, nothing is written."""
+    async def declare(
+        self, client: str, *, attributes: Mapping[str, Any], version: str, consent: bool, at: float
+    ) -> Client:
+        """Take note of what a client declared by its own clock; return it as it is now.
+
+        Nothing is written where that is what it declared before, or older than what it declared last: a call that is
+        sent again by somebody else must not bring back a consent that was withdrawn. A withdrawal counts always. What
+        nobody declares any more is forgotten.
+        """
         known = await self._one(BY_ID, id=client)
         if known is None:
             raise LookupError(f"there is no client {client}")
         if (known.attributes, known.version, known.consent) == (dict(attributes), version, consent):
             return known
         profile = await profile_of(self._on, known.population, attributes, version, consent=consent)
-        await self._on.run(_SET_PROFILE, {"which": client, "profile": profile})
+        values = {"which": client, "profile": profile, "at": at, "withdraws": not consent}
+        written = await self._on.run(_DECLARE, values)
+        unused = known.profile if written else profile
+        await self._on.run(_FORGET_PROFILE, {"which": unused, "population": known.population})
         self._pending.clients[client] = None
         return await self._one(BY_ID, id=client) or known
 

@@ -59,6 +59,7 @@ _INVITATION: Final = (
     .where(_I.digest == bindparam("digest"))
     .with_for_update()
 )
+_IS_INVITED: Final = select(_I.id).where(_I.digest == bindparam("digest"))
 _USE: Final = update(tables.invitations).where(_I.id == bindparam("which")).values(used=_I.used + 1)
 _BARRED: Final = frozenset({"suspended", "retired"})
 
@@ -102,6 +103,10 @@ class Enrolments:
         if not await self._on.rows(_ADD_INVITATION, asdict(invitation)):
             raise StoreConflictError("An invitation")
         return client
+
+    async def is_invited(self, digest: str) -> bool:
+        """Return whether there is an invitation with a digest of its token, used up and expired or not."""
+        return await first(self._on, _IS_INVITED, {"digest": digest}) is not None
 
     async def redeem(  # noqa: PLR0913 - what a client tells
         self,
@@ -176,7 +181,7 @@ class Enrolments:
             id_ = secrets.token_hex(12)
             name = each.name or f"client-{place}"
             key_and_profile = (each.public_key, profiles[key])
-            rows.append((id_, tenant, population, place, name, each.state, *key_and_profile, None, at, at))
+            rows.append((id_, tenant, population, place, name, each.state, *key_and_profile, None, at, at, None))
         await self._on.load(tables.clients, rows)
 
     async def _profile(self, population: str, of: Newcomer) -> int:
@@ -212,6 +217,7 @@ class Enrolments:
             "invitation": invitation,
             "invited_at": at,
             "enrolled_at": None if invited else at,
+            "declared_at": None,
         }
         added = await self._on.rows(_ADD, values)
         if not added and newcomer.name is None:

@@ -61,13 +61,23 @@ async def sweep(  # noqa: PLR0913 - three places, and how long what is kept
     finished = [each for each in updates if each.at < before and _is_over(each.name.split("/"), opened)]
     orphans = [each for each in others if each.at < before and each.name.rpartition("/")[2] not in referred]
     orphans += [each for each in await blobs.listed("uploads/") if each.at < before]  # models that were not submitted
-    for each in (*finished, *orphans):
+    for each in finished:
         await blobs.delete(each.name)
+    orphans = [each for each in orphans if await _removed(blobs, each)]
     destroyed = await asyncio.to_thread(_destroy, keys, held, opened, before)
     async with store.transaction() as rows:
         events = 0 if keep_events is None else await rows.events.forget(now - keep_events)
         await rows.clients.forget_changes(_CHANGES)
     return Swept(len(finished), len(orphans), _bytes(finished) + _bytes(orphans), destroyed, events)
+
+
+async def _removed(blobs: Blobs, orphan: Listed) -> bool:
+    """Remove a blob unless it was put anew since it was listed: somebody refers to it now, or is about to."""
+    found = [each for each in await blobs.listed(orphan.name) if each.name == orphan.name]
+    if found and found[0].at == orphan.at:
+        await blobs.delete(orphan.name)
+        return True
+    return False
 
 
 def _is_over(parts: Sequence[str], opened: frozenset[str]) -> bool:

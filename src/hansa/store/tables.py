@@ -122,6 +122,7 @@ profiles = Table(
     Column("consent", Boolean, nullable=False),
     UniqueConstraint("population", "digest"),
     ForeignKeyConstraint(["population"], ["populations.id"]),
+    sqlite_autoincrement=True,  # a profile that is gone gives nobody its number
 )
 
 clients = Table(
@@ -138,6 +139,7 @@ clients = Table(
     _perhaps_text("invitation"),  # by which it enrolled
     _time("invited_at"),
     _perhaps_time("enrolled_at"),
+    _perhaps_time("declared_at"),  # by its own clock, when it last declared something else
     UniqueConstraint("population", "number"),
     UniqueConstraint("population", "name"),
     UniqueConstraint("population", "public_key"),

@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 
 from hansa.core.errors import RefusedError
-from hansa.core.layout import NON_FINITE, Layout
+from hansa.core.layout import NON_FINITE, Array, Layout, weight_lane
 from hansa.wire.strict_json import read_json, require_keys, shape_of, whole_number
 
 _HEADER: Final = 1 << 20
@@ -66,16 +66,20 @@ class Span:
 class UpdateCheck:
     """Takes the bytes of one update in order and raises RefusedError as soon as something is wrong.
 
-    ``layout`` is the plan's vector; an evaluation has ``tallies`` instead: metric -> how many numbers. ``encoded`` is
+    ``layout`` is the plan's vector; an evaluation has ``tallies`` instead: metric -> how many numbers, each
+    between 0 and ``most`` of it. ``encoded`` is
     the form of what a plan's transforms make of the values: "values" and "side/NAME" -> what they must be; without it
-    an update with arrays of a side may have values of any form.
+    an update with arrays of a side may have values of any form. ``limits`` are the largest L2 norms of an update of
+    weight 1, of those branches that are there: see :func:`require_norms`.
 
     The verdict does not depend on how the bytes are cut into pieces.
     """
 
     layout: Layout | None = None
     tallies: Mapping[str, int] | None = None
+    most: Mapping[str, float] = field(default_factory=dict)
     encoded: Mapping[str, Wanted] | None = None
+    limits: Mapping[str, float] = field(default_factory=dict)
     digest: Any = field(default_factory=hashlib.sha256)
     _header: bytearray = field(default_factory=bytearray)
     _spans: list[Span] | None = None
@@ -87,6 +91,10 @@ class UpdateCheck:
     _rest: bytearray = field(default_factory=bytearray)
     """The beginning of a number whose end is in the next piece."""
     _lanes: bytearray = field(default_factory=bytearray)
+    _entries: int = 0
+    """Values that were measured."""
+    _squares: dict[str, float] = field(default_factory=dict)
+    """Branch -> the sum of the squares of its values."""
 
     def most_bytes(self) -> int | None:
         """Return how many bytes such an update has at most; None where it may hold arrays of any form."""
@@ -195,26 +203,39 @@ class UpdateCheck:
             if span.name == "lanes":
                 self._lanes += part
             elif span.dtype.startswith("F") or span.dtype == "BOOL":
-                self._read_numbers(span.dtype, part)
+                self._read_numbers(span, part)
             content = content[len(part) :]
             self._data += len(part)
             self._at += self._data == span.end
 
-    def _read_numbers(self, dtype: str, part: memoryview) -> None:
+    def _read_numbers(self, span: Span, part: memoryview) -> None:
         """Check numbers, of which the first may have begun in an earlier piece and the last may end in a later one."""
-        size = _SIZES[dtype]
+        size = _SIZES[span.dtype]
         if self._rest:
             missing = size - len(self._rest)
             self._rest += part[:missing]
             part = part[missing:]
             if len(self._rest) < size:
                 return
-            _check_numbers(dtype, memoryview(bytes(self._rest)))
+            self._check_numbers(span, memoryview(bytes(self._rest)))
             self._rest.clear()
         complete = len(part) // size * size
         for begin in range(0, complete, _WINDOW):
-            _check_numbers(dtype, part[begin : min(begin + _WINDOW, complete)])
+            self._check_numbers(span, part[begin : min(begin + _WINDOW, complete)])
         self._rest += part[complete:]
+
+    def _check_numbers(self, span: Span, content: memoryview) -> None:
+        numbers = _checked_numbers(span.dtype, content)
+        metric = span.name.removeprefix("tallies/")
+        if metric in self.most and not ((numbers >= 0) & (numbers <= self.most[metric])).all():
+            raise invalid(f"A number of {span.name} is not between 0 and {self.most[metric]:g}.")
+        if self.layout is None or not self.limits or span.name != "values":
+            return
+        for name, place in self.layout.slices.items():
+            some = numbers[max(0, place.start - self._entries) : max(0, place.stop - self._entries)]
+            if name in self.limits and len(some):
+                self._squares[name] = self._squares.get(name, 0.0) + sum_of_squares(some)
+        self._entries += len(numbers)
 
     def _check_lanes(self, layout: Layout) -> None:
         totals = np.frombuffer(bytes(self._lanes), dtype="<i8").tolist()
@@ -224,6 +245,12 @@ class UpdateCheck:
                 raise invalid(f"Lane {lane.name!r} is outside what it declares.")
             if lane.name == NON_FINITE.name and total:
                 raise not_finite()
+        columns = layout.lane_index
+        weights = {
+            name: layout.lanes[columns[weight_lane(name)]].decode(totals[columns[weight_lane(name)]])
+            for name in self.limits
+        }
+        require_norms(self.limits, self._squares, weights)
 
 
 def spans_of(header: bytes) -> list[Span]:
@@ -246,13 +273,32 @@ def spans_of(header: bytes) -> list[Span]:
     return sorted(spans)
 
 
-def _check_numbers(dtype: str, content: memoryview) -> None:
-    """Raise RefusedError unless all numbers in some bytes are finite, and all truth values 0 or 1."""
+def _checked_numbers(dtype: str, content: memoryview) -> Array:
+    """Return the numbers of some bytes. Raises RefusedError unless they are finite, and truth values 0 or 1."""
+    numbers: Array = np.frombuffer(content, dtype="|u1" if dtype == "BOOL" else _TYPES[dtype])
     if dtype == "BOOL":
-        if np.frombuffer(content, dtype=np.uint8).max(initial=0) > 1:
+        if numbers.max(initial=0) > 1:
             raise invalid("A truth value is neither 0 nor 1.")
-    elif not np.isfinite(np.frombuffer(content, dtype=_TYPES[dtype])).all():
+    elif not np.isfinite(numbers).all():
         raise not_finite()
+    return numbers
+
+
+def sum_of_squares(values: Array) -> float:
+    """Return the sum of the squares of some values; infinite where it is beyond their type."""
+    with np.errstate(over="ignore"):
+        return float(np.dot(values, values))
+
+
+def require_norms(limits: Mapping[str, float], squares: Mapping[str, float], weights: Mapping[str, float]) -> None:
+    """Raise RefusedError for an update with a branch that is larger than its limit times its weight.
+
+    A weight below 1 counts as 1, and what weighs nothing holds zeros. All are by the name of the branch.
+    """
+    for name, limit in limits.items():
+        most = limit * max(1.0, weights[name]) if weights[name] > 0 else 0.0
+        if math.sqrt(squares.get(name, 0.0)) > most:
+            raise invalid(f"Its norm over {name} is above {most:.4g}, the most that the plan or the server allows.")
 
 
 def invalid(found: str) -> RefusedError:

@@ -125,6 +125,7 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["population"], ["populations.id"], name=op.f("fk_profiles_population_populations")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_profiles")),
         sa.UniqueConstraint("population", "digest", name=op.f("uq_profiles_population_digest")),
+        sqlite_autoincrement=True,
     )
     op.create_table(
         "clients",
@@ -139,6 +140,7 @@ def upgrade() -> None:
         sa.Column("invitation", _TEXT, nullable=True),
         sa.Column("invited_at", sa.Float(precision=53), nullable=False),
         sa.Column("enrolled_at", sa.Float(precision=53), nullable=True),
+        sa.Column("declared_at", sa.Float(precision=53), nullable=True),
         sa.ForeignKeyConstraint(["profile"], ["profiles.id"], name=op.f("fk_clients_profile_profiles")),
         sa.ForeignKeyConstraint(
             ["tenant", "population"],
