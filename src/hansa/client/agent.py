@@ -13,15 +13,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from hansa.client.machine import Machine, obstacles
 from hansa.client.policy import Asked, Policy, objections, refused
 from hansa.client.site_data import Own, SiteData
 from hansa.client.state import DECLINED, OWN_METRICS, Id, Identity, Outcome, Pending, Report, StateFolder
-from hansa.client.sum_folder import Begun, SumFolder
+from hansa.client.sum_folder import Begun
+from hansa.client.summing import Summing
 from hansa.client.transport import Reach, Transport, passes_by_itself, said_by_hansa, wanted_pause
 from hansa.client.trust import believed, id_of, on_the_wire, with_new_keys
+from hansa.client.usage import Usage
 from hansa.client.work import Workshop
 from hansa.core.clock import Clock, SystemClock
 from hansa.core.errors import HansaError, RefusedError
@@ -30,13 +32,8 @@ from hansa.wire.generated import federation_pb2 as wire
 from hansa.wire.jobs import JobDescriptor
 from hansa.wire.signatures import client_key, enrolment
 
-if TYPE_CHECKING:
-    from hansa.client.sum_part import SumPart
-    from hansa.core.ring import Ring
-
 log = logging.getLogger("hansa.client")
 
-USAGE: Final = "usage.json"
 _OUTCOMES: Final[Mapping[int, Outcome]] = {
     wire.OUTCOME_INCLUDED: "included",
     wire.OUTCOME_NOT_INCLUDED: "not-included",
@@ -54,8 +51,6 @@ _ENDS: Final = frozenset(
 """What no waiting mends."""
 _VERDICTS: Final = ("HANSA-REPORT-", "HANSA-NOT-FOUND", "HANSA-REQUEST-", "HANSA-SECAGG-", "HANSA-RING-")
 """Errors by which a server says that it never takes this report. After any other it stays to be sent."""
-_OVER: Final = ("HANSA-SECAGG-", "HANSA-REPORT-", "HANSA-NOT-FOUND", "HANSA-REQUEST-")
-"""Errors by which a server says that a secure sum goes on without this client."""
 _LONGEST_BACKOFF: Final = 300.0
 _LONGEST_REST: Final = 86400.0
 """Seconds, at most, that a server can send an agent away."""
@@ -96,11 +91,10 @@ class Agent:
         self._clock = clock or SystemClock()
         self._machine = machine or Machine()
         reach = Reach(server, ca=ca, certificate=certificate, plain=plain)
-        self._transport = Transport(reach, clock=self._clock, sent=self._count)
         self.state = StateFolder(Path(state_folder))
-        self._sums = SumFolder(self.state)
-        self._part: SumPart | None = None
-        self._usage = self._usage_read()
+        self._usage = Usage(self.state, self._clock, kept=self.policy.resources.bytes_a_day is not None)
+        self._transport = Transport(reach, clock=self._clock, sent=self._usage.count)
+        self._sums = Summing(self.state, self._transport, self.policy.secure_sums, self._clock)
         source = data if callable(data) else Path(data)
         site_data = SiteData(source, self.state.split_seed(), test_fraction)
         self._workshop = Workshop(self.state, self.policy, site_data)
@@ -201,7 +195,7 @@ class Agent:
             self._settle(assigned)
             return self._take(assigned, answer.assignment.key_id)
         finally:
-            self._usage_write()
+            self._usage.write()
 
     def rotate_key(self) -> None:
         """Take another key, known to the server from now on. One that was begun with and interrupted is ended."""
@@ -263,8 +257,7 @@ class Agent:
 
     def used_today(self) -> int:
         """Return the bytes sent and received today."""
-        self._new_day()
-        return int(self._usage["up"] + self._usage["down"])
+        return self._usage.today()
 
     def _keep_back(self, pending: Pending | None) -> None:
         """Send nothing that was computed before consent was withdrawn; the server tells whether it has it already."""
@@ -354,57 +347,17 @@ class Agent:
             self.state.note(OWN_METRICS, own)
         if answer.ring is not None:
             self.state.write_rows(assignment, answer.rows)
-            self._sums.begin(_begun(assigned, assignment, job, answer.ring, self._enrolled(), key_id), answer.content)
+            self._sums.begin(assigned, job, answer, self._enrolled().server_keys[key_id])
             return None
         digest = hashlib.sha256(answer.content).hexdigest()
         return self.state.write_pending(assignment, answer.content, digest, answer.rows)
 
     def _sum(self, begun: Begun) -> float:
-        """Go on with a secure sum by one message."""
-        from hansa.client.sum_part import SumPart  # noqa: PLC0415 - a client at rest needs none of it
-
-        if self._part is None or self._part.id != begun.id:
-            try:
-                self._part = SumPart.resume(self._sums, begun, self.policy.secure_sums, self.state.key())
-            except RefusedError as error:
-                return self._leave_sum(begun, error)
-        part = self._part
-        if part.gives_vector and not self.state.answered(part.id):
-            digest = hashlib.sha256(part.reply).hexdigest()
-            pending = self.state.write_pending(part.id, part.reply, digest, {})
-            reached("client.pending-written")
-            return self._report(pending, resumes=False)
-        try:
-            answer = self._transport.exchange(part.next_request(on_the_wire(part.id), self.wait))
-        except RefusedError as error:
-            if not error.code.startswith(_OVER) or not said_by_hansa(error):
-                raise
-            log.info("sum is over assignment=%s code=%s found=%r", begun.id, error.code, error.found)
-            self._end_sum()
-            return _AGAIN
-        try:
-            if answer.message:
-                part.take(answer.message)
-        except RefusedError as error:
-            return self._leave_sum(begun, error)
-        if part.done and not answer.message:
-            self._end_sum()
-            return 0.0
-        return _rest(answer.come_back_seconds)
-
-    def _leave_sum(self, begun: Begun, error: RefusedError) -> float:
-        """Take no part in a sum that does not hold what it must; the server is told so, and the reason stays here."""
-        log.warning("left sum assignment=%s code=%s found=%r", begun.id, error.code, error.found)
-        line = {"at": self._clock.now(), "assignment": str(begun.id), "plan_sha256": begun.plan_sha256}
-        self.state.note(DECLINED, {**line, "code": error.code, "why": str(error)})
-        self._end_sum()
-        self._declined = begun.id
-        return 0.0
-
-    def _end_sum(self) -> None:
-        """Forget the secure sum; nothing of it is sent any more."""
-        self._sums.end()
-        self._part = None
+        """Go on with a secure sum; one that does not hold what it must is declined."""
+        pause = self._sums.step(begun, self.wait, lambda pending: self._report(pending, resumes=False))
+        if self._sums.left == begun.id:
+            self._declined = begun.id
+        return _rest(pause)
 
     def _too_many_bytes(self, model_size: int) -> list[str]:
         limit = self.policy.resources.bytes_a_day
@@ -459,47 +412,6 @@ class Agent:
 
     def _attributes(self) -> dict[str, str]:
         return {name: json.dumps(value) for name, value in self.attributes.items()}
-
-    def _usage_read(self) -> dict[str, Any]:
-        if self.policy.resources.bytes_a_day is None:
-            return {"day": "", "up": 0, "down": 0}
-        return self.state.read_json(USAGE) or {"day": "", "up": 0, "down": 0}
-
-    def _usage_write(self) -> None:
-        if self.policy.resources.bytes_a_day is not None:
-            self.state.write_json(USAGE, self._usage)
-
-    def _new_day(self) -> None:
-        day = time.strftime("%Y-%m-%d", time.localtime(self._clock.now()))
-        if self._usage["day"] != day:
-            self._usage = {"day": day, "up": 0, "down": 0}
-
-    def _count(self, up: int, down: int) -> None:
-        self._new_day()
-        self._usage["up"] += up
-        self._usage["down"] += down
-
-
-def _begun(  # noqa: PLR0913, PLR0917 - what a sum is begun with
-    assigned: wire.Assignment, assignment: Id, job: JobDescriptor, ring: Ring, identity: Identity, key_id: str
-) -> Begun:
-    """Return the sum of an assignment. Raises RefusedError where the server has announced none."""
-    if not assigned.secure_sum:
-        raise RefusedError(
-            "HANSA-REQUEST-INVALID",
-            rule="What a plan gives to a secure sum is sent in no other way.",
-            found="The server has announced no secure sum.",
-            action="Tell the operator of the server; nothing was sent.",
-        )
-    return Begun(
-        id=assignment,
-        announcement=bytes(assigned.secure_sum),
-        server_key=identity.server_keys[key_id],
-        plan_sha256=assigned.plan_sha256,
-        model_sha256=assigned.model_sha256,
-        ring=tuple((each.name, each.length, each.bits) for each in ring.segments),
-        section=job.plan["secure_aggregation"],
-    )
 
 
 def _backoff(error: RefusedError, failures: int) -> float:

@@ -1,0 +1,41 @@
+"""The bytes that a client sent and received today, for a policy that limits them."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Final
+
+from hansa.client.state import StateFolder
+from hansa.core.clock import Clock
+
+USAGE: Final = "usage.json"
+
+
+class Usage:
+    """Counts bytes by the local day; kept on disk where a limit is set, so that no restart begins a new day."""
+
+    def __init__(self, state: StateFolder, clock: Clock, *, kept: bool) -> None:
+        self._state, self._clock, self._kept = state, clock, kept
+        nothing = {"day": "", "up": 0, "down": 0}
+        self._counts: dict[str, Any] = (state.read_json(USAGE) or nothing) if kept else nothing
+
+    def today(self) -> int:
+        """Return the bytes sent and received today."""
+        self._new_day()
+        return int(self._counts["up"] + self._counts["down"])
+
+    def count(self, up: int, down: int) -> None:
+        """Add bytes."""
+        self._new_day()
+        self._counts["up"] += up
+        self._counts["down"] += down
+
+    def write(self) -> None:
+        """Bring the counts to disk."""
+        if self._kept:
+            self._state.write_json(USAGE, self._counts)
+
+    def _new_day(self) -> None:
+        day = time.strftime("%Y-%m-%d", time.localtime(self._clock.now()))
+        if self._counts["day"] != day:
+            self._counts = {"day": day, "up": 0, "down": 0}
