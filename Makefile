@@ -23,8 +23,8 @@ $(DEVELOPMENT): pyproject.toml scripts/setup.sh
 	@scripts/setup.sh development $(VENV)
 	@touch $(LIGHT) $@
 
-demo: $(LIGHT)  ## train across four hospitals: a server and four agents on this machine, over TLS
-	@$(BIN)/hansa demo examples/heart.toml
+demo: $(LIGHT)  ## train across four hospitals under secure sums: a server and four agents on this machine, over TLS
+	@$(BIN)/hansa demo examples/heart_secure.toml
 
 test: $(DEVELOPMENT)  ## all default tests
 	@scripts/browser.sh
