@@ -36,7 +36,7 @@ VERBS: Final = {
     "populations": "List populations of a server; create or change one.",
     "clients": "List and count the clients of a population; invite, suspend, resume, retire one.",
     "models": "List the models that runs gave; download one, or take it to another stage.",
-    "events": "List what happened on a server, the oldest first.",
+    "events": "List what happened on a server, in its order: the newest events, or those after a number.",
     "tokens": "List operator tokens; create or revoke one.",
     "doctor": "Say what is installed, what is missing for what, and what this machine has.",
     "explain": "Say what an error code means and with which exit status a command ends; without one, list all.",
