@@ -62,6 +62,13 @@ class _Connection:
     mask: int = 0
 
 
+_BIND_ADDRESS_NO_PORT: Final = 24
+"""Of ``linux/in.h``: the port is chosen when the connection is made, and only that must be unique."""
+_SOURCES: Final = 32
+"""Addresses that connections come from. One alone has 28,000 ports, each of which rests for a minute after its use: the
+system would look for a free one for ever longer, which clients with addresses of their own do not do to a server."""
+
+
 class Generator:
     """Calls one server. ``kept`` connections are reused, as a proxy does; else each call has one of its own."""
 
@@ -116,6 +123,8 @@ class Generator:
         raw = socket.socket()
         raw.settimeout(0)
         raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        raw.setsockopt(socket.IPPROTO_IP, _BIND_ADDRESS_NO_PORT, 1)
+        raw.bind((f"127.0.0.{2 + self._outcome.connections % _SOURCES}", 0))
         failed = raw.connect_ex(self._address)
         if failed not in (0, errno.EINPROGRESS):
             raise OSError(failed, "cannot connect")

@@ -50,7 +50,8 @@ def update_of(plan: Plan, size: int, value: float = 0.001) -> tuple[bytes, str]:
     built = plan.trainer.initial(plan.model, Signature((size - 1,), 2), _no_streams())
     layout = travelling_layout(plan, built.layout)
     values = np.full(layout.size, value, dtype=np.float32)
-    lanes = np.array([round(max(lane.low, 0.0) / lane.resolution) for lane in layout.lanes], dtype=np.int64)
+    ones = {lane.name: np.ones(1) for lane in layout.lanes if lane.purpose == "weight" or lane.name == "count"}
+    lanes = layout.encode_lanes(ones, 1)[0]
     content = safetensors.numpy.save({"values": values, "lanes": lanes})
     return content, hashlib.sha256(content).hexdigest()
 
