@@ -26,8 +26,7 @@ from hansa.store.store import Rows, Store
 
 _DRAWS: Final = 16
 """Draws of a fixed number before a smaller cohort is taken."""
-_DEVIATIONS: Final = 4.0
-"""By how many standard deviations more clients are drawn than a cohort needs on average."""
+_MARGIN: Final = 1.2
 
 
 def secret_coins() -> Coins:
@@ -151,8 +150,7 @@ def _enlarged(plan: Plan, eligible: Eligible) -> Plan:
     if share >= 1:
         return plan
     sampler: Any = plan.cohort
-    margin = 1 + _DEVIATIONS / math.sqrt(sampler.size)
-    size = min(eligible.size, math.ceil(sampler.size / share * margin) + 8)
+    size = min(eligible.size, math.ceil(sampler.size / share * _MARGIN) + 8)
     return replace(plan, cohort=replace(sampler, size=size))
 
 
