@@ -35,7 +35,7 @@ OF_SUMS: Final = ("sums.record-made", "sums.record-written", "client.sum-answere
 _ABSENT: Final = {
     "full": (ABANDONED, *OF_SUMS),  # everybody is waited for
     "short": ("client.rows-written", "client.rows-current", *OF_SUMS),  # nothing is kept with clients
-    "secure": (ABANDONED, "coordinator.round.folded"),  # the sum is all there is
+    "secure": (ABANDONED, *(f"coordinator.round.{each}" for each in ("collecting", "frozen", "folded"))),  # a sum's own
 }
 
 
