@@ -17,19 +17,16 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hansa.core.errors import HansaError
 from hansa.core.ring import Ring, RingVector
 from hansa.core.secure_aggregation import SecureAggregation
-from hansa.secagg.client import MaskingClient
 from hansa.secagg.contribution import Contribution
 from hansa.secagg.convention import Convention, register
 from hansa.secagg.decryptor import Decryptor, DecryptorPolicy
 from hansa.secagg.keys import private_key
 from hansa.secagg.messages import Announcement, header_of
-from hansa.secagg.oneshot_client import ReportingClient
 from hansa.secagg.oneshot_messages import Batch, Request
-from hansa.secagg.oneshot_server import SummingServer
 from hansa.secagg.planned import task_of
 from hansa.secagg.policy import ClientPolicy
+from hansa.secagg.protocols import Client, Server, start_client, start_server
 from hansa.secagg.roster import Roster
-from hansa.secagg.server import MaskingServer
 from hansa.secagg.step import Step
 from hansa.secagg.task import DecryptorKeys
 
@@ -55,13 +52,13 @@ def exact_sum(section: SecureAggregation, ring: Ring, vectors: Sequence[RingVect
 class _Federation:
     """All who take part in one sum. ``server`` and ``clients`` are machines of the plan's protocol."""
 
-    server: Any
+    server: Server
     first: Step
     identities: list[Ed25519PrivateKey]
     policy: ClientPolicy
     given: list[Contribution]
     decryptors: list[Decryptor]
-    clients: dict[int, Any]
+    clients: dict[int, Client]
 
     @classmethod
     def of(cls, section: SecureAggregation, ring: Ring, vectors: Sequence[RingVector], number: int) -> _Federation:
@@ -93,8 +90,7 @@ class _Federation:
         convention = Convention(
             task=task, roster=roster, signer=server_key, registration=registered, decryptors=signatures
         )
-        kind: Any = SummingServer if section.decryptors else MaskingServer
-        server, first = kind.start(convention)
+        server, first = start_server(convention)
         policy = ClientPolicy(
             **trusted, server=section.server, decryptors={each.operator: each.identity for each in named}
         )
@@ -107,8 +103,7 @@ class _Federation:
         while waiting:
             arrived = [self.server.on_message(answer) for to, message in waiting for answer in self._ask(to, message)]
             waiting = [each for step in arrived for each in step.send]
-        result: RingVector | None = self.server.result
-        return result
+        return self.server.result
 
     def _ask(self, to: int, message: bytes) -> list[bytes]:
         kind = header_of(message).kind
@@ -121,14 +116,12 @@ class _Federation:
         return [each.message for each in step.send]
 
     def _start(self, to: int, announcement: bytes) -> Step:
-        key: Any = self.identities[to]
-        machine: Any = ReportingClient if self.decryptors else MaskingClient
-        self.clients[to], step = machine.start(
+        key = self.identities[to]
+        self.clients[to], step = start_client(
             announcement, signer=key, identity=_public(key), policy=self.policy, given=self.given[to],
             random=os.urandom,
         )  # fmt: skip
-        started: Step = step
-        return started
+        return step
 
 
 def _public(key: Ed25519PrivateKey) -> bytes:
