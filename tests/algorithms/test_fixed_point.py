@@ -36,7 +36,7 @@ TWO = (BranchIntegers(name="control", max_value=8.0, value_bits=10),)
 
 def layout(params=5, control=3):
     branches = (Branch("params", (Parameter("w", (params,)),)), Branch("control", (Parameter("w", (control,)),)))
-    return Layout(branches, (*travelling_lanes(["params", "control"], [], secure=True), TAU))
+    return Layout(branches, (*travelling_lanes(["params", "control"], [], integers=True), TAU))
 
 
 def batch_of(values, weights, made=None):

@@ -14,7 +14,7 @@ from hansa.core.errors import HansaError, PlanError
 from hansa.core.layout import Branch, Lane, Layout, Parameter
 from hansa.core.secure_aggregation import BranchIntegers, SecureAggregation
 
-LANES = travelling_lanes(["params", "control"], [], secure=True)
+LANES = travelling_lanes(["params", "control"], [], integers=True)
 
 
 def layout(size=3, lanes=LANES):

@@ -20,6 +20,7 @@ from hansa.testing import FixedPoint, QuadraticTrainer, RingNoise, StumpTrainer,
 from hansa.training.optimizers import Adam, Sgd
 
 SGD = Sgd(learning_rate=0.1)
+PRIVACY = {"clip_norm": 1.0, "delta": 1e-5, "noise_multiplier": 1.0}
 CLIP, WEIGH, NOISE, INT8 = Clip(clip_norm=1.0), WeighBySize(), ValueNoise(), Int8Rotation()
 CONTROL = {"control": ServerSgd(learning_rate="included/population")}
 
@@ -193,19 +194,6 @@ def test_a_rule_over_rows_refuses_what_means_something_in_a_sum_only(rule, trans
     assert problems(aggregator=rule) == {}
 
 
-@pytest.mark.parametrize("table", [{}, {"epsilon": 8.0}])
-def test_a_claim_of_privacy_is_refused_until_its_room_exists(table):
-    found = problems(privacy=table)
-    assert "is not part of this version" in found["privacy"]
-    assert "remove the table" in found["privacy"]
-
-
-def test_a_plan_that_claims_privacy_refuses_averaged_buffers():
-    found = problems(privacy={"unit": "client"}, model=Model(factory="a:b", buffers="average"))
-    assert '"keep-local"' in found["model.buffers"]
-    assert "model.buffers" not in problems(privacy={"unit": "client"})
-
-
 # Hooks, optimizers and branches
 
 
@@ -341,7 +329,7 @@ def test_every_check_is_run_and_every_problem_found_at_once():
         transforms=(NOISE, CLIP),
         trainer=trainer(ControlVariate(), optimizer=Adam()),
         evaluation=Evaluation(metrics=("auk",)),
-        privacy={},
+        privacy=PRIVACY,
     )
     assert set(found) == {
         "transforms.0",
@@ -350,7 +338,7 @@ def test_every_check_is_run_and_every_problem_found_at_once():
         "trainer.hooks.0",
         "server_optimizer.branches.control",
         "evaluation.metrics.0",
-        "privacy",
+        "evaluation.federated",
     }
 
 
@@ -430,10 +418,6 @@ def test_noise_beside_buffers_is_refused_as_staleness_would_scale_it_down():
     assert list(found) == ["transforms.1"]
     assert "scale down below what protects people" in found["transforms.1"]
     assert noisy(CLIP, schedule=BUFFERED) == {}
-
-
-def test_privacy_is_refused_beside_buffers():
-    assert "remove [privacy]" in problems(schedule=BUFFERED, privacy={"unit": "client"})["schedule"]
 
 
 def test_over_selection_and_goals_need_a_sampler_that_picks_a_number():

@@ -24,7 +24,7 @@ def loaded_by(module, names):
     "module",
     ["hansa", "hansa.core.schema", "hansa.algorithms.rounds", "hansa.training.linear", "hansa.evaluation.federated",
      "hansa.wire.plans", "hansa.simulation.engine", "hansa.testing", "hansa.privacy.accounting", "hansa.privacy.noise",
-     "hansa.privacy.matrices", "hansa.privacy.calibration", "hansa.privacy.auditing", "hansa.privacy.rounding",
+     "hansa.privacy.matrices", "hansa.privacy.calibration", "hansa.privacy.auditing", "hansa.privacy.planned",
      "hansa.secagg.client", "hansa.secagg.decryptor"],
 )  # fmt: skip
 def test_importing_a_room_imports_no_heavy_library(module):

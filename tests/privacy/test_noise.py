@@ -16,7 +16,6 @@ from hansa.core.errors import HansaError
 from hansa.privacy import noise
 from hansa.privacy.keystream import KeyStream, fresh_key, row_key
 from hansa.privacy.noise import discrete_gaussian, parts, table
-from hansa.privacy.rounding import BETA, rounded_norm, stochastic_rounding
 
 KEY = bytes(range(32))
 VARIANCES = [Fraction(9, 100), Fraction(1, 2), Fraction(7, 3), Fraction(100), Fraction(90_001, 7), Fraction(10**6)]
@@ -192,56 +191,3 @@ def test_open_dp_draws_the_same_distribution():
     space = dp.vector_domain(dp.atom_domain(T=int)), dp.l2_distance(T=float)
     theirs = measurements.make_gaussian(*space, scale=10.0)([0] * 50_000)
     assert stats.ks_2samp(theirs, discrete_gaussian(Fraction(100), 50_000, key=KEY)).pvalue > 1e-4
-
-
-@given(
-    st.integers(1, 400), st.floats(0.01, 50), st.floats(1e-3, 2), st.integers(0, 2**32 - 1), st.floats(0, 1)
-)  # fmt: skip
-@settings(max_examples=150, deadline=None)
-def test_the_rounded_norm_is_never_above_its_bound(dimension, clip_norm, granularity, seed, share):
-    random = np.random.default_rng(seed)
-    values = random.normal(size=dimension)
-    values *= share * clip_norm / np.linalg.norm(values)
-    drawn = stochastic_rounding(values, clip_norm=clip_norm, granularity=granularity)
-    bound = rounded_norm(clip_norm, granularity, dimension)
-    assert granularity * np.linalg.norm(drawn.astype(float)) <= bound * (1 + 1e-12)
-    assert np.abs(granularity * drawn - values).max() <= granularity * (1 + 1e-9)
-
-
-def test_the_rounding_bound_is_that_of_the_paper():
-    """Both branches: many coarse steps, where the likely bound is the smaller, and one of few."""
-    c, g, d = 2.0, 0.5, 64
-    likely = c**2 + g**2 * d / 4 + math.sqrt(2 * math.log(1 / BETA)) * g * (c + g * math.sqrt(d) / 2)
-    assert rounded_norm(c, g, d) ** 2 == pytest.approx(likely)
-    assert rounded_norm(c, g, 1, beta=1e-9) ** 2 == pytest.approx((c + g) ** 2)
-
-
-def test_rounding_is_right_in_the_mean():
-    values = np.linspace(-0.02, 0.02, 101)
-    total = sum(
-        stochastic_rounding(values, clip_norm=1.0, granularity=0.01, key=row_key(KEY, number, "mean"))
-        for number in range(4000)
-    )
-    assert np.abs(total / 4000 * 0.01 - values).max() < 5 * 0.005 / math.sqrt(4000)
-
-
-def test_the_bound_needs_no_more_than_a_few_draws():
-    """At the corner that is hardest: every fraction a half."""
-    values = np.full(1000, 0.5)
-    clip_norm = float(np.linalg.norm(values))
-    above = 0
-    for number in range(500):
-        drawn = np.random.default_rng(number).integers(0, 2, 1000)
-        above += np.linalg.norm(drawn) > rounded_norm(clip_norm, 1.0, 1000)
-    assert above / 500 <= BETA
-
-
-@pytest.mark.parametrize("values", [np.array([2.0]), np.array([np.nan]), np.array([np.inf])])
-def test_values_that_were_not_clipped_are_refused(values):
-    with pytest.raises(HansaError, match="was clipped before"):
-        stochastic_rounding(values, clip_norm=1.0, granularity=0.1)
-
-
-def test_a_granularity_too_fine_for_the_integers_is_refused():
-    with pytest.raises(HansaError, match="shorter than 2\\^31"):
-        stochastic_rounding(np.array([1.0]), clip_norm=1.0, granularity=1e-10)

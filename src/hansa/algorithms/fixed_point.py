@@ -1,19 +1,21 @@
 """From updates to the integers of a secure sum, and from their sum back: the only way in and out of the ring.
 
-On the client: (clip, where the plan lists it) -> weight in whole units -> optional rotation -> scale -> stochastic
-rounding -> modulo 2^b. Weights, counts, the loss and every other lane travel as integers of the same vector.
+On the client: (clip, where the plan lists it or has privacy) -> weight in whole units -> optional rotation -> scale ->
+stochastic rounding -> (its share of the noise) -> modulo 2^b. Weights, counts, the loss and every other lane travel as integers of the same vector.
 Source: Bonawitz, Salehi, Konecny, McMahan, Gruteser 2019, "Federated learning with autotuned communication-efficient
 secure aggregation", section III, https://arxiv.org/abs/1912.00131.
 
 Formal guarantees: no entry of a client's vector is larger than :mod:`hansa.algorithms.ring_plan` counts with, whatever
-the update; an entry that is not scaled down is right on average, to 2^-32 of a step; the decoded weights are exactly
-those by which the values were multiplied.
+the update; an entry that is not scaled down is right on average, to 2^-32 of a step (under privacy up to the condition
+on the norm); the decoded weights are exactly those by which the values were multiplied. Under privacy the norm of one
+client's integers is at most ``norm`` of the plan of the ring, whatever the coins.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from fractions import Fraction
 from typing import Final
 
 import numpy as np
@@ -24,11 +26,14 @@ from hansa.algorithms.travelling import CAPPED, SCALED_DOWN
 from hansa.core.errors import HansaError, PlanError, Problem
 from hansa.core.layout import NON_FINITE, TRAIN_LOSS, Array, Int64s, weight_lane
 from hansa.core.nouns import Batch, ClientContext
+from hansa.core.registry import resolve
 from hansa.core.ring import RingVector, UInts
-from hansa.core.streams import Streams
+from hansa.core.streams import Stream, Streams
 
 _ENTRIES_AT_ONCE: Final = 2**16
 """Entries that are rounded at a time: what a processor's caches hold."""
+_DRAWS: Final = 64
+"""Draws of an update whose integers came out too long; the last is towards zero, which never is."""
 
 
 def encode(code: RingCode, batch: Batch, context: ClientContext) -> Batch:
@@ -46,13 +51,62 @@ def encode(code: RingCode, batch: Batch, context: ClientContext) -> Batch:
     coins = context.streams.of("rounding", context.assignment.round)
     rows = max(1, _ENTRIES_AT_ONCE // max(1, code.width))
     for start in range(0, len(batch), rows):
-        here = slice(start, start + rows)
-        drawn = coins.bits(context.clients.ordinals[here], -(-code.width // 2)).astype("<u8", copy=False).view("<u4")
-        for branch in code.branches:
-            entries = _entries(branch, batch.values[here, batch.layout.slices[branch.name]], context)
-            out, its_coins = values[here, branch.part], drawn[:, branch.part]
-            scaled[here] |= _round_into(out, branch, entries, weights[branch.name][here], its_coins)
+        here = np.arange(start, min(start + rows, len(batch)))
+        values[here], scaled[here] = _rounded(code, batch, here, weights, context, coins)
+        if code.norm is not None:
+            _shorten(code, batch, here, weights, context, values)
+    if code.client_variance:
+        _add_noise(code, values, context)
     return replace(_with_lanes(code, batch, weights, scaled), values=values)
+
+
+def _rounded(  # noqa: PLR0913, PLR0917 - some updates, and what rounds them
+    code: RingCode, batch: Batch, rows: Int64s, weights: dict[str, Array], context: ClientContext, coins: Stream | None
+) -> tuple[Array, Array]:
+    """Return some updates as integers, unsigned [k, width], and which were scaled down; without coins towards zero."""
+    drawn = None
+    if coins is not None:
+        words = coins.bits(context.clients.ordinals[rows], -(-code.width // 2))
+        drawn = words.astype("<u8", copy=False).view("<u4")
+    values, scaled = np.zeros((len(rows), code.width), dtype=code.dtype), np.zeros(len(rows), dtype=np.bool_)
+    for branch in code.branches:
+        entries = _entries(branch, batch.values[rows, batch.layout.slices[branch.name]], context)
+        its_coins = None if drawn is None else drawn[:, branch.part]
+        scaled |= _round_into(values[:, branch.part], branch, entries, weights[branch.name][rows], its_coins)
+    return values, scaled
+
+
+def _shorten(  # noqa: PLR0913, PLR0917 - as above
+    code: RingCode, batch: Batch, rows: Int64s, weights: dict[str, Array], context: ClientContext, values: Array
+) -> None:
+    """Draw again whose integers are longer than ``norm``; who stays too long is rounded towards zero, and is not."""
+    coins = context.streams.of("rounding", context.assignment.round)
+    for draw in range(1, _DRAWS + 1):
+        rows = rows[squared_norms(code, values[rows]) > int(code.norm**2)]  # type: ignore[operator]  # it has one
+        if not len(rows):
+            return
+        again = coins.draw(draw) if draw < _DRAWS else None
+        values[rows], _ = _rounded(code, batch, rows, weights, context, again)
+
+
+def squared_norms(code: RingCode, values: Array) -> Int64s:
+    """Return the squared L2 norm of each client's integers, or the largest number if it is beyond 2^62: int64 [n]."""
+    squares = np.zeros(len(values))
+    for branch in code.branches:
+        entries = signed(values[:, branch.part], branch.bits).astype(np.float64)
+        squares += np.einsum("nd,nd->n", entries, entries)
+    return np.ceil(np.minimum(squares * (1 + 1e-9), 2.0**62)).astype(np.int64)
+
+
+def _add_noise(code: RingCode, values: Array, context: ClientContext) -> None:
+    """Add each client's share of the noise, from its own key, in place."""
+    keys = context.streams.of("noise", context.assignment.round).bits(context.clients.ordinals, 4)
+    draw = resolve("noise", "discrete-gaussian")
+    for row, key in zip(values, keys, strict=True):
+        noise = draw(Fraction(code.client_variance), code.width, key=key.astype("<u8").tobytes())
+        for branch in code.branches:
+            noised = row[branch.part].astype(np.uint64) + noise[branch.part].view(np.uint64)
+            row[branch.part] = modulo(noised.view(np.int64), branch.bits)
 
 
 def _weights(code: RingCode, batch: Batch, branch: str) -> Array:
@@ -92,12 +146,12 @@ def whole_numbers(code: RingCode, total: Sequence[UInts], clients: int) -> tuple
         )
     values, lanes = np.zeros(code.width, dtype=np.int64), np.zeros(len(code.layout.lanes), dtype=np.int64)
     for branch, array in zip(code.branches, total, strict=False):
-        entries, largest = _signed(array, branch.bits), code.most(branch, clients)
+        entries, largest = signed(array, branch.bits), code.most(branch, clients)
         if entries.max(initial=0) > largest or entries.min(initial=0) < -largest:
             raise _out_of_range(branch.name)
         values[branch.part] = entries
     for run, array in zip(code.lanes, total[len(code.branches) :], strict=True):
-        lanes[run.start : run.stop] = _signed(array, run.bits)
+        lanes[run.start : run.stop] = signed(array, run.bits)
     most = clients * code.lane_limits
     beyond = (lanes > most) | (lanes < -most)
     if beyond.any():
@@ -121,8 +175,8 @@ def modulo(whole: Int64s, bits: int) -> UInts:
     return whole.view(np.uint64) & np.uint64((1 << bits) - 1)
 
 
-def _signed(entries: UInts, bits: int) -> Int64s:
-    """Return the number of smallest size that has each remainder modulo 2^bits: int64."""
+def signed(entries: UInts, bits: int) -> Int64s:
+    """Return the number of smallest size that has each remainder modulo 2^bits: int64, the shape of ``entries``."""
     half = np.uint64(1 << (bits - 1))
     return ((entries.astype(np.uint64) ^ half) - half).view(np.int64)
 
@@ -167,11 +221,12 @@ def _signs(branch: BranchCode, round_number: int, streams: Streams) -> Array:
     return signs(branch.start + branch.length, round_number, streams)[branch.start :]
 
 
-def _round_into(out: Array, branch: BranchCode, entries: Array, weights: Array, coins: Array) -> Array:
+def _round_into(out: Array, branch: BranchCode, entries: Array, weights: Array, coins: Array | None) -> Array:
     """Write entries [n, length] as whole steps modulo 2^bits, weighed anew; return whose largest was beyond the limit.
 
     ``weights`` [n, 2] holds the weight that the entries carry, and the units that they are to carry; ``coins`` are
-    uint32. An update that is too large is scaled down as a whole, which keeps its direction.
+    uint32, without which entries are rounded towards zero. An update that is too large is scaled down as a whole, which
+    keeps its direction.
     """
     carried, units = weights[:, 0], weights[:, 1]
     factors = np.divide(units, carried * branch.step, out=np.zeros(len(units)), where=carried > 0)
@@ -182,8 +237,11 @@ def _round_into(out: Array, branch: BranchCode, entries: Array, weights: Array, 
     for start in range(0, entries.shape[1], _ENTRIES_AT_ONCE):
         here = slice(start, start + _ENTRIES_AT_ONCE)
         exact = entries[:, here] * factors[:, None]
-        exact += coins[:, here] * 2.0**-32
-        np.floor(exact, out=exact)
+        if coins is None:
+            np.trunc(exact, out=exact)
+        else:
+            exact += coins[:, here] * 2.0**-32
+            np.floor(exact, out=exact)
         np.clip(exact, -most[:, None], most[:, None], out=exact)
         out[:, here] = modulo(exact.astype(np.int64), branch.bits)
     return beyond

@@ -19,6 +19,7 @@ from hansa.algorithms.schedule import Sync
 from hansa.algorithms.server_optimizers import Sgd
 from hansa.core import pieces, schema
 from hansa.core.errors import HansaError, PlanError, Problem
+from hansa.core.privacy import Privacy
 from hansa.core.registry import nearest, resolve
 from hansa.core.schema import Doc, Family
 from hansa.core.sections import Data, Devices, Evaluation, Features, Model, Stopping
@@ -64,7 +65,9 @@ class Plan:
     ] = field(default_factory=Sgd)
     evaluation: Annotated[Evaluation, Doc("what is measured")] = field(default_factory=Evaluation)
     stopping: Annotated[Stopping, Doc("when a run ends early")] = field(default_factory=Stopping)
-    privacy: Annotated[Mapping[str, Any] | None, Doc("differential privacy; not in this version")] = None
+    privacy: Annotated[
+        Privacy | None, Doc("differential privacy: clipped updates and noise on their sum; absent: off")
+    ] = None
     secure_aggregation: Annotated[
         SecureAggregation | None, Doc("secure sums: the server sees the sum of a cohort only; absent: off")
     ] = None
@@ -80,6 +83,8 @@ class Plan:
             raise PlanError(found)
         for name, section in sections.items():
             object.__setattr__(self, name, section)
+        if self.privacy is not None:
+            object.__setattr__(self, "privacy", resolve("calibration", "privacy")(self))
 
 
 def _with_checked_names(init: Callable[..., None]) -> Callable[..., None]:

@@ -65,7 +65,11 @@ class LaneCode:
 
 @dataclass(frozen=True)
 class RingCode:
-    """The integers of one layout, in sums of at most ``clients``: the same at the server and at every client."""
+    """The integers of one layout, in sums of at most ``clients``: the same at the server and at every client.
+
+    Under privacy ``norm`` bounds the L2 norm of one client's value integers, all branches together, and each client
+    adds discrete Gaussian noise of ``client_variance`` to every one of them (0: none); both in steps.
+    """
 
     layout: Layout
     clients: int
@@ -74,6 +78,8 @@ class RingCode:
     weight_unit: float = 1.0
     weight_steps: int = 1
     max_weight: float = 1.0
+    norm: float | None = None
+    client_variance: int = 0
 
     @cached_property
     def width(self) -> int:

@@ -13,16 +13,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
+from hansa.algorithms.adaptive_clip import next_clip_norm
 from hansa.algorithms.fixed_point import encode
 from hansa.algorithms.plan import Plan
+from hansa.algorithms.private_sums import protected, withheld
 from hansa.algorithms.schedule import picking
 from hansa.algorithms.secure_sums import training_code
 from hansa.algorithms.server_optimizers import Sgd
-from hansa.algorithms.travelling import travelling_lanes
+from hansa.algorithms.travelling import BELOW_CLIP, travelling_lanes
 from hansa.core.errors import PlanError, Problem
 from hansa.core.layout import COUNT, NON_FINITE, TRAIN_LOSS, Array, Branch, Floats, Int64s, Layout, weight_lane
 from hansa.core.nouns import (
@@ -41,6 +43,7 @@ from hansa.core.pieces import EligibleView, ServerOptimizer
 from hansa.core.registry import kind_of
 from hansa.core.streams import Coins, Streams
 
+_CLIP: Final = "privacy.clip"
 RANGE = 1 << 22
 """Entries of a branch that an elementwise server optimizer takes at a time."""
 
@@ -51,6 +54,8 @@ def start(plan: Plan, model: InitialModel) -> ServerState:
     values = np.zeros(layout.size, dtype=np.float32)
     values[: model.layout.size] = model.values
     slots = {_slot(branch): _optimizer(plan, branch.name).start(branch.size) for branch in layout.branches}
+    if plan.privacy is not None:
+        slots[_CLIP] = {"norm": np.array([plan.privacy.clip_norm])}
     return ServerState(round=0, layout=layout, model=values, slots=slots)
 
 
@@ -60,8 +65,10 @@ def travelling_layout(plan: Plan, model: Layout) -> Layout:
     added = [Branch(name, parameters) for hook in plan.trainer.hooks for name in hook.branches]
     layout = model.with_branches(*added)
     names = [branch.name for branch in layout.branches]
-    secure = plan.secure_aggregation is not None
-    return layout.with_lanes(*travelling_lanes(names, plan.transforms, secure=secure))
+    private = plan.privacy is not None
+    integers, adaptive = private or plan.secure_aggregation is not None, private and plan.privacy.adaptive_clip
+    lanes = travelling_lanes(names, plan.transforms, integers=integers, adaptive=bool(adaptive))
+    return layout.with_lanes(*lanes)
 
 
 def client_start(plan: Plan, layout: Layout, signature: Signature) -> dict[str, Array]:
@@ -82,7 +89,13 @@ def open_round(plan: Plan, state: ServerState, eligible: EligibleView, coins: Co
     schedule: Any = plan.schedule
     sampler = picking(schedule, plan.cohort) if schedule.synchronous else plan.cohort
     cohort = _ordinals(plan, sampler.draw(eligible, number, coins), eligible.size)
-    return Assignment(number, state.layout, state.model, cohort, population=eligible.size, features=state.features)
+    size, features = eligible.size, state.features
+    return Assignment(number, state.layout, state.model, cohort, size, features, clip_norm_of(state))
+
+
+def clip_norm_of(state: ServerState) -> float | None:
+    """Return the clip norm of the next round, or None where nothing is clipped by the plan's privacy."""
+    return float(state.slots[_CLIP]["norm"][0]) if _CLIP in state.slots else None
 
 
 def client_update(
@@ -100,8 +113,12 @@ def client_update(
     for transform in plan.transforms:
         batch = transform.encode(batch, context, following)
     batch = replace(batch, side={name: column for name, column in batch.side.items() if name != "steps"})
-    code = training_code(plan, assignment.layout)
-    return (batch if code is None else encode(code, batch, context)), following
+    code, clip_norm = training_code(plan, assignment.layout, assignment.clip_norm), assignment.clip_norm
+    if plan.privacy is None or code is None:
+        return (batch if code is None else encode(code, batch, context)), following
+    if clip_norm is None:
+        raise LookupError("an assignment of a plan with [privacy] names the round's clip norm")
+    return withheld(encode(code, protected(plan, batch, clip_norm), context)), following
 
 
 def receive(plan: Plan, assignment: Assignment, batch: Batch, streams: Streams) -> Batch:
@@ -139,8 +156,17 @@ def close_round(plan: Plan, state: ServerState, aggregate: Aggregate) -> tuple[S
         np.divide(update[part], weight, out=update[part])
         optimizer, name = _optimizer(plan, branch.name), _slot(branch)
         slots[name] = _stepped(optimizer, model[part], update[part], state.slots[name], aggregate.share)
+    if _CLIP in slots:
+        slots[_CLIP] = {"norm": np.array([_next_clip_norm(plan, state, aggregate)])}
     closed = replace(state, round=state.round + 1, model=model, slots=slots)
-    return closed, _report(closed, aggregate, update)
+    return closed, _report(plan, closed, aggregate, update)
+
+
+def _next_clip_norm(plan: Plan, state: ServerState, aggregate: Aggregate) -> float:
+    adaptive, clip_norm = plan.privacy.adaptive_clip if plan.privacy else None, clip_norm_of(state) or 0.0
+    if adaptive is None:
+        return clip_norm
+    return next_clip_norm(adaptive, clip_norm, aggregate.lane(BELOW_CLIP.name), aggregate.weights["params"])
 
 
 def _ordinals(plan: Plan, drawn: Any, population: int) -> Int64s:
@@ -228,14 +254,14 @@ def _slot(branch: Branch) -> str:
     return f"server_optimizer.{branch.name}"
 
 
-def _report(state: ServerState, aggregate: Aggregate, update: Array) -> RoundReport:
+def _report(plan: Plan, state: ServerState, aggregate: Aggregate, update: Array) -> RoundReport:
     params = state.layout.slices["params"]
-    finite = aggregate.count - int(aggregate.lane(NON_FINITE.name))
+    finite = aggregate.count - int(aggregate.lane(NON_FINITE.name)) if plan.privacy is None else 0
     return RoundReport(
         round=state.round,
         count=aggregate.count,
         train_loss=aggregate.lane(TRAIN_LOSS.name) / finite if finite else None,
         update_norm=_norm(update[params]),
         model_norm=_norm(state.model[params]),
-        non_finite=aggregate.count - finite,
+        non_finite=0 if plan.privacy is not None else aggregate.count - finite,
     )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from hansa.algorithms.schedule import has_fixed_size
 from hansa.core.errors import Problem
+from hansa.core.privacy import Privacy
 from hansa.core.registry import kind_of
 
 Found = Iterator[Problem]
@@ -73,7 +74,7 @@ def buffers_and_noise(transforms: tuple[Any, ...], schedule: Any) -> Found:
             )
 
 
-def buffers_and_privacy(privacy: Mapping[str, Any] | None, schedule: Any) -> Found:
+def buffers_and_privacy(privacy: Privacy | None, schedule: Any) -> Found:
     """Refuse what protects a round and does not hold for a buffer."""
     if not schedule.synchronous and privacy is not None:
         yield Problem(

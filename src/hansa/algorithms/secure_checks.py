@@ -121,7 +121,7 @@ def no_overflow(  # noqa: PLR0913, PLR0917 - the sections on which the integers 
     clients = largest_sum(secure_aggregation, cohort, schedule)
     everyone = largest_cohort(secure_aggregation, cohort, schedule)
     names = travelling_branches(trainer, model)
-    lanes = travelling_lanes(names, transforms, secure=True)
+    lanes = travelling_lanes(names, transforms, integers=True)
     layout = Layout(tuple(Branch(name, (Parameter(name, (1,)),)) for name in names), lanes)
     try:
         ring_code(secure_aggregation, layout, clients=clients, cohort=everyone, weight=weight, whole_weights=whole)

@@ -1,4 +1,4 @@
-"""How secure sums are collected: integers added in the ring, group by group, and decoded after the sum.
+"""How sums of integers are collected, secure or noised: integers added in the ring, group by group, and decoded after the sum.
 
 Adding integers is exact, so the order of clients, chunks and workers does not matter. Two collectors make the same sum:
 :class:`RingFold` adds as updates come, in memory of the model; :class:`RingRows` keeps every client's vector and hands
@@ -17,6 +17,7 @@ import numpy as np
 from hansa.algorithms.fixed_point import decode, joined, vectors, whole_numbers
 from hansa.algorithms.fold import finished
 from hansa.algorithms.plan import Plan
+from hansa.algorithms.private_sums import NoiseOf, private_code
 from hansa.algorithms.prologue import statistics_layout
 from hansa.algorithms.ring_plan import RingCode, largest_cohort, largest_sum, largest_weight, ring_code
 from hansa.core.layout import Array, Int64s, Layout
@@ -29,9 +30,14 @@ SumOf = Callable[[Ring, Sequence[RingVector], slice], RingVector]
 """What the protocol's machines make of the vectors of one group, at some positions of the cohort: their sum."""
 
 
-def training_code(plan: Plan, layout: Layout) -> RingCode | None:
-    """Return the integers of a plan's updates, or None without a secure sum. PlanError: a sum could overflow."""
+def training_code(plan: Plan, layout: Layout, clip_norm: float | None = None) -> RingCode | None:
+    """Return the integers of a plan's updates, or None where floats travel. PlanError: a sum could overflow.
+
+    ``clip_norm`` is that of the round, under an adaptive clip.
+    """
     section = plan.secure_aggregation
+    if plan.privacy is not None:
+        return private_code(plan, layout, clip_norm)
     if section is None:
         return None
     weight, whole = largest_weight(section, plan.transforms)
@@ -98,28 +104,40 @@ class Groups:
 
 @dataclass(frozen=True)
 class Opening:
-    """What turns sums of one round back: its integers, its groups, and the public signs of its rotation."""
+    """What turns sums of one round back: its integers, its groups, the public signs of its rotation, and its noise."""
 
     code: RingCode
     groups: Groups
     round: int
     streams: Streams
+    noise: NoiseOf | None = None
 
     @classmethod
-    def of(cls, section: SecureAggregation, code: RingCode, assignment: Assignment, streams: Streams) -> Opening:
-        """Return it for a round's cohort."""
+    def of(
+        cls,
+        section: SecureAggregation | None,
+        code: RingCode,
+        assignment: Assignment,
+        streams: Streams,
+    ) -> Opening:
+        """Return it for a round's cohort; without a section for one plain sum."""
         cohort = len(assignment.cohort)
-        return cls(code, Groups(cohort, section.groups(cohort)), assignment.round, streams)
+        groups = Groups(cohort, 1 if section is None else section.groups(cohort))
+        return cls(code, groups, assignment.round, streams)
 
     def aggregate(self, totals: Sequence[tuple[RingVector, int]], aggregator: Any, population: int) -> Aggregate:
         """Return what an aggregator makes of the sums of all groups, each with the number of clients in it.
 
-        Raises HansaError for a sum that is out of its range.
+        Noise is drawn here, once. Raises HansaError for a sum that is out of its range.
         """
         layout = self.code.layout
         values, lanes = np.zeros(self.code.width, dtype=np.int64), np.zeros(len(layout.lanes), dtype=np.int64)
         for total, clients in totals:
             of_values, of_lanes = whole_numbers(self.code, total, clients)
+            values += of_values
+            lanes += of_lanes
+        if self.noise is not None:
+            of_values, of_lanes = self.noise(self.code)
             values += of_values
             lanes += of_lanes
         decoded = decode(self.code, values, self.round, self.streams)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
 from typing import Any, Final
 
-from hansa.algorithms import schedule_checks, secure_checks
+from hansa.algorithms import privacy_checks, schedule_checks, secure_checks
 from hansa.algorithms.travelling import travelling_branches
 from hansa.core.errors import Problem
 from hansa.core.layout import Branch, Layout, Parameter
@@ -146,24 +146,6 @@ def rules_over_rows(transforms: tuple[Any, ...], aggregator: Any) -> Found:
             )
 
 
-def absent_rooms(privacy: Mapping[str, Any] | None) -> Found:
-    """Claims that nothing stands behind are refused."""
-    if privacy is not None:
-        yield Problem(
-            "privacy",
-            "differential privacy is not part of this version, so the plan would promise what nothing keeps; "
-            "remove the table.",
-        )
-
-
-def buffers_and_privacy(model: Model, privacy: Mapping[str, Any] | None) -> Found:
-    """Averaged buffers are statistics of examples and are not clipped with the update."""
-    if privacy is not None and model.buffers == "average":
-        yield Problem(
-            "model.buffers", 'averaged buffers leave clients unprotected; use "keep-local", or GroupNorm in the model.'
-        )
-
-
 def hooks(trainer: Any) -> Found:
     """Hooks bend gradients; some are defined for plain SGD only, and none may write another's branch."""
     if trainer.hooks and not trainer.bends_gradients:
@@ -264,8 +246,7 @@ CHECKS: Final[tuple[Callable[..., Found], ...]] = (
     noise_comes_last,
     noise_over_a_fixed_divisor,
     rules_over_rows,
-    absent_rooms,
-    buffers_and_privacy,
+    *privacy_checks.CHECKS,
     hooks,
     normalised_steps,
     *schedule_checks.CHECKS,

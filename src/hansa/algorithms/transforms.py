@@ -6,6 +6,7 @@ change of an entry by encoding and decoding. What claims nothing loses the guara
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal
 
@@ -119,6 +120,24 @@ class NormaliseBySteps(Identity):
         return replace(aggregate, values=values)
 
 
+def clipped(values: Array, parts: Sequence[slice], clip_norm: float) -> tuple[Array, Array]:
+    """Return updates [n, d] with the joint norm of some parts at most ``clip_norm``, and their norms before, [n].
+
+    In float32 arithmetic too: see :class:`Clip`.
+    """
+    squares = np.zeros(len(values))
+    for part in parts:
+        squares += np.square(values[:, part], dtype=np.float64).sum(axis=1)
+    norms = np.sqrt(squares)
+    limit = clip_norm * (1 - 1e-6)
+    factors = np.where(norms > limit, limit / np.maximum(norms, 1e-300), 1.0)
+    shorter = values.copy()
+    shorter[~np.isfinite(norms)] = 0
+    for part in parts:
+        np.multiply(shorter[:, part], factors[:, None], out=shorter[:, part], casting="same_kind")
+    return shorter, norms
+
+
 @dataclass(frozen=True, kw_only=True)
 class Clip(Identity):
     """Scales an update down to an L2 norm, jointly over the branches it names (all, unless named).
@@ -143,16 +162,7 @@ class Clip(Identity):
         """Return the clipped batch."""
         slices = batch.layout.slices
         named = [slices[name] for name in self.branches or slices if name in slices]
-        squares = np.zeros(len(batch))
-        for part in named:
-            squares += np.square(batch.values[:, part], dtype=np.float64).sum(axis=1)
-        norms = np.sqrt(squares)
-        limit = self.clip_norm * (1 - 1e-6)
-        factors = np.where(norms > limit, limit / np.maximum(norms, 1e-300), 1.0)
-        values = batch.values.copy()
-        values[~np.isfinite(norms)] = 0
-        for part in named:
-            np.multiply(values[:, part], factors[:, None], out=values[:, part], casting="same_kind")
+        values, norms = clipped(batch.values, named, self.clip_norm)
         return replace(batch, values=values).with_lanes(
             {_BELOW_CLIP.name: (norms <= self.clip_norm).astype(np.float64)}
         )

@@ -149,7 +149,8 @@ class ServerState:
 class Assignment:
     """What one cohort is asked to do. ``cohort`` holds ordinals, in the order that folding follows.
 
-    ``model`` is float32 [d]; clients that each go their own way (a baseline) have a row each, [n, d].
+    ``model`` is float32 [d]; clients that each go their own way (a baseline) have a row each, [n, d]. ``clip_norm`` is
+    that of the round under privacy.
     """
 
     round: int
@@ -158,6 +159,7 @@ class Assignment:
     cohort: Int64s
     population: int
     features: Scaling | None = None
+    clip_norm: float | None = None
 
 
 @dataclass(frozen=True)

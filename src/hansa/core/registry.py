@@ -92,6 +92,17 @@ PIECES: Final[dict[str, dict[str, str]]] = {
         "parquet": "hansa.data.tables:parquet",
         "folder": "hansa.data.folder:folder",
     },
+    "mechanism": {
+        "gaussian": "hansa.privacy.mechanisms:INDEPENDENT",
+        "banded-matrix": "hansa.privacy.mechanisms:BANDED_MATRIX",
+        "tree": "hansa.privacy.mechanisms:TREE",
+    },
+    "calibration": {
+        "privacy": "hansa.privacy.planned:calibrated",
+    },
+    "noise": {
+        "discrete-gaussian": "hansa.privacy.noise:discrete_gaussian",
+    },
     "metric": {
         "loss": "hansa.evaluation.metrics:LOSS",
         "accuracy": "hansa.evaluation.metrics:ACCURACY",

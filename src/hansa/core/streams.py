@@ -84,7 +84,7 @@ class Stream:
         shuffle depends on its number, its size and the draw, never on the others in the batch.
         """
         width = int(sizes.max(initial=0)) if width is None else width
-        words = self._draw(draw).bits(clients, width)
+        words = self.draw(draw).bits(clients, width)
         padding = np.arange(width)[None, :] >= sizes[:, None]
         words >>= np.uint64(1)
         words[padding] = np.uint64(2**64 - 1)
@@ -109,8 +109,8 @@ class Stream:
         """Return a 63-bit seed for a library's own generator (torch, numpy)."""
         return int(self.coins().words(1)[0] >> np.uint64(1))
 
-    def _draw(self, number: int) -> Stream:
-        """Return the stream of one of several shuffles."""
+    def draw(self, number: int) -> Stream:
+        """Return the stream of one of several draws of the same things."""
         return Stream(_key(self.key, "draw", number))
 
 
@@ -128,7 +128,7 @@ class OwnStream(Stream):
         """Return a reader of fresh words."""
         return Coins(_fresh)
 
-    def _draw(self, number: int) -> Stream:  # noqa: ARG002 - every draw is fresh
+    def draw(self, number: int) -> Stream:  # noqa: ARG002 - every draw is fresh
         return self
 
 

@@ -11,18 +11,15 @@ import math
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hansa.core.errors import HansaError
+from hansa.core.privacy import Adjacency
 
 Floats = NDArray[np.float64]
-Adjacency = Literal["add-or-remove-one", "zero-out", "replace-one"]
-"""Which data sets are neighbours: one privacy unit is there or not; its update is or is not replaced by zeros; its
-update is any other."""
-
 HIGHEST_SAMPLED: Final = 1024
 ORDERS: Final[Floats] = np.array(
     [

@@ -72,6 +72,11 @@ def discrete_gaussian(variance: Fraction, count: int, *, key: bytes | None = Non
     return samples
 
 
+def reach(variance: Fraction) -> int:
+    """Return the largest absolute sample of a variance: its tables end there."""
+    return sum(factor * _table_reach(part) for factor, part in parts(variance))
+
+
 def parts(variance: Fraction) -> list[tuple[int, Fraction]]:
     """Return factors and variances, each with a table, whose samples add up to one of ``variance``."""
     found, factor = [], 1
@@ -110,9 +115,13 @@ def table(variance: Fraction) -> Table:
     return Table(reach, thresholds, high, guide)
 
 
+def _table_reach(variance: Fraction) -> int:
+    return math.ceil(13.5 * math.sqrt(variance)) + 1
+
+
 def _thresholds(variance: Fraction) -> tuple[int, ...]:
     """Return 2^128 P(sample < x), rounded down, for x = -reach + 1 ... reach."""
-    reach = math.ceil(13.5 * math.sqrt(variance)) + 1
+    reach = _table_reach(variance)
     with localcontext() as context:
         context.prec = 80
         scale = Decimal(variance.denominator) / (2 * variance.numerator)

@@ -19,6 +19,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from hansa.algorithms.fold import BLOCK
+from hansa.algorithms.rounds import clip_norm_of
 from hansa.core.layout import Array, Int64s
 from hansa.core.nouns import Assignment
 from hansa.core.schema import to_mapping
@@ -219,7 +220,7 @@ def _trial(prepared: Prepared, count: int) -> _Trial:
     population = prepared.population
     ordinals = np.unique(np.linspace(0, population - 1, count).astype(np.int64))
     first = prepared.first
-    return _Trial(prepared, Assignment(1, first.layout, first.model, ordinals, population, first.features))
+    return _Trial(prepared, Assignment(1, first.layout, first.model, ordinals, population, first.features, clip_norm_of(first)))
 
 
 def _kernels(prepared: Prepared, batch: Any) -> Kernels:

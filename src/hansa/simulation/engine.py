@@ -91,7 +91,7 @@ def simulate_round(
         give_back_memory()
     closed, report = close_round(plan, state, aggregate)
     each = bytes_up / max(1, before)
-    facts = {**opened.facts, **cut_counts(aggregate)}
+    facts = {**opened.facts, **cut_counts(plan, aggregate)}
     return ClosedRound(closed, report, journal, each, time.perf_counter() - began, facts)
 
 

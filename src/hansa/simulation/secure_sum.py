@@ -6,6 +6,7 @@ Whatever goes to the server goes through here: updates, the prologue's statistic
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,6 +15,7 @@ import numpy as np
 from hansa.algorithms.aggregators import FixedMean
 from hansa.algorithms.fold import Collector, Fold, Rows, collector, partial_collector
 from hansa.algorithms.plan import Plan
+from hansa.algorithms.private_sums import central_noise, simulated_key
 from hansa.algorithms.secure_sums import Groups, Opening, RingFold, RingRows, lanes_code, training_code
 from hansa.algorithms.travelling import CAPPED, SCALED_DOWN
 from hansa.core.layout import Int64s, Layout
@@ -39,15 +41,16 @@ def collector_of(plan: Plan, assignment: Assignment, streams: Streams, folder: P
     opening = _opening(plan, assignment, streams)
     if opening is None:
         return collector(plan.aggregator, assignment.layout, len(assignment.cohort), folder)
-    return _secure_collector(plan, assignment, opening)
+    noise = None if plan.privacy is None else central_noise(plan, assignment.round, simulated_key(streams))
+    return _secure_collector(plan, assignment, replace(opening, noise=noise))
 
 
 def partial_of(plan: Plan, assignment: Assignment, streams: Streams) -> Fold | Rows | RingFold | RingRows:
     """Return an empty collector of a part of a round, which goes into the round's own by ``merge``."""
     opening = _opening(plan, assignment, streams)
-    if opening is None or plan.secure_aggregation is None:
+    if opening is None:
         return partial_collector(plan.aggregator, assignment.layout)
-    return RingFold(opening) if plan.secure_aggregation.mode == "arithmetic" else RingRows(opening)
+    return RingRows(opening) if _exact(plan) else RingFold(opening)
 
 
 def bytes_each(plan: Plan, batch: Batch) -> float:
@@ -56,9 +59,12 @@ def bytes_each(plan: Plan, batch: Batch) -> float:
     return batch.bytes_each if code is None else float(code.ring.nbytes)
 
 
-def cut_counts(aggregate: Aggregate) -> dict[str, int]:
-    """Return how many updates of a secure sum were scaled down or had their weight capped; nothing without one."""
-    lanes = aggregate.layout.lane_index
+def cut_counts(plan: Plan, aggregate: Aggregate) -> dict[str, int]:
+    """Return how many updates of a secure sum were scaled down or had their weight capped; nothing without one.
+
+    Under privacy nobody is told.
+    """
+    lanes = {} if plan.privacy is not None else aggregate.layout.lane_index
     return {lane.name: int(aggregate.lane(lane.name)) for lane in (SCALED_DOWN, CAPPED) if lane.name in lanes}
 
 
@@ -68,7 +74,7 @@ def summary_of(plan: Plan, rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any
     if section is None:
         return None
     told = {"protocol": section.protocol, "mode": section.mode, "meaning": MEANING[section.mode]}
-    counted = ("cohort", SCALED_DOWN.name, CAPPED.name)
+    counted = ("cohort", SCALED_DOWN.name, CAPPED.name) if plan.privacy is None else ("cohort",)
     return told | {name: sum(event.get(name, 0) for event in rounds) for name in counted}
 
 
@@ -83,7 +89,7 @@ def cut_notes(told: Mapping[str, Any] | None) -> list[str]:
     return [
         f"{told[name]} of {told['cohort']} updates {sentence}; raise it if that is not meant"
         for name, sentence in sentences.items()
-        if told[name]
+        if told.get(name)
     ]
 
 
@@ -114,17 +120,18 @@ class LaneSum:
 
 
 def _opening(plan: Plan, assignment: Assignment, streams: Streams) -> Opening | None:
-    code = training_code(plan, assignment.layout)
-    if code is None or plan.secure_aggregation is None:
-        return None
-    return Opening.of(plan.secure_aggregation, code, assignment, streams)
+    code = training_code(plan, assignment.layout, assignment.clip_norm)
+    return None if code is None else Opening.of(plan.secure_aggregation, code, assignment, streams)
+
+
+def _exact(plan: Plan) -> bool:
+    return plan.secure_aggregation is not None and plan.secure_aggregation.mode == "exact"
 
 
 def _secure_collector(plan: Plan, assignment: Assignment, opening: Opening) -> Collector:
-    if plan.secure_aggregation is None or plan.secure_aggregation.mode == "arithmetic":
-        return RingFold(opening)
-
     section = plan.secure_aggregation
+    if section is None or not _exact(plan):
+        return RingFold(opening)
 
     def sum_of(ring: Ring, vectors: Sequence[RingVector], _place: slice) -> RingVector:
         from hansa.simulation import exact_sums  # noqa: PLC0415 - cryptography, where it is used

@@ -7,39 +7,24 @@ bits moves the norm geometrically. "Differentially private learning with adaptiv
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hansa.core.errors import HansaError
+from hansa.core.privacy import AdaptiveClip
 
 
-@dataclass(frozen=True, kw_only=True)
-class AdaptiveClip:
-    """How a clip norm moves: towards the ``quantile`` of norms, within [``lowest``, ``highest``]."""
+def next_clip_norm(section: AdaptiveClip, clip_norm: float, noised_bits: float, divisor: float) -> float:
+    """Return the next round's clip norm, C exp(-rate (share - quantile)).
 
-    quantile: float = 0.5
-    learning_rate: float = 0.2
-    lowest: float
-    highest: float
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.quantile <= 1:
-            raise _invalid("A quantile is from 0 to 1.", f"It is {self.quantile:g}.")
-        if not 0 < self.lowest <= self.highest < math.inf:
-            raise _invalid("Clip norms are bounded, above 0.", f"The bounds are {self.lowest:g} and {self.highest:g}.")
-
-    def next(self, clip_norm: float, noised_bits: float, divisor: float) -> float:
-        """Return the next round's clip norm, C exp(-rate (share - quantile)).
-
-        ``noised_bits`` is the sum of the centred bits (each 1/2 or -1/2; see :func:`bits`) with its noise, ``divisor``
-        the number that the plan divides by. The share is clipped to [0, 1], the norm to its bounds: however wild the
-        noise, one step changes the norm by at most exp(rate).
-        """
-        share = min(1.0, max(0.0, noised_bits / divisor + 0.5))
-        moved = clip_norm * math.exp(-self.learning_rate * (share - self.quantile))
-        return min(self.highest, max(self.lowest, moved))
+    ``noised_bits`` is the sum of the centred bits (each 1/2 or -1/2; see :func:`bits`) with its noise, ``divisor`` the
+    number that the plan divides by. The share is clipped to [0, 1], the norm to its bounds: however wild the noise, one
+    step changes the norm by at most exp(rate).
+    """
+    share = min(1.0, max(0.0, noised_bits / divisor + 0.5))
+    moved = clip_norm * math.exp(-section.learning_rate * (share - section.quantile))
+    return min(section.highest, max(section.lowest, moved))
 
 
 def bits(norms: NDArray[np.floating], clip_norm: float) -> NDArray[np.float64]:
@@ -70,7 +55,3 @@ def update_multiplier(noise_multiplier: float, bit_noise: float) -> float:
             action="Ask more clients, lower the noise multiplier, or fix the clip norm.",
         )
     return 1 / math.sqrt(noise_multiplier**-2 - (2 * bit_noise) ** -2)
-
-
-def _invalid(rule: str, found: str) -> HansaError:
-    return HansaError("HANSA-PRIVACY-INVALID", rule=rule, found=found, action="Correct it.")

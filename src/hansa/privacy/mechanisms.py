@@ -1,0 +1,183 @@
+"""What a plan's mechanism adds, in whole numbers, and the events that an account is kept of.
+
+An event is folded from the plan's own parts: its sampler, the participations that it allows, its multiplier, its
+matrix. A multiplier is relative to the norm of one client's integers *after* rounding.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+from typing import Any, Final
+
+import numpy as np
+
+from hansa.algorithms.adaptive_clip import bit_deviation, update_multiplier
+from hansa.algorithms.plan import Plan
+from hansa.algorithms.private_sums import honest_parties, lanes_of_noise
+from hansa.algorithms.ring_plan import RingCode
+from hansa.algorithms.samplers import MinSeparation, Poisson, Uniform
+from hansa.algorithms.schedule import picking
+from hansa.algorithms.travelling import BELOW_CLIP
+from hansa.core.layout import Int64s
+from hansa.core.privacy import Privacy
+from hansa.privacy.accounting import Composition
+from hansa.privacy.event import (
+    DistributedGaussian,
+    Event,
+    FixedSizeGaussian,
+    Gaussian,
+    MatrixGaussian,
+    PoissonGaussian,
+)
+from hansa.privacy.keystream import row_key
+from hansa.privacy.matrices import BandedMatrix, TreeMatrix, participations
+from hansa.privacy.noise import discrete_gaussian, reach
+
+VALUES: Final = "values"
+
+
+@dataclass(frozen=True)
+class Independent:
+    """Independent discrete Gaussian noise in every round, by the server or by the clients together."""
+
+    def noise(self, plan: Plan, code: RingCode, number: int, key: bytes) -> tuple[Int64s, Int64s]:
+        """Return the noise of a round's sum: values int64 [width], and lanes int64 [lanes]."""
+        multiplier, columns = float(plan.privacy.noise_multiplier), {}  # type: ignore[union-attr, arg-type]
+        deviation = bit_noise(plan)
+        if deviation is not None:
+            multiplier = update_multiplier(multiplier, deviation)
+            variance = Fraction(math.ceil((deviation / BELOW_CLIP.resolution) ** 2))
+            columns[BELOW_CLIP.name] = int(discrete_gaussian(variance, 1, key=row_key(key, number, BELOW_CLIP.name))[0])
+        values = discrete_gaussian(
+            Fraction(variance_of(multiplier, code)), code.width, key=row_key(key, number, VALUES)
+        )
+        return values, lanes_of_noise(code, columns)
+
+    def client_variance(self, plan: Plan, norm: float) -> int:
+        """Return the variance of each client's share, in squared steps: enough where only the honest ones add any."""
+        privacy, section = _private(plan), plan.secure_aggregation
+        if section is None:
+            raise LookupError("noise by clients needs a secure sum")
+        return math.ceil((float(privacy.noise_multiplier or 0) * norm) ** 2 / honest_parties(section))
+
+    def reach(self, variance: int) -> int:
+        """Return the largest absolute sample of a variance."""
+        return reach(Fraction(variance))
+
+    def event(self, plan: Plan, multiplier: float, code: RingCode | None) -> Event:
+        """Return one release of a noise multiplier; with the integers of a plan whose clients add the noise, theirs."""
+        privacy, cohort = _private(plan), picking(plan.schedule, plan.cohort)
+        if privacy.trusted_sampling and isinstance(cohort, Poisson):
+            return PoissonGaussian(probability=cohort.rate, noise_multiplier=multiplier)
+        if privacy.trusted_sampling and isinstance(cohort, Uniform):
+            share = cohort.size / (privacy.population or cohort.size)
+            return FixedSizeGaussian(probability=share, noise_multiplier=multiplier)
+        if privacy.noise_by == "clients" and code is not None and plan.secure_aggregation is not None:
+            return DistributedGaussian(
+                distance=float(code.norm or 0),
+                local_variance=float(code.client_variance),
+                parties=honest_parties(plan.secure_aggregation),
+                dimension=code.width,
+            )
+        return Gaussian(noise_multiplier=multiplier)
+
+    def composition(self, plan: Plan, multiplier: float, code: RingCode | None = None) -> Composition:
+        """Return what one client can take part in over the whole run."""
+        return Composition.of((self.event(plan, multiplier, code), times(plan)))
+
+
+@dataclass(frozen=True)
+class Correlated:
+    """Noise of a matrix (DP-FTRL): one release for the whole run. ``kind`` is "banded-matrix" or "tree"."""
+
+    kind: str
+
+    def matrix(self, plan: Plan) -> BandedMatrix | TreeMatrix:
+        """Return the matrix of a plan: as many bands as it says, or as its clients rest rounds."""
+        bands = min(plan.rounds, _private(plan).bands or separation(plan))
+        return _banded(plan.rounds, bands) if self.kind == "banded-matrix" else TreeMatrix.within(plan.rounds, bands)
+
+    def digest(self, plan: Plan) -> str:
+        """Return SHA-256 of the matrix: rows drawn under one key belong to one matrix."""
+        return hashlib.sha256(repr(self.matrix(plan)).encode()).hexdigest()
+
+    def noise(self, plan: Plan, code: RingCode, number: int, key: bytes) -> tuple[Int64s, Int64s]:
+        """Return the noise of round ``number`` (from 1): values int64 [width], and no noise of lanes."""
+        multiplier = float(_private(plan).noise_multiplier or 0)
+        rows = _rows(self.matrix(plan), variance_of(multiplier, code), code.width, key)
+        return rows.row(number - 1), lanes_of_noise(code, {})
+
+    def composition(self, plan: Plan, multiplier: float, code: RingCode | None = None) -> Composition:  # noqa: ARG002 - the mechanisms' protocol
+        """Return the one release of the whole run."""
+        return Composition.of(MatrixGaussian(noise_multiplier=multiplier, participations=times(plan)))
+
+
+class _Rows:
+    """The rows of a run's noise in order; an earlier one than the next begins anew."""
+
+    def __init__(self, matrix: BandedMatrix | TreeMatrix, variance: int, width: int, key: bytes) -> None:
+        self._made = lambda start: matrix.noise(Fraction(variance), width, run_key=key, group=VALUES, start=start)
+        self._next, self._rows = 0, iter(())
+        self._begun = False
+
+    def row(self, index: int) -> Int64s:
+        if not self._begun or index != self._next:
+            self._rows: Iterator[Int64s] = self._made(index)
+            self._begun = True
+        self._next = index + 1
+        return next(self._rows)
+
+
+@lru_cache(maxsize=2)
+def _rows(matrix: BandedMatrix | TreeMatrix, variance: int, width: int, key: bytes) -> _Rows:
+    return _Rows(matrix, variance, width, key)
+
+
+@lru_cache(maxsize=16)
+def _banded(rounds: int, bands: int) -> BandedMatrix:
+    return BandedMatrix.optimal(rounds, bands)
+
+
+def variance_of(multiplier: float, code: RingCode) -> int:
+    """Return the variance of the noise on a sum, in squared steps: a whole number, rounded up."""
+    if code.norm is None:
+        raise LookupError("integers without a bound on their norm have no noise")
+    return math.ceil((multiplier * code.norm) ** 2)
+
+
+def bit_noise(plan: Plan) -> float | None:
+    """Return the standard deviation of the noise on the sum of an adaptive clip's bits, or None without one."""
+    if _private(plan).adaptive_clip is None:
+        return None
+    divisor: Any = plan.aggregator
+    return bit_deviation(float(divisor.divisor))
+
+
+def times(plan: Plan) -> int:
+    """Return in how many rounds one client's data can be, at most."""
+    cohort = plan.cohort
+    if not isinstance(cohort, MinSeparation):
+        return plan.rounds
+    most = plan.rounds if cohort.max_participations is None else cohort.max_participations
+    return participations(plan.rounds, min_separation=cohort.rounds, max_participations=most)
+
+
+def separation(plan: Plan) -> int:
+    """Return how many rounds apart two participations of one client are at least."""
+    return plan.cohort.rounds if isinstance(plan.cohort, MinSeparation) else 1
+
+
+def _private(plan: Plan) -> Privacy:
+    if plan.privacy is None:
+        raise LookupError("a plan without [privacy] has no mechanism")
+    return plan.privacy
+
+
+INDEPENDENT: Final = Independent()
+BANDED_MATRIX: Final = Correlated("banded-matrix")
+TREE: Final = Correlated("tree")
