@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hansa.core.errors import HansaError
-from hansa.privacy.accounting import Composition, charged
 from hansa.algorithms.adaptive_clip import bit_deviation, bits, next_clip_norm, update_multiplier
+from hansa.core.errors import HansaError
 from hansa.core.privacy import AdaptiveClip
 from hansa.core.schema import build
+from hansa.privacy.accounting import Composition, charged
 from hansa.privacy.event import Gaussian, rho
 
 CLIP = AdaptiveClip(lowest=0.01, highest=100.0)

@@ -65,7 +65,7 @@ def test_sound_plans_build(change):
         (private(bands=4), "privacy.bands", "remove it"),
         (private(mechanism="tree") | {"cohort": {"kind": "uniform", "size": 100}}, "cohort", "use min-separation"),
         (private(mechanism="banded-matrix", **ADAPTIVE), "privacy.adaptive_clip", "one clip norm"),
-        (private(mechanism="tree", noise_by="clients") | {"secure_aggregation": SECURE}, "privacy.mechanism", "gaussian"),
+        (DISTRIBUTED | private(mechanism="tree", noise_by="clients"), "privacy.mechanism", "gaussian"),
         (private(noise_by="clients"), "privacy.noise_by", "add [secure_aggregation]"),
         (DISTRIBUTED | {"secure_aggregation": SECURE | {"group_size": 50}}, "privacy.noise_by", "group_size"),
         (private(noise_by="clients", **ADAPTIVE) | {"secure_aggregation": SECURE}, "privacy.adaptive_clip", "remove"),

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.algorithms.test_privacy_checks import ADAPTIVE, BASE, DISTRIBUTED, SECURE, private
 
 from hansa.algorithms.fixed_point import encode, signed, squared_norms
 from hansa.algorithms.plan import plan_from_mapping
@@ -24,7 +25,6 @@ from hansa.privacy.matrices import BandedMatrix
 from hansa.privacy.mechanisms import VALUES, variance_of
 from hansa.privacy.noise import discrete_gaussian
 from hansa.testing import MemoryClients
-from tests.algorithms.test_privacy_checks import ADAPTIVE, BASE, DISTRIBUTED, SECURE, private
 
 KEY = bytes(range(32))
 

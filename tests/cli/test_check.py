@@ -54,10 +54,14 @@ def test_clients_that_are_made_up_are_said_to_be_so(hansa, plan):
     assert "the clients are made up: their examples are dealt from one pool" in found.said
 
 
-def test_a_claim_that_nothing_keeps_is_refused(hansa, plan):
+def test_a_claim_that_says_nothing_is_refused(hansa, plan):
     found = hansa("check", plan, "--set", "privacy.x=1", "--json")
     assert found.status == 2
-    assert [problem["path"] for problem in found.json["error"]["problems"]] == ["privacy"]
+    assert [problem["path"] for problem in found.json["error"]["problems"]] == [
+        "privacy.x",
+        "privacy.clip_norm",
+        "privacy.delta",
+    ]
 
 
 def test_the_clients_of_a_source_without_its_own_are_made_up_too(hansa, plan):

@@ -3,43 +3,54 @@
 from __future__ import annotations
 
 import math
-from fractions import Fraction
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from tests.algorithms.test_privacy_checks import BASE
 
+from hansa.algorithms.fixed_point import encode
+from hansa.algorithms.plan import plan_from_mapping
+from hansa.algorithms.private_sums import central_noise, private_code, protected, withheld
+from hansa.algorithms.secure_sums import Groups, Opening, RingFold
+from hansa.algorithms.travelling import travelling_lanes
 from hansa.core.errors import HansaError
-from hansa.privacy.accounting import Composition, charged
+from hansa.core.layout import COUNT, Branch, Layout, Parameter
+from hansa.core.nouns import Assignment, Batch, ClientBatch, ClientContext, Signature
+from hansa.core.streams import Streams
 from hansa.privacy.auditing import HIGHEST, audit, epsilon_lower_bound, p_value
-from hansa.privacy.event import Gaussian
-from hansa.privacy.keystream import row_key
-from hansa.privacy.noise import discrete_gaussian
-from hansa.privacy.rounding import rounded_norm, stochastic_rounding
+from hansa.privacy.planned import cost_of
+from hansa.testing import MemoryClients
 
 KEY = bytes(range(32))
-CANARIES, DIMENSION, CLIP, GRANULARITY, DELTA = 1500, 2000, 1.0, 2.0**-12, 1e-5
+CANARIES, DIMENSION, CLIP, DELTA = 1500, 2000, 1.0, 1e-5
 
 
-def released(rows, *, noise_multiplier, clip):
-    """The mechanism: clip each row, round it, add up in integers, add integer noise; back in the rows' unit."""
-    bound = rounded_norm(CLIP, GRANULARITY, DIMENSION)
-    total = np.zeros(DIMENSION, dtype=np.int64)
-    for number, row in enumerate(rows):
-        norm = np.linalg.norm(row)
-        clipped = row * min(1.0, CLIP / norm) if clip else row
-        total += stochastic_rounding(
-            clipped,
-            clip_norm=max(CLIP, np.linalg.norm(clipped)),
-            granularity=GRANULARITY,
-            key=row_key(KEY, number, "r"),
-        )
-    if noise_multiplier:
-        sigma = Fraction(noise_multiplier * bound / GRANULARITY)
-        total += discrete_gaussian(sigma**2, DIMENSION, key=KEY)
-    return total * GRANULARITY
+def released(plan, rows, *, noise, clip):
+    """What a round under the plan releases of these updates, by the functions that rounds call; in the rows' unit."""
+    layout = Layout(
+        (Branch("params", (Parameter("w", (DIMENSION,)),)),), travelling_lanes(["params"], [], integers=True)
+    )
+    columns = {COUNT.name: np.ones(len(rows)), "weight.params": np.ones(len(rows))}
+    batch = Batch(rows.astype(np.float32), layout.encode_lanes(columns, len(rows)), layout)
+    data = MemoryClients([np.zeros((1, 1), np.float32)] * len(rows), [np.zeros(1)] * len(rows))
+    everyone = np.arange(len(rows))
+    assignment = Assignment(1, layout, np.zeros(DIMENSION, np.float32), everyone, population=len(rows))
+    context = ClientContext(assignment, ClientBatch(everyone, data, Signature((1,), 0)), Streams(0))
+    bound = CLIP if clip else 100 * CLIP
+    sized = private_code(plan, layout, CLIP)
+    code = sized if clip else replace(private_code(plan, layout, bound), norm=None)
+    batch = withheld(encode(code, protected(plan, batch, bound), context))
+    added = central_noise(plan, 1, KEY) if noise else None
+    if added is not None and not clip:
+        values, lanes = added(sized)  # sized to the clip that is claimed
+        added = lambda _: ((values * (sized.branches[0].step / code.branches[0].step)).astype(np.int64), lanes)  # noqa: E731
+    fold = RingFold(Opening(code, Groups(len(rows), 1), 1, Streams(0), added))
+    fold.add(batch, 0)
+    return fold.finish(plan.aggregator, len(rows)).values
 
 
 def audited(claimed_multiplier, *, noise=True, clip=True):
@@ -49,10 +60,18 @@ def audited(claimed_multiplier, *, noise=True, clip=True):
     canaries = np.zeros((included.sum(), DIMENSION))
     canaries[np.arange(len(canaries)), np.flatnonzero(included)] = 30 * CLIP
     others = random.normal(size=(50, DIMENSION)) * 0.001
-    total = released(np.concatenate([canaries, others]), noise_multiplier=claimed_multiplier if noise else 0, clip=clip)
+    privacy = {"clip_norm": CLIP, "delta": DELTA, "noise_multiplier": claimed_multiplier}
+    plan = plan_from_mapping(
+        BASE
+        | {
+            "rounds": 1,
+            "cohort": {"kind": "poisson", "rate": 0.5},
+            "privacy": privacy | {"adjacency": "add-or-remove-one"},
+        }
+    )
+    total = released(plan, np.concatenate([canaries, others]), noise=noise, clip=clip)
     found = audit(total[:CANARIES], included, delta=DELTA, guesses=(100, 400, 1500))
-    event = Composition.of(Gaussian(noise_multiplier=claimed_multiplier))
-    return found.epsilon_at_least, charged(event, delta=DELTA, adjacency="add-or-remove-one")[0]
+    return found.epsilon_at_least, cost_of(plan).epsilon_charged
 
 
 @pytest.mark.parametrize("noise_multiplier", [0.8, 1.5, 4.0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
+from tests.algorithms.test_privacy_checks import BASE, DISTRIBUTED, POISSON, SECURE, private
 
 from hansa.algorithms.plan import plan_from_mapping
 from hansa.algorithms.private_sums import private_code
@@ -13,7 +14,6 @@ from hansa.privacy.accounting import Composition, charged
 from hansa.privacy.event import FixedSizeGaussian, Gaussian, MatrixGaussian, PoissonGaussian, rho
 from hansa.privacy.mechanisms import BANDED_MATRIX, INDEPENDENT, TREE, times
 from hansa.privacy.planned import cost_of
-from tests.algorithms.test_privacy_checks import BASE, DISTRIBUTED, POISSON, SECURE, private
 
 LAYOUT = Layout((Branch("params", (Parameter("w", (5000,)),)),), (COUNT,))
 

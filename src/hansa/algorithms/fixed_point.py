@@ -1,7 +1,8 @@
 """From updates to the integers of a secure sum, and from their sum back: the only way in and out of the ring.
 
 On the client: (clip, where the plan lists it or has privacy) -> weight in whole units -> optional rotation -> scale ->
-stochastic rounding -> (its share of the noise) -> modulo 2^b. Weights, counts, the loss and every other lane travel as integers of the same vector.
+stochastic rounding -> (its share of the noise) -> modulo 2^b. Weights, counts, the loss and every other lane travel as
+integers of the same vector.
 Source: Bonawitz, Salehi, Konecny, McMahan, Gruteser 2019, "Federated learning with autotuned communication-efficient
 secure aggregation", section III, https://arxiv.org/abs/1912.00131.
 

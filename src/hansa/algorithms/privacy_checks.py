@@ -20,15 +20,13 @@ Found = Iterator[Problem]
 
 
 def nothing_beside(privacy: Privacy | None, transforms: tuple[Any, ...]) -> Found:
-    """The section clips, rounds and adds noise after the last transform, and each update weighs the same."""
+    """Refuse what clips, rounds, weighs or adds noise beside the section, which does so after the last transform."""
     for position, transform in enumerate(transforms if privacy is not None else ()):
         kind, path = kind_of("transform", transform), f"transforms.{position}"
         if kind == "clip":
             yield Problem(path, "[privacy] clips by itself, to privacy.clip_norm; remove clip.")
         elif not transform.linear:
-            yield Problem(
-                path, f"{kind} is undone row by row, and privacy protects a sum; remove {kind} or [privacy]."
-            )
+            yield Problem(path, f"{kind} is undone row by row, and privacy protects a sum; remove {kind} or [privacy].")
         elif transform.noise_unit is not None or transform.emits == "ring":
             yield Problem(path, f"[privacy] rounds and adds noise after the last transform by itself; remove {kind}.")
         elif kind == "weigh-by-size":
@@ -94,7 +92,7 @@ def correlated(privacy: Privacy | None, cohort: Any) -> Found:
             "lower it, or raise cohort.rounds.",
         )
     if privacy.noise_by == "clients":
-        yield Problem(path, f"{kind} is one party's noise over many rounds; use gaussian, or noise_by = \"server\".")
+        yield Problem(path, f'{kind} is one party\'s noise over many rounds; use gaussian, or noise_by = "server".')
     if privacy.adaptive_clip is not None:
         yield Problem(
             "privacy.adaptive_clip", f"{kind} is one release with one clip norm for the whole run; remove it."
@@ -124,7 +122,7 @@ def by_clients(privacy: Privacy | None, secure_aggregation: SecureAggregation | 
 def amplification(
     privacy: Privacy | None, cohort: Any, schedule: Any, secure_aggregation: SecureAggregation | None
 ) -> Found:
-    """Amplification is claimed where who was drawn is secret, drawn as the account has it, and noise always released."""
+    """Refuse to claim what sampling gains where who was drawn is no secret, or not drawn as the account has it."""
     if privacy is None or not privacy.trusted_sampling:
         if privacy is not None and privacy.population is not None:
             yield Problem("privacy.population", "it matters under trusted_sampling only; remove it.")
@@ -152,7 +150,7 @@ def amplification(
 
 
 def bit_noise(privacy: Privacy | None, aggregator: Any) -> Found:
-    """The noise on an adaptive clip's bits leaves room for that on the updates (Andrew et al. 2021, theorem 1)."""
+    """Refuse more noise than an adaptive clip's bits leave room for (Andrew et al. 2021, theorem 1)."""
     if privacy is None or privacy.adaptive_clip is None or not aggregator.fixed:
         return
     most = aggregator.divisor / 10
@@ -165,7 +163,7 @@ def bit_noise(privacy: Privacy | None, aggregator: Any) -> Found:
 
 
 def divisor_of_size(privacy: Privacy | None, cohort: Any, aggregator: Any) -> Found:
-    """A divisor far from the cohort's size is a mistake of scale."""
+    """Refuse a divisor far from the cohort's size: a mistake of scale."""
     if privacy is None or not aggregator.fixed or not has_fixed_size(cohort):
         return
     if aggregator.divisor > 2 * cohort.size or 2 * aggregator.divisor < cohort.size:

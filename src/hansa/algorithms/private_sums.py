@@ -1,6 +1,6 @@
 """Sums under ``[privacy]``: clipped updates as integers of bounded norm, and integer noise on their sum.
 
-Updates are clipped and rounded on the client, with a secure sum or without one; what a sum is released with is whole
+Updates are clipped and rounded on the client, with a secure sum or without one; what is released of a sum is whole
 numbers plus whole noise, and only then floats. The noise is sized to the norm *after* rounding, so that a noise
 multiplier means what it says whatever the dimension and the bits. What mechanisms know of noise is in
 :mod:`hansa.privacy`, found through the registry.
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from hansa.algorithms.plan import Plan
 
 VALUE_BITS: Final = 16
-"""Bits of an entry where the plan says nothing: a clip norm is then 32,767 steps, beside which rounding costs little."""
+"""Bits of an entry where the plan says nothing: a clip norm is then 32,767 steps, and rounding costs little."""
 
 MOST_CLIENTS: Final = 10**6
 """For how many clients the integers are sized where neither a secure sum nor the sampler says it."""

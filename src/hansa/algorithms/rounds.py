@@ -65,9 +65,9 @@ def travelling_layout(plan: Plan, model: Layout) -> Layout:
     added = [Branch(name, parameters) for hook in plan.trainer.hooks for name in hook.branches]
     layout = model.with_branches(*added)
     names = [branch.name for branch in layout.branches]
-    private = plan.privacy is not None
-    integers, adaptive = private or plan.secure_aggregation is not None, private and plan.privacy.adaptive_clip
-    lanes = travelling_lanes(names, plan.transforms, integers=integers, adaptive=bool(adaptive))
+    privacy, secure = plan.privacy, plan.secure_aggregation is not None
+    adaptive = privacy is not None and privacy.adaptive_clip is not None
+    lanes = travelling_lanes(names, plan.transforms, integers=secure or privacy is not None, adaptive=adaptive)
     return layout.with_lanes(*lanes)
 
 
@@ -96,6 +96,12 @@ def open_round(plan: Plan, state: ServerState, eligible: EligibleView, coins: Co
 def clip_norm_of(state: ServerState) -> float | None:
     """Return the clip norm of the next round, or None where nothing is clipped by the plan's privacy."""
     return float(state.slots[_CLIP]["norm"][0]) if _CLIP in state.slots else None
+
+
+def clip_facts(plan: Plan, state: ServerState) -> dict[str, float]:
+    """Return what a round's event tells of an adaptive clip norm: that of the round, which noised bits gave."""
+    adaptive = plan.privacy is not None and plan.privacy.adaptive_clip is not None
+    return {"clip_norm": clip_norm_of(state) or 0.0} if adaptive else {}
 
 
 def client_update(

@@ -1,4 +1,4 @@
-"""How sums of integers are collected, secure or noised: integers added in the ring, group by group, and decoded after the sum.
+"""How sums of integers are collected, secure or noised: added in the ring, group by group, and decoded afterwards.
 
 Adding integers is exact, so the order of clients, chunks and workers does not matter. Two collectors make the same sum:
 :class:`RingFold` adds as updates come, in memory of the model; :class:`RingRows` keeps every client's vector and hands

@@ -9,12 +9,24 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from hansa.algorithms.secure_sums import training_code
 from hansa.cli.check_federation import check_federation
 from hansa.cli.console import facts, heading, print_json, screen
 from hansa.cli.options import AsJson, Overrides
-from hansa.cli.promises import NO_EPSILON, NO_UNIT, Costs, costs, held_out, pieces, promises, secure_promises
+from hansa.cli.promises import (
+    NO_EPSILON,
+    NO_UNIT,
+    Costs,
+    costs,
+    held_out,
+    pieces,
+    privacy_promises,
+    promises,
+    secure_promises,
+)
 from hansa.core.schema import to_mapping
 from hansa.reporting.disclosure import IN_THE_CLEAR, SUM_ONLY
+from hansa.reporting.privacy_sentences import told
 from hansa.simulation.preparation import Prepared, prepare
 from hansa.wire.plans import read_plan
 
@@ -60,6 +72,15 @@ def _show(console: Console, prepared: Prepared, cost: Costs) -> None:
         facts(console, pairs)
 
 
+def _private(prepared: Prepared) -> dict[str, Any]:
+    """Return what differential privacy the plan promises."""
+    numbers = told(prepared.plan, training_code(prepared.plan, prepared.first.layout))
+    if numbers is None:
+        return {"privacy_unit": NO_UNIT, "epsilon": NO_EPSILON}
+    said = [text for _, text in privacy_promises(prepared.plan, prepared.first.layout)]
+    return {"privacy_unit": numbers["unit"], "epsilon": numbers["epsilon_charged"], "privacy": numbers, "said": said}
+
+
 def _secure(prepared: Prepared) -> dict[str, Any]:
     """Return the sentences about secure sums, by whom or what they are about."""
     told: dict[str, list[str]] = {}
@@ -78,8 +99,7 @@ def _answer(prepared: Prepared, cost: Costs) -> dict[str, Any]:
         "plan_sha256": prepared.plan_sha256,
         "data_sha256": prepared.data.sha256,
         "promises": {
-            "privacy_unit": NO_UNIT,
-            "epsilon": NO_EPSILON,
+            **_private(prepared),
             "server_sees": IN_THE_CLEAR if prepared.plan.secure_aggregation is None else SUM_ONLY,
             **_secure(prepared),
         },

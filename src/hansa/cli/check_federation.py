@@ -14,7 +14,7 @@ from hansa.algorithms.rounds import travelling_layout
 from hansa.algorithms.secure_sums import largest_group, training_code
 from hansa.cli.console import facts, heading
 from hansa.cli.job_building import build_job, signature_of
-from hansa.cli.promises import NO_EPSILON, NO_UNIT, pieces
+from hansa.cli.promises import pieces, privacy_promises
 from hansa.core.errors import PlanError
 from hansa.core.layout import Layout
 from hansa.core.nouns import Signature
@@ -41,7 +41,7 @@ class FederationPlan:
     def promises(self) -> list[tuple[str, str]]:
         """Return what the plan promises, as names and sentences."""
         seen = server_sees(to_mapping(self.plan), metrics=self.metrics, on_clients=True)
-        found = [("privacy unit", NO_UNIT), ("epsilon", NO_EPSILON)]
+        found = privacy_promises(self.plan, self.layout)
         found += [("the server sees" if phrase == seen[0] else "", phrase) for phrase in seen]
         section, code = self.plan.secure_aggregation, training_code(self.plan, self.layout)
         if section is not None and code is not None:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from hansa.cli.console import facts, print_json, screen, sentence
-from hansa.cli.options import AsJson
+from hansa.cli.options import AsJson, Overrides
+from hansa.core.schema import to_mapping
+from hansa.wire.plans import read_plan
 
 if TYPE_CHECKING:
+    from hansa.core.privacy import Adjacency
     from hansa.privacy.accounting import Composition, Cost
-    from hansa.privacy.event import Adjacency, Event
+    from hansa.privacy.event import Event
 
 app = typer.Typer()
 
@@ -116,6 +120,27 @@ def calibrate(  # noqa: PLR0913 - a command's options
     else:
         raise typer.BadParameter("give --rounds, or --noise-multiplier alone, or --deviation; the rest is found.")
     _show(found, composition, delta=delta, adjacency=budget["adjacency"], unit=unit, as_json=as_json)
+
+
+@app.command()
+def explain(
+    plan: Annotated[Path, typer.Argument(metavar="PLAN.toml", help="The plan.")],
+    *,
+    settings: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a plan protects, against whom, for which unit and at what cost. No data are read."""
+    from hansa.reporting.disclosure import server_sees  # noqa: PLC0415 - only where a command needs it
+    from hansa.reporting.privacy_sentences import NOT_PRIVATE, sentences, told  # noqa: PLC0415 - as above
+
+    read = read_plan(plan, overrides=settings or [])
+    said = sentences(read) or NOT_PRIVATE
+    seen = server_sees(to_mapping(read), metrics=(), on_clients=read.evaluation.federated)
+    pairs = [*said, *(("the server sees" if phrase == seen[0] else "", phrase) for phrase in seen)]
+    console = screen()
+    facts(console, [(about, text) for about, text in pairs])
+    if as_json:
+        print_json({"name": read.name, "privacy": told(read), "server_sees": list(seen), "said": [t for _, t in said]})
 
 
 def _least_noise(

@@ -14,11 +14,13 @@ from threadpoolctl import threadpool_limits
 from hansa.algorithms.plan import Plan
 from hansa.algorithms.schedule import picking
 from hansa.algorithms.secure_sums import training_code
+from hansa.core.layout import Layout
 from hansa.core.nouns import ServerState
 from hansa.core.registry import kind_of
 from hansa.core.schema import to_mapping, to_plain
 from hansa.core.sections import Data
 from hansa.data.sources import Source, find
+from hansa.reporting import privacy_sentences
 from hansa.reporting.disclosure import server_sees
 from hansa.reporting.figures import bytes_text, count_text, plural, seconds_text
 from hansa.reporting.secure_sentences import sentences
@@ -38,19 +40,26 @@ NO_EPSILON: Final = "none: this plan makes no differential privacy claim"
 
 
 def promises(prepared: Prepared) -> list[tuple[str, str]]:
-    """Return what the plan promises, as names and sentences. A plan that claims privacy does not build yet."""
+    """Return what the plan promises, as names and sentences."""
     plan = prepared.plan
     kept = "examples" + (", and what a client keeps between rounds" if prepared.first_rows else "")
     data = prepared.data
     on_clients = any(part is not None for part in (data.test, data.validation, data.held_out))
     metrics = [metric.name for metric in prepared.metrics]
     seen = server_sees(to_mapping(plan), metrics=metrics, on_clients=on_clients)
-    found = [("privacy unit", NO_UNIT), ("epsilon", NO_EPSILON)]
+    found = privacy_promises(plan, prepared.first.layout)
     found += [("the server sees" if phrase == seen[0] else "", phrase) for phrase in seen]
     if any(kind_of("transform", transform) == "clip" for transform in plan.transforms):
         found.append(("clip", "bounds the size of an update; without noise it protects no one"))
     found += secure_promises(prepared)
     return [*found, ("stays with clients", kept), ("this simulation", _simulated(plan))]
+
+
+def privacy_promises(plan: Plan, layout: Layout) -> list[tuple[str, str]]:
+    """Return what differential privacy a plan promises, or that it promises none."""
+    if plan.privacy is None:
+        return [("privacy unit", NO_UNIT), ("epsilon", NO_EPSILON)]
+    return [(about, text) for about, text in privacy_sentences.sentences(plan, training_code(plan, layout))]
 
 
 def secure_promises(prepared: Prepared) -> list[tuple[str, str]]:
@@ -72,6 +81,8 @@ def _simulated(plan: Plan) -> str:
         text += f", but the baselines for comparison ({names}) need the data in one place"
     if plan.data is not None and _dealt(plan.data):
         text += "; the clients are made up: their examples are dealt from one pool"
+    if plan.privacy is not None:
+        text += f"; its epsilon is {privacy_sentences.HYPOTHETICAL}"
     if plan.secure_aggregation is not None:
         text += f"; secure sums are {MEANING[plan.secure_aggregation.mode]}"
     return text + "."

@@ -129,6 +129,7 @@ class OwnStream(Stream):
         return Coins(_fresh)
 
     def draw(self, number: int) -> Stream:  # noqa: ARG002 - every draw is fresh
+        """Return this stream: every draw is fresh."""
         return self
 
 

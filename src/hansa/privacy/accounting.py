@@ -19,9 +19,9 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from hansa.core.errors import HansaError
+from hansa.core.privacy import Adjacency
 from hansa.privacy.event import (
     ORDERS,
-    Adjacency,
     Event,
     FixedSizeGaussian,
     Floats,

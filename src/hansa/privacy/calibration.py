@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import Final
 
 from hansa.core.errors import HansaError
+from hansa.core.privacy import Adjacency
 from hansa.privacy.accounting import Composition, charged
-from hansa.privacy.event import Adjacency
 
 STEP: Final = 1e-4
 """Noise multipliers are multiples of it."""

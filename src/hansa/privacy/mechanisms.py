@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Final
-
-import numpy as np
 
 from hansa.algorithms.adaptive_clip import bit_deviation, update_multiplier
 from hansa.algorithms.plan import Plan
@@ -71,7 +68,8 @@ class Independent:
 
     def event(self, plan: Plan, multiplier: float, code: RingCode | None) -> Event:
         """Return one release of a noise multiplier; with the integers of a plan whose clients add the noise, theirs."""
-        privacy, cohort = _private(plan), picking(plan.schedule, plan.cohort)
+        schedule: Any = plan.schedule  # buffers are refused
+        privacy, cohort = _private(plan), picking(schedule, plan.cohort)
         if privacy.trusted_sampling and isinstance(cohort, Poisson):
             return PoissonGaussian(probability=cohort.rate, noise_multiplier=multiplier)
         if privacy.trusted_sampling and isinstance(cohort, Uniform):
@@ -121,14 +119,12 @@ class _Rows:
     """The rows of a run's noise in order; an earlier one than the next begins anew."""
 
     def __init__(self, matrix: BandedMatrix | TreeMatrix, variance: int, width: int, key: bytes) -> None:
-        self._made = lambda start: matrix.noise(Fraction(variance), width, run_key=key, group=VALUES, start=start)
-        self._next, self._rows = 0, iter(())
-        self._begun = False
+        self._made = partial(matrix.noise, Fraction(variance), width, run_key=key, group=VALUES)
+        self._rows, self._next = self._made(start=0), 0
 
     def row(self, index: int) -> Int64s:
-        if not self._begun or index != self._next:
-            self._rows: Iterator[Int64s] = self._made(index)
-            self._begun = True
+        if index != self._next:
+            self._rows = self._made(start=index)
         self._next = index + 1
         return next(self._rows)
 

@@ -18,15 +18,15 @@ _SLACK = 1e-9
 """What rounding of floating-point numbers may add to an epsilon that was calibrated."""
 
 
-def calibrated(plan: Plan) -> Privacy:
+def calibrated(plan: Plan) -> Privacy | None:
     """Return the section with its noise multiplier: the least whose charged epsilon is no more than the plan's.
 
     Raises PlanError where a given multiplier costs more, or none costs as little.
     """
-    privacy: Any = plan.privacy
-    if privacy.noise_multiplier is not None:
+    privacy = plan.privacy
+    if privacy is None or privacy.epsilon is None or privacy.noise_multiplier is not None:
         _require_budget(plan)
-        return replace(privacy)
+        return privacy
     mechanism = mechanism_of(plan)
     try:
         multiplier = noise_for(
@@ -42,8 +42,8 @@ def calibrated(plan: Plan) -> Privacy:
 
 
 def _require_budget(plan: Plan) -> None:
-    privacy: Any = plan.privacy
-    if privacy.epsilon is None:
+    privacy = plan.privacy
+    if privacy is None or privacy.epsilon is None:
         return
     cost = cost_of(plan)
     if cost.epsilon_charged > privacy.epsilon * (1 + _SLACK):

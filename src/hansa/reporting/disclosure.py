@@ -20,6 +20,9 @@ SUM: Final = (
     f"{SUM_ONLY}, with the sums of their weights, counts and training statistics such as the mean training loss; "
     "nothing else about one client's update"
 )
+CLIPPED: Final = f"{IN_THE_CLEAR}, clipped and rounded, without weight or loss, and before the noise"
+NOISELESS: Final = f"{SUM_ONLY}, clipped and rounded, before the noise; no weight, loss or other statistic"
+NOISED: Final = f"{SUM_ONLY}, clipped and rounded, with the noise of its clients; no weight, loss or other statistic"
 GROUPED: Final = "that sum for each group of a cohort"
 SUMMED_SCALING: Final = (
     "before round 1: the sum over all clients of counts, sums and sums of squares of every numeric column"
@@ -37,6 +40,15 @@ def is_secure(plan: Mapping[str, Any]) -> bool:
     return isinstance(plan.get("secure_aggregation"), Mapping)
 
 
+def _updates(plan: Mapping[str, Any], *, secure: bool) -> str:
+    """Return what a server sees of the updates."""
+    if not isinstance(plan.get("privacy"), Mapping):
+        return SUM if secure else UPDATES
+    if not secure:
+        return CLIPPED
+    return NOISED if nested(plan, "privacy", "noise_by") == "clients" else NOISELESS
+
+
 def server_sees(plan: Mapping[str, Any], *, metrics: Sequence[str], on_clients: bool) -> tuple[str, ...]:
     """Return what the server of a federation that runs a plan would see, a phrase each.
 
@@ -48,7 +60,7 @@ def server_sees(plan: Mapping[str, Any], *, metrics: Sequence[str], on_clients: 
     histograms = ", ".join(metric_name(name) for name in metrics if name in measured & _HISTOGRAM_METRICS)
     secure = is_secure(plan)
     found = {
-        SUM if secure else UPDATES: True,
+        _updates(plan, secure=secure): True,
         GROUPED: nested(plan, "secure_aggregation", "group_size") is not None,
         ATTENDANCE: True,
         PHASES: secure,

@@ -289,6 +289,18 @@ def _digests(summary: Mapping[str, Any]) -> dict[str, str]:
     return {key: str(summary[key]) for key in keys if summary.get(key)}
 
 
+def _guarantee(run: Figures) -> str | None:
+    """Return what the run's differential privacy is worth, in a sentence; None without any."""
+    told = nested(run.summary, "privacy")
+    if not isinstance(told, Mapping):
+        return None
+    return (
+        f"charged epsilon {told['epsilon_charged']:.4g} at delta {told['delta']:g} (reference "
+        f"{told['epsilon_reference']:.4g}, which is not the guarantee), for one {told['unit']}, {told['adjacency']}; "
+        f"noise of {told['noise_multiplier']:g} clip norms by the {told['noise_by']}. {told['meaning']}"
+    )
+
+
 def _privacy(run: Figures) -> dict[str, Any]:
     """Return what the privacy note must know of the plan and the results."""
     places = (run.summary.get("auc_error"), nested(run.summary, "metrics", "auc_error"))
@@ -299,6 +311,7 @@ def _privacy(run: Figures) -> dict[str, Any]:
         "readable": bool(run.plan),
         "protected": [name for name in ("secure_aggregation", "privacy") if name in run.plan],
         "secure": nested(run.summary, "secure_aggregation", "meaning"),
+        "private": _guarantee(run),
         "sees": server_sees(run.plan, metrics=run.metrics, on_clients=on_clients),
         "baselines": any(nested(run.summary, "baselines", key) for key in ("local_only", "centralised")),
         "on_clients": on_clients,

@@ -220,7 +220,9 @@ def _trial(prepared: Prepared, count: int) -> _Trial:
     population = prepared.population
     ordinals = np.unique(np.linspace(0, population - 1, count).astype(np.int64))
     first = prepared.first
-    return _Trial(prepared, Assignment(1, first.layout, first.model, ordinals, population, first.features, clip_norm_of(first)))
+    return _Trial(
+        prepared, Assignment(1, first.layout, first.model, ordinals, population, first.features, clip_norm_of(first))
+    )
 
 
 def _kernels(prepared: Prepared, batch: Any) -> Kernels:

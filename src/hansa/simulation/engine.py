@@ -12,7 +12,7 @@ import numpy as np
 
 from hansa.algorithms import divergence
 from hansa.algorithms.fold import Collector, one_after_another
-from hansa.algorithms.rounds import close_round
+from hansa.algorithms.rounds import clip_facts, close_round
 from hansa.algorithms.stopping import stopping_reason
 from hansa.core.layout import Array
 from hansa.core.nouns import RoundReport, ServerState
@@ -91,7 +91,7 @@ def simulate_round(
         give_back_memory()
     closed, report = close_round(plan, state, aggregate)
     each = bytes_up / max(1, before)
-    facts = {**opened.facts, **cut_counts(plan, aggregate)}
+    facts = {**opened.facts, **cut_counts(plan, aggregate), **clip_facts(plan, state)}
     return ClosedRound(closed, report, journal, each, time.perf_counter() - began, facts)
 
 

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from hansa.algorithms.secure_sums import training_code
 from hansa.core.nouns import ServerState
 from hansa.reporting.run_folder import RunFolder
 from hansa.simulation.preparation import Prepared
@@ -34,7 +35,7 @@ def summarise(
     spent = list(seconds) or [event["seconds"] for event in rounds]
     up = sum(event["bytes_up"] * event["cohort"] for event in rounds)
     updates = sum(event["cohort"] for event in rounds)
-    secure = summary_of(prepared.plan, rounds)
+    secure, private = summary_of(prepared.plan, rounds), _private(prepared)
     return {
         "run_id": identity["run_id"],
         "name": prepared.plan.name,
@@ -54,9 +55,19 @@ def summarise(
         "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "simulated": simulated(prepared, rounds),
         "secure_aggregation": secure,
+        "privacy": private,
         "notes": [*prepared.notes, *cut_notes(secure)],
         "data": describe_data(prepared),
     }
+
+
+def _private(prepared: Prepared) -> dict[str, Any] | None:
+    """Return what the run's privacy would cost; None without any."""
+    if prepared.plan.privacy is None:
+        return None
+    from hansa.reporting.privacy_sentences import HYPOTHETICAL, told  # noqa: PLC0415 - cryptography, where it is used
+
+    return {**(told(prepared.plan, training_code(prepared.plan, prepared.first.layout)) or {}), "meaning": HYPOTHETICAL}
 
 
 def describe_data(prepared: Prepared) -> dict[str, Any]:
