@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -26,7 +27,7 @@ from hansa.server.services import Services
 from hansa.server.transfers import Transfers, internal
 from hansa.store.records import Client
 from hansa.wire.generated.federation_connect import FederationASGIApplication
-from hansa.wire.signatures import body_digest, read_credentials
+from hansa.wire.signatures import read_credentials
 
 _LOG: Final = structlog.get_logger("hansa.server")
 _RPC: Final = "/hansa.v1.Federation/"
@@ -141,10 +142,11 @@ def _update(services: Services, transfers: Transfers) -> Callable[[Request], Awa
         async with room.of(size):
             try:
                 async with asyncio.timeout(_STALL + size / _SLOWEST):
-                    body = await read_body(request.scope, request.receive, limit)
+                    arriving = hashlib.sha256()
+                    body = await read_body(request.scope, request.receive, limit, arriving)
             except TimeoutError:
                 raise too_slow() from None
-            digest = await asyncio.to_thread(body_digest, body)
+            digest = arriving.hexdigest()
             called = {"method": request.method, "target": target(request.scope)}
             client = await services.authenticate(header, **called, body=body, digest=digest)
             return await transfers.part(request, client, body, digest)
@@ -193,27 +195,39 @@ def announced_size(scope: Scope, limit: int) -> int:
     return int(announced)
 
 
-async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
-    """Return a request's body. Raises RefusedError as soon as it is larger than a limit."""
+async def read_body(scope: Scope, receive: Receive, limit: int, digest: Any = None) -> bytes:
+    """Return a request's body; ``digest`` (of hashlib) is fed with it as it arrives.
+
+    Raises RefusedError as soon as the body is larger than a limit, and where it pauses for too long.
+    """
     announced_size(scope, limit)
-    parts, size = [], 0
-    while True:
-        try:
-            async with asyncio.timeout(_IDLE):
+    parts, size, now = [], 0, asyncio.get_running_loop().time
+    try:
+        async with asyncio.timeout(_IDLE) as patience:
+            while True:
                 message = await receive()
-        except TimeoutError:
-            message = {"type": "http.disconnect"}
-        if message["type"] == "http.disconnect":
-            raise RefusedError(
-                "HANSA-REQUEST-INVALID", rule="A request is whole.", found="It was cut off.", action="Send it again."
-            )
-        part = message.get("body", b"")
-        size += len(part)
-        if size > limit:
-            raise too_large(limit)
-        parts.append(part)
-        if not message.get("more_body", False):
-            return b"".join(parts) if len(parts) != 1 else bytes(parts[0])
+                if message["type"] == "http.disconnect":
+                    raise _cut_off()
+                part = message.get("body", b"")
+                size += len(part)
+                if size > limit:
+                    raise too_large(limit)
+                if digest is not None:
+                    digest.update(part)
+                parts.append(part)
+                if not message.get("more_body", False):
+                    return b"".join(parts) if len(parts) != 1 else bytes(parts[0])
+                patience.reschedule(now() + _IDLE)
+    except TimeoutError:
+        if patience.expired():
+            raise _cut_off() from None
+        raise
+
+
+def _cut_off() -> RefusedError:
+    return RefusedError(
+        "HANSA-REQUEST-INVALID", rule="A request is whole.", found="It was cut off.", action="Send it again."
+    )
 
 
 def too_slow() -> RefusedError:

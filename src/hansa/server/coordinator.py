@@ -20,18 +20,15 @@ from hansa.algorithms.stopping import stopping_reason
 from hansa.core.errors import DivergenceError, HansaError, StoreConflictError, StoreError
 from hansa.core.killpoints import reached
 from hansa.core.ring import RingVector
-from hansa.secagg.server import Phase
-from hansa.server import buffered_runs, closing, lifecycle
+from hansa.server import buffered_runs, closing, lifecycle, round_changes, secure_moves
 from hansa.server.contexts import RunContext, load_context, store_state
-from hansa.server.leaving import leave_all, tell
+from hansa.server.leaving import tell
 from hansa.server.measures import ROUND_SECONDS, ROUNDS
 from hansa.server.opening import NotYet, Opening, open_next
-from hansa.server.reading import BrokenUpdateError
+from hansa.server.reading import UNREADABLE, BrokenUpdateError
 from hansa.server.rounds_at_rest import round_name, round_prefix
-from hansa.server.secure_sums import Held
 from hansa.server.services import Services
-from hansa.store.records import Fate, Release, Report, Round, RoundKey, Run
-from hansa.store.store import Rows
+from hansa.store.records import Release, Report, Round, Run
 
 _LOG: Final = structlog.get_logger("hansa.coordinator")
 _FAILURES: Final = 5
@@ -41,8 +38,6 @@ _LONGEST_REST: Final = 10.0
 """Seconds, at most, until a run that failed is looked after again."""
 _PASSING: Final = frozenset({"HANSA-SERVER-BUSY", "HANSA-SERVER-STORAGE"})
 """What the run has no part in, and what passes: it is tried again and again."""
-_UNREADABLE: Final = frozenset({"HANSA-KEY-MISSING", "HANSA-NOT-FOUND", "HANSA-SEAL-BROKEN"})
-"""Sealed updates that nobody can read any more: the round is given up, the model stays as it is."""
 
 
 @dataclass
@@ -215,7 +210,7 @@ class Coordinator:
         if todo == "collect":
             async with services.store.transaction() as rows:
                 await rows.rounds.change(lifecycle.advance(round_, "collecting"))
-                await self._tell(rows, round_, "round.collecting")
+                await round_changes.tell(rows, round_, "round.collecting", at=now)
             reached("coordinator.round.collecting")
             return False
         if todo == "freeze":
@@ -227,65 +222,30 @@ class Coordinator:
         try:
             await self._close(context, round_, reports)
         except StoreError as error:
-            if error.code not in _UNREADABLE:
+            if error.code not in UNREADABLE:
                 raise
             await self._abandon(round_, f"its updates cannot be read: {error.code}")
         return True
 
     async def _move_secure(self, context: RunContext, round_: Round) -> bool:
         """Make the next move of a round whose server learns a sum: its machine says which."""
-        try:
-            held = await self.services.sums.look(context, round_.id, self.services.clock.now())
-        except StoreError as error:
-            if error.code not in _UNREADABLE:
-                raise
-            await self._abandon(round_, f"its secure sum cannot be read: {error.code}")
-            return True
-        if held.server.phase is Phase.ABORTED:
-            await self._blame(round_, held)
-            await self._abandon(held.round, held.server.abort_reason)
-            return True
-        if held.server.result is None:
+        if (ending := await secure_moves.look(self.services, context, round_)) is None:
             return False
-        async with self.services.store.reading() as rows:
-            reports = await rows.reports.of(round_.id)
-            frozen = await rows.rounds.get(round_.id)
-        if frozen is None or frozen.state != "aggregating":
-            raise StoreConflictError(f"The round {round_.id.name}")
-        await self._blame(round_, held)
-        await self._close(context, frozen, reports, total=held.server.result)
+        if ending.total is None:
+            await self._abandon(ending.round, ending.why)
+        else:
+            await self._close(context, ending.round, ending.reports, total=ending.total)
         return True
 
-    async def _blame(self, round_: Round, held: Held) -> None:
-        """Name to the operator whoever sent what no honest client sends."""
-        clients = {position: client for client, position in held.positions.items()}
-        async with self.services.store.transaction() as rows:
-            for each in held.server.blamed:
-                detail = _named(round_, why=each.reason)
-                tenant, at = str(round_.notes["tenant"]), self.services.clock.now()
-                who = clients[each.client]
-                await rows.events.add(
-                    "client.blamed", tenant=tenant, at=at, run=round_.id.run, client=who, detail=detail
-                )
-
     async def _freeze(self, round_: Round) -> None:
-        """Fix the survivors, once: whoever has an acknowledged report now. Who reports later is late."""
         reached("coordinator.round.freezing")
-        services = self.services
-        states = ("collecting", "aggregating") if round_.state == "opening" else ("aggregating",)
-        async with services.store.transaction() as rows:
-            frozen = await rows.rounds.change(lifecycle.advance(round_, *states))
-            assigned = await rows.rounds.assigned(round_.id)
-            survivors = [str(each.number) for each in assigned if each.fate == "reported"]
-            lost: dict[str, Fate] = {each.client: "lost" for each in assigned if each.fate is None}
-            await rows.rounds.change(replace(frozen, notes={**frozen.notes, "survivors": survivors}))
-            await rows.rounds.set_fates(round_.id, lost)
-            await self._tell(rows, round_, "round.aggregating", reported=len(survivors), lost=len(lost))
-        services.board.take_down(round_.id)
+        async with self.services.store.transaction() as rows:
+            await round_changes.freeze(rows, round_, self.services.clock.now())
+        self.services.board.take_down(round_.id)
         reached("coordinator.round.frozen")
 
     async def _close(
-        self, context: RunContext, round_: Round, reports: list[Report], total: RingVector | None = None
+        self, context: RunContext, round_: Round, reports: Sequence[Report], total: RingVector | None = None
     ) -> None:
         services, now = self.services, self.services.clock.now()
         key = await asyncio.to_thread(services.keys.unwrap, round_name(round_.id), round_.key)
@@ -342,7 +302,7 @@ class Coordinator:
             if round_.id.kind == "training":
                 await rows.participation.record(run.id, numbers, number)
                 await rows.releases.add(Release(run.tenant, run.id, number, model, "candidate", now))
-            await self._tell(rows, round_, "round.closed", **_counts(closed.event))
+            await round_changes.tell(rows, round_, "round.closed", at=now, **round_changes.counts(closed.event))
         self.contexts[run.id] = context.with_state(run, closed.state, size)
         _LOG.info("round closed", run=run.id, round=number, kind=round_.id.kind, cohort=len(reports))
         ROUNDS.labels(round_.id.kind, "closed").inc()
@@ -360,15 +320,9 @@ class Coordinator:
             if assigned is None or assigned.fate != "reported":
                 raise StoreConflictError("A report")
             await rows.rounds.set_fates(report.round, {report.client: "refused"})
-            left = await self._suspend(rows, report.round, report.client)
+            left = await round_changes.suspend(rows, report.round, report.client, self.services.clock.now())
         self.services.clients.drop(report.client)
         tell(self.services.board, report.client, left)
-
-    async def _suspend(self, rows: Rows, key: RoundKey, client: str) -> list[RoundKey]:
-        """Take out a client whose update could not be counted; return the rounds that wait for it no more."""
-        now = self.services.clock.now()
-        await rows.clients.set_state(client, "suspended", at=now, why=f"its update broke {round_name(key)}")
-        return await leave_all(rows, client, "lost", at=now)
 
     async def _sweep(self, round_: Round) -> None:
         """Remove what a round needs no more: the sealed updates, then the key. What is missed here, retention finds."""
@@ -388,14 +342,9 @@ class Coordinator:
         """
         services, now = self.services, self.services.clock.now()
         async with services.store.transaction() as rows:
-            await abandon(rows, round_, why, now)
-            left = {client: await self._suspend(rows, round_.id, client) for client in suspended}
-            run = await rows.runs.get(round_.id.run)
-            if run is None:
-                raise LookupError("a round has a run")
-            await rows.events.add(
-                "round.abandoned", tenant=run.tenant, at=now, run=run.id, detail=_named(round_, why=why)
-            )
+            await round_changes.abandon(rows, round_, why, now)
+            left = {client: await round_changes.suspend(rows, round_.id, client, now) for client in suspended}
+            await round_changes.tell(rows, round_, "round.abandoned", at=now, why=why)
         for client, rounds in left.items():
             services.clients.drop(client)
             tell(services.board, client, rounds)
@@ -412,7 +361,7 @@ class Coordinator:
             if run is None or run.state != "running":
                 return
             for round_ in await rows.rounds.open_of(run_id):
-                await abandon(rows, round_, why, now)
+                await round_changes.abandon(rows, round_, why, now)
                 self.services.board.take_down(round_.id)
             await rows.runs.change(replace(run, state=state, why=why, ended_at=now))  # type: ignore[arg-type]
             await rows.events.add(f"run.{state}", tenant=run.tenant, at=now, run=run_id, detail={"why": why})
@@ -444,30 +393,9 @@ class Coordinator:
             self.resting.pop(run_id)
             await self._pause(run_id, f"[{code}] {what}")
 
-    async def _tell(self, rows: Rows, round_: Round, kind: str, **detail: Any) -> None:
-        tenant = str(round_.notes["tenant"])
-        at = self.services.clock.now()
-        await rows.events.add(kind, tenant=tenant, at=at, run=round_.id.run, detail=_named(round_, **detail))
-
-
-async def abandon(rows: Rows, round_: Round, why: str, now: float) -> None:
-    """Give up a round within a transaction: no report of it is counted any more."""
-    await rows.rounds.change(lifecycle.advance(round_, "abandoned", closed_at=now, report={"why": why}))
-    assigned = await rows.rounds.assigned(round_.id)
-    await rows.rounds.set_fates(round_.id, {each.client: "lost" for each in assigned if each.fate is None})
-
 
 def stopping_of(context: RunContext, notes: Mapping[str, Any]) -> str | None:
     """Return why a run stops after a round, if a rule of the plan says so."""
     name = (context.plan.stopping.metric or "").partition(".")[2]
     higher = next((metric.higher_is_better for metric in context.metrics if metric.name == name), True)
     return stopping_reason(context.plan.stopping, notes.get("watched", []), higher_is_better=higher)
-
-
-def _named(round_: Round, **detail: Any) -> dict[str, Any]:
-    of = round_.id
-    return {"kind": of.kind, "round": of.round, "attempt": of.attempt, **detail}
-
-
-def _counts(event: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: event[key] for key in ("cohort", "reported", "selected") if key in event}

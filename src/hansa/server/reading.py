@@ -17,6 +17,8 @@ from hansa.store.records import Report, RoundKey
 from hansa.store.sealing import HEADER, RECORD, SealedRecords, sealed_records
 from hansa.wire.update_checks import Span, spans_of
 
+UNREADABLE: Final = frozenset({"HANSA-KEY-MISSING", "HANSA-NOT-FOUND", "HANSA-SEAL-BROKEN"})
+"""Sealed updates that nobody can read any more: the round is given up, the model stays as it is."""
 _SMALL: Final = 1 << 16
 """Bytes that are unsealed at once: to change threads would take longer."""
 

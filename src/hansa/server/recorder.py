@@ -12,7 +12,7 @@ from hansa.server.lifecycle import TAKES_REPORTS
 from hansa.server.measures import REPORT_BYTES, REPORTS
 from hansa.server.services import Services
 from hansa.store.failures import busy
-from hansa.store.records import Report, Round, RoundKey
+from hansa.store.records import Assigned, Fate, Report, Round, RoundKey
 from hansa.store.store import Rows
 from hansa.wire.verdicts import ACCEPTED, LATE, Verdict
 
@@ -77,39 +77,64 @@ class Recorder:
         for last_try in (False, True):
             try:
                 async with self.services.store.transaction() as rows:
-                    locked: dict[RoundKey, Round | None] = {}
-                    return [await self._row(rows, each, locked) for each in batch]
+                    return await _verdicts(rows, batch)
             except StoreConflictError:
                 if last_try:
                     raise
         raise AssertionError
 
-    async def _row(self, rows: Rows, waiting: _Waiting, locked: dict[RoundKey, Round | None]) -> Verdict | HansaError:
-        """Write one report. The round's row is locked, once in the transaction: it cannot be frozen in between."""
-        report = waiting.report
-        if report.round not in locked:
-            locked[report.round] = await rows.rounds.get(report.round, for_report=True)
-        round_ = locked[report.round]
-        assigned = await rows.rounds.assignment(report.round, report.client, for_change=True)
-        if round_ is None or assigned is None:
-            return unexpected()
-        if assigned.fate in ("reported", "included"):
-            known = await rows.reports.get(report.round, report.client)
-            return ACCEPTED if known is not None and known.sha256 == report.sha256 else answered()
-        deadline = assigned.notes.get("deadline") or round_.deadline
-        late = not waiting.in_time and deadline is not None and report.received_at > deadline
-        if late or round_.state not in TAKES_REPORTS or assigned.fate is not None:
-            if assigned.fate == "lost":
-                await rows.rounds.set_fates(report.round, {report.client: "late"})
-            return LATE
-        if not report.blob:
-            return busy()  # the round is open, but this replica did not know that yet: nothing of it was kept
-        try:
-            await rows.reports.add(replace(report, position=assigned.position))
-        except StoreConflictError:
-            return answered()
-        await rows.rounds.set_fates(report.round, {report.client: "reported"})
-        return ACCEPTED
+
+async def _verdicts(rows: Rows, batch: list[_Waiting]) -> list[Verdict | HansaError]:
+    """Write reports; return what became of each. Those of one round, which are most, take a few statements."""
+    of: dict[RoundKey, list[_Waiting]] = {}
+    for each in batch:
+        of.setdefault(each.report.round, []).append(each)
+    verdicts = {}
+    for key in sorted(of, key=lambda each: each.name):
+        for each, verdict in zip(of[key], await _of_round(rows, key, of[key]), strict=True):
+            verdicts[id(each)] = verdict
+    return [verdicts[id(each)] for each in batch]
+
+
+async def _of_round(rows: Rows, key: RoundKey, batch: list[_Waiting]) -> list[Verdict | HansaError]:
+    """Write reports of a round. Its row is locked: it cannot be frozen in between."""
+    round_ = await rows.rounds.get(key, for_report=True)
+    assigned = await rows.rounds.assignments(key, {each.report.client for each in batch})
+    new: dict[str, Report] = {}
+    fates: dict[str, Fate] = {}
+    verdicts: list[Verdict | HansaError] = []
+    for each in batch:
+        report, part = each.report, assigned.get(each.report.client)
+        if round_ is None or part is None:
+            verdicts.append(unexpected())
+            continue
+        known = new.get(report.client)
+        if known is None and part.fate in ("reported", "included"):
+            known = await rows.reports.get(key, report.client)
+        verdict = _verdict(each, round_, part, known)
+        if verdict == ACCEPTED and known is None:
+            new[report.client] = replace(report, position=part.position)
+            fates[report.client] = "reported"
+        elif verdict == LATE and part.fate == "lost":
+            fates[report.client] = "late"
+        verdicts.append(verdict)
+    await rows.reports.add(list(new.values()))
+    await rows.rounds.set_fates(key, fates)
+    return verdicts
+
+
+def _verdict(waiting: _Waiting, round_: Round, part: Assigned, known: Report | None) -> Verdict | HansaError:
+    """Return what becomes of a report; ``known`` is the one that its client has made before."""
+    report = waiting.report
+    if known is not None or part.fate in ("reported", "included"):
+        return ACCEPTED if known is not None and known.sha256 == report.sha256 else answered()
+    deadline = part.notes.get("deadline") or round_.deadline
+    late = not waiting.in_time and deadline is not None and report.received_at > deadline
+    if late or round_.state not in TAKES_REPORTS or part.fate is not None:
+        return LATE
+    if not report.blob:
+        return busy()  # the round is open, but this replica did not know that yet: nothing of it was kept
+    return ACCEPTED
 
 
 def unexpected() -> RefusedError:

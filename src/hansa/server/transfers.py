@@ -20,7 +20,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from hansa.core.errors import HansaError, RefusedError, StoreError
 from hansa.core.killpoints import reached
 from hansa.server.board import Posted
-from hansa.server.checking import checker, name_sender
+from hansa.server.checking import Check, checker, name_sender
 from hansa.server.following import follow_rounds
 from hansa.server.masked_uploads import MaskedUploads
 from hansa.server.recorder import Recorder, unexpected
@@ -119,25 +119,26 @@ class Transfers:
                 return await self._answer_without_round(key, client, sha256)
             if posted.context.plan.secure_aggregation is not None:
                 await self._masked.require_length(posted, client, total)
-            most = checker(posted, self.services.settings.largest_update_norm).most_bytes()
+            check = checker(posted, self.services.settings.largest_update_norm)
+            most = check.most_bytes()
             if most is not None and total > most:
                 error = invalid(f"It has {total} bytes, and such an update at most {most}.")
                 await name_sender(self.services, posted.round.id, client, error.code)
                 raise error
-            return await self._take(posted, client, sha256, place, (body, digest))
+            return await self._take(posted, client, sha256, place, (body, digest, check))
 
     @property
     def _masked(self) -> MaskedUploads:
         return MaskedUploads(self.services, self.recorder)
 
     async def _take(
-        self, posted: Posted, client: Client, sha256: str, place: tuple[int, int, int], sent: tuple[bytes, str]
+        self, posted: Posted, client: Client, sha256: str, place: tuple[int, int, int], sent: tuple[bytes, str, Check]
     ) -> Response:
-        body, digest = sent
+        body, digest, check = sent
         key, (start, stop, total) = posted.round.id, place
         try:
             if stop - start == total:
-                await self._take_whole(posted, client, sha256, body, digest)
+                await self._take_whole(posted, client, sha256, body, digest, check)
             elif (offset := await self._take_part(posted, client, sha256, place, body)) is None:
                 return await self._answer_without_round(key, client, sha256)  # another replica has taken its report
             elif offset < total:
@@ -153,20 +154,21 @@ class Transfers:
         reached("server.report.sealed")
         return _verdict(await self._record(key, client, sha256, total), sha256)
 
-    async def _take_whole(self, posted: Posted, client: Client, sha256: str, body: bytes, digest: str) -> None:
+    async def _take_whole(  # noqa: PLR0913, PLR0917 - what came, whose it is, and what checks it
+        self, posted: Posted, client: Client, sha256: str, body: bytes, digest: str, check: Check
+    ) -> None:
         """Check and keep an update that came at once: its only part, whatever parts of it came before."""
-        key, check = posted.round.id, checker(posted, self.services.settings.largest_update_norm)
+        key = posted.round.id
 
-        def checked_and_sealed() -> bytes:
+        def checked_and_sealed() -> list[bytes]:
             check.whole(body, sha256, found=digest)
-            return _sealed(self._unwrapped(posted), binding(key, client.id, sha256, 0), body)
+            return list(seal(self._unwrapped(posted), binding(key, client.id, sha256, 0), [body]))
 
         try:
-            sealed = await asyncio.to_thread(checked_and_sealed)
+            await self.services.blobs.put_made(part_name(key, client.id, sha256, 0), checked_and_sealed)
         except RefusedError as error:
             await self._refused(posted, client, error)
             raise
-        await self.services.blobs.put_bytes(part_name(key, client.id, sha256, 0), sealed)
 
     async def _take_part(
         self, posted: Posted, client: Client, sha256: str, place: tuple[int, int, int], body: bytes
@@ -181,8 +183,9 @@ class Transfers:
         if start == 0 and not await self._begins(key, client, sha256):
             return None
         if not complete:
-            sealed = await asyncio.to_thread(_sealed, sealing_key, binding(key, client.id, sha256, number), body)
-            await self.services.blobs.put_bytes(part_name(key, client.id, sha256, number), sealed)
+            bound = binding(key, client.id, sha256, number)
+            name = part_name(key, client.id, sha256, number)
+            await self.services.blobs.put_made(name, lambda: list(seal(sealing_key, bound, [body])))
         if stop == total:
             await self._check_parts(posted, client, sha256, sealing_key)
         return stop
@@ -267,10 +270,6 @@ class Transfers:
         """Answer a report that is not waited for: the same again is acknowledged again, another is late or refused."""
         report = Report(key, client.id, 0, sha256, 0, "", self.services.clock.now())
         return _verdict(await self.recorder.record(report), sha256)
-
-
-def _sealed(sealing_key: bytes, bound: Binding, body: bytes) -> bytes:
-    return b"".join(seal(sealing_key, bound, [body]))
 
 
 def _verdict(verdict: Verdict, sha256: str) -> Response:

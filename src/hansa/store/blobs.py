@@ -12,7 +12,7 @@ import re
 import secrets
 import shutil
 import threading
-from collections.abc import AsyncIterable, AsyncIterator, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
@@ -32,6 +32,8 @@ _TOGETHER: Final = 3
 """Of names with five parts or more, so many at the end make one file name: no folder for each client of each round."""
 _JOINT: Final = "~"
 _INCOMING: Final = ".incoming"
+Make = Callable[[], Iterable[bytes]]
+"""Makes the bytes of a blob, in pieces that need not be joined."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,9 @@ class Blobs(Protocol):
 
     async def put_bytes(self, name: str, content: bytes) -> None:
         """Keep bytes that are at hand, as ``put``."""
+
+    async def put_made(self, name: str, make: Make) -> None:
+        """Keep bytes that are made in a thread, as ``put``; nothing is kept where ``make`` raises."""
 
     async def size(self, name: str) -> int:
         """Return the size of a blob in bytes. Raises StoreError where there is none."""
@@ -107,15 +112,20 @@ class LocalBlobs:
 
     async def put_bytes(self, name: str, content: bytes) -> None:
         """Keep bytes that are at hand: as ``put``, with one change of threads."""
-        await asyncio.to_thread(self.put_now, name, content)
+        await asyncio.to_thread(self.put_now, name, [content])
 
-    def put_now(self, name: str, content: bytes) -> None:
-        """Keep bytes that are at hand, in this thread."""
+    async def put_made(self, name: str, make: Make) -> None:
+        """Keep bytes that are made in the thread that writes them."""
+        await asyncio.to_thread(lambda: self.put_now(name, make()))
+
+    def put_now(self, name: str, pieces: Iterable[bytes]) -> None:
+        """Keep bytes that are at hand, piece after piece, in this thread."""
         target = self._file(checked(name))
         temporary = self._incoming.folder / secrets.token_hex(12)
         try:
             with temporary.open("wb", buffering=0) as file:
-                write_all(file.fileno(), content)
+                for piece in pieces:
+                    write_all(file.fileno(), piece)
                 sync(file.fileno())
             self._rename(temporary, target)
         except OSError as error:

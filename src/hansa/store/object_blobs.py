@@ -5,6 +5,7 @@ A put is durable when the service says so. Nothing here relies on conditional wr
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterable, AsyncIterator
 from pathlib import Path
 from typing import Any, Final
@@ -12,7 +13,7 @@ from typing import Any, Final
 import obstore
 from obstore.store import from_url
 
-from hansa.store.blobs import Blobs, Listed, LocalBlobs, checked
+from hansa.store.blobs import Blobs, Listed, LocalBlobs, Make, checked
 from hansa.store.failures import missing
 
 _CHUNK: Final = 4 << 20
@@ -31,6 +32,10 @@ class ObjectBlobs:
     async def put_bytes(self, name: str, content: bytes) -> None:
         """Keep bytes that are at hand."""
         await obstore.put_async(self._store, checked(name), content)
+
+    async def put_made(self, name: str, make: Make) -> None:
+        """Keep bytes that are made in a thread."""
+        await self.put_bytes(name, await asyncio.to_thread(lambda: b"".join(make())))
 
     async def size(self, name: str) -> int:
         """Return the size of an object in bytes."""

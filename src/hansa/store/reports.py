@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal
+from collections.abc import Sequence
+from typing import Any, Final
 
-from sqlalchemy import and_, bindparam, delete, select
+from sqlalchemy import and_, bindparam, delete, insert, select
 
-from hansa.core.errors import StoreConflictError
 from hansa.store import tables
 from hansa.store.connections import AnyRow, Connection, first
-from hansa.store.dialects import insert_once
 from hansa.store.records import Report, RoundKey
 from hansa.store.rounds import key_values
 
 _R: Final = tables.reports.c
-_ADD: Final = insert_once(tables.reports, returning=_R.client)
+_ADD: Final = insert(tables.reports)
 _THESE: Final = and_(
     _R.run == bindparam("of_run"),
     _R.kind == bindparam("of_kind"),
@@ -33,14 +32,12 @@ class Reports:
     def __init__(self, connection: Connection) -> None:
         self._on = connection
 
-    async def add(self, report: Report) -> Literal["recorded", "repeated"]:
-        """Record a report, once. Raises StoreConflictError where the client has reported other bytes."""
-        if await self._on.rows(_ADD, _values(report)):
-            return "recorded"
-        known = await self.get(report.round, report.client)
-        if known is None or known.sha256 != report.sha256:
-            raise StoreConflictError("A report")
-        return "repeated"
+    async def add(self, reports: Sequence[Report]) -> None:
+        """Record reports. Raises StoreConflictError where a client has reported in that round, or is not asked there.
+
+        Whoever looks first locks the client's assignment.
+        """
+        await self._on.run_many(_ADD, [_values(report) for report in reports])
 
     async def of(self, key: RoundKey) -> list[Report]:
         """Return a round's reports, by position."""

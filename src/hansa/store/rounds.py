@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -67,10 +67,10 @@ _THESE: Final = and_(
     _A.round == bindparam("of_round"),
     _A.attempt == bindparam("of_attempt"),
 )
-_ASSIGNED: Final = select(_A.client, _A.number, _A.position, _A.fate, _A.notes).where(_THESE).order_by(_A.position)
-_ASSIGNMENT: Final = select(_A.client, _A.number, _A.position, _A.fate, _A.notes).where(
-    _THESE, _A.client == bindparam("of_client")
-)
+_ASSIGNED_TO: Final = select(_A.client, _A.number, _A.position, _A.fate, _A.notes).where(_THESE)
+_ASSIGNED: Final = _ASSIGNED_TO.order_by(_A.position)
+_ASSIGNMENT: Final = _ASSIGNED_TO.where(_A.client == bindparam("of_client"))
+_LOCKED_ASSIGNMENTS: Final = _ASSIGNED_TO.where(among(_A.client, "of_clients")).order_by(_A.client).with_for_update()
 _COUNT_FATES: Final = select(_A.fate, func.count()).where(_THESE).group_by(_A.fate)
 _LOCKED_ASSIGNMENT: Final = _ASSIGNMENT.with_for_update()
 _SET_FATE: Final = (
@@ -173,6 +173,11 @@ class Rounds:
         chosen = _LOCKED_ASSIGNMENT if for_change else _ASSIGNMENT
         row = await first(self._on, chosen, {**key_values(key), "of_client": client})
         return None if row is None else Assigned(key, *row)
+
+    async def assignments(self, key: RoundKey, clients: Collection[str]) -> dict[str, Assigned]:
+        """Return the parts in a round of those clients that have one; nobody else decides about them meanwhile."""
+        found = await self._on.rows(_LOCKED_ASSIGNMENTS, {**key_values(key), "of_clients": sorted(clients)})
+        return {row[0]: Assigned(key, *row) for row in found}
 
     async def count_fates(self, key: RoundKey) -> dict[Fate | None, int]:
         """Return how many clients of a round came to which end; None: to none yet."""
