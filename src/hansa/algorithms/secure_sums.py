@@ -54,14 +54,16 @@ def lanes_code(plan: Plan, layout: Layout, clients: int) -> RingCode | None:
     return ring_code(section, layout, clients=largest_group(section, clients), cohort=clients)
 
 
-def round_code(plan: Plan, kind: str, cohort: int, *, updates: Layout, tallies: Layout) -> RingCode:
+def round_code(  # noqa: PLR0913 - a round, and what its kinds sum
+    plan: Plan, kind: str, cohort: int, *, updates: Layout, tallies: Layout, clip_norm: float | None = None
+) -> RingCode:
     """Return the integers of a deployed round's sum, the same at the server and at every client.
 
     ``kind`` is "training", "statistics" or "evaluation"; ``updates`` is the layout of updates, ``tallies`` that of an
-    evaluation's lanes.
+    evaluation's lanes. ``clip_norm`` is that of the round, which nothing depends on but the unit of a step.
     """
     if kind == "training":
-        code = training_code(plan, updates)
+        code = training_code(plan, updates, clip_norm)
     elif kind == "evaluation":
         code = lanes_code(plan, tallies, cohort)
     elif plan.features is None:

@@ -15,6 +15,7 @@ import numpy as np
 
 from hansa.algorithms.fixed_point import vectors
 from hansa.algorithms.plan import Plan, plan_from_mapping, plan_sha256
+from hansa.algorithms.private_sums import released
 from hansa.algorithms.prologue import client_statistics, declared_scaling, statistics_layout
 from hansa.algorithms.rounds import client_start, client_update, travelling_layout
 from hansa.algorithms.secure_sums import round_code
@@ -132,7 +133,10 @@ class Learner:
         """Return the names of the lanes that a report carries."""
         if kind == "statistics" and self.plan.features is not None:
             return [lane.name for lane in statistics_layout(self.plan.features).lanes]
-        return [lane.name for lane in self.layout.lanes] if kind == "training" else []
+        if kind != "training":
+            return []
+        layout = self.layout if self.plan.privacy is None else released(self.layout)
+        return [lane.name for lane in layout.lanes]
 
     def metrics(self) -> tuple[Metric, ...]:
         """Return what is tallied in an evaluation."""
@@ -150,7 +154,10 @@ class Learner:
     def _training(self, request: Request, model: ServedModel, examples: SiteExamples, rows: Rows) -> Answer:
         cohort = np.array([request.number], dtype=np.int64)
         scaling = self._scaling(model)
-        assignment = Assignment(request.round, self.layout, model.values, cohort, request.population, scaling)
+        clip_norm = self._clip_norm(model)
+        assignment = Assignment(
+            request.round, self.layout, model.values, cohort, request.population, scaling, clip_norm
+        )
         clients = self._train(request, examples, scaling)
         states = {name: row[None] for name, row in {**self.first_rows(), **rows}.items()}
         streams = Streams(self.plan.seed, "federation", _OWN)
@@ -176,6 +183,21 @@ class Learner:
         layout = tally_layout(metrics)
         lanes = tally_lanes(layout, {name: tally[None] for name, tally in tallied.totals.items()})
         return self._answer(request, Batch(np.zeros((1, 0), dtype=np.float32), lanes, layout), rows, counted | own)
+
+    def _clip_norm(self, model: ServedModel) -> float | None:
+        """Return the clip norm of a round, within what the plan allows. Raises RefusedError for any other."""
+        privacy = self.plan.privacy
+        if privacy is None or privacy.adaptive_clip is None:
+            return None if privacy is None else privacy.clip_norm
+        lowest, highest = privacy.adaptive_clip.lowest, privacy.adaptive_clip.highest
+        if model.clip_norm is None or not lowest <= model.clip_norm <= highest:
+            raise RefusedError(
+                "HANSA-REQUEST-INVALID",
+                rule=f"A round's clip norm lies within the plan's {lowest:g} and {highest:g}.",
+                found=f"The model says {model.clip_norm}.",
+                action="Ask whoever runs the server: nothing was computed for this round.",
+            )
+        return model.clip_norm
 
     def _scaling(self, model: ServedModel) -> Scaling | None:
         return model.features if model.features is not None else declared_scaling(self.plan.features)

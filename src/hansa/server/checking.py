@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 from typing import Final, Protocol
 
+from hansa.algorithms.private_sums import released
 from hansa.algorithms.prologue import statistics_layout
+from hansa.algorithms.secure_sums import training_code
 from hansa.evaluation.metrics import known
 from hansa.server.board import Posted
 from hansa.server.limits import limited_lanes, norm_limits
@@ -74,6 +76,9 @@ def checker(posted: Posted, largest_norm: float) -> Check:
         return UpdateCheck(tallies=context.tally_widths, most=most)
     if kind == "statistics" and context.plan.features is not None:
         return UpdateCheck(statistics_layout(context.plan.features))
+    if context.plan.privacy is not None:
+        code = training_code(context.plan, context.state.layout)
+        return UpdateCheck(released(context.state.layout), encoded=posted.encoded, code=code)
     layout = limited_lanes(context.plan, context.state.layout)
     plain = all(transform.linear for transform in context.plan.transforms)
     limits = norm_limits(context.plan, layout, largest_norm) if plain else {}  # others are measured once decoded

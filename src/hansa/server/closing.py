@@ -15,11 +15,13 @@ import numpy as np
 
 from hansa.algorithms import divergence
 from hansa.algorithms.aggregators import FixedMean
+from hansa.algorithms.fixed_point import squared_norms
 from hansa.algorithms.fold import BLOCK, Collector, Fold, collector
 from hansa.algorithms.plan import Plan
+from hansa.algorithms.private_sums import central_noise, released
 from hansa.algorithms.prologue import close_prologue, statistics_layout
-from hansa.algorithms.rounds import close_round, receive
-from hansa.algorithms.secure_sums import Groups
+from hansa.algorithms.rounds import clip_facts, clip_norm_of, close_round, receive
+from hansa.algorithms.secure_sums import Groups, RingFold, training_code
 from hansa.algorithms.secure_sums import Opening as SumOpening
 from hansa.core.errors import RefusedError
 from hansa.core.layout import Array, Layout, weight_lane
@@ -55,6 +57,8 @@ def decoded(
 
     Raises BrokenUpdateError where it overflows as it is decoded, or is larger than the plan or ``largest_norm`` allows.
     """
+    if context.plan.privacy is not None:
+        return _bounded(context, content, report)
     layout = context.state.layout
     with np.errstate(over="ignore", invalid="ignore"):
         batch = receive(context.plan, assignment, decode_update(content, layout), context.streams)
@@ -69,6 +73,16 @@ def decoded(
     return batch
 
 
+def _bounded(context: RunContext, content: bytes, report: Report) -> Batch:
+    """Return one client's integers. Raises BrokenUpdateError where they are longer than the plan's noise is for."""
+    layout = context.state.layout
+    code = training_code(context.plan, layout)
+    batch = decode_update(content, released(layout))
+    if code is None or code.norm is None or squared_norms(code, batch.values)[0] > code.norm**2:
+        raise BrokenUpdateError(report)
+    return batch
+
+
 async def close(  # noqa: PLR0913 - a round, its updates, and what unseals them
     context: RunContext,
     round_: Round,
@@ -78,8 +92,12 @@ async def close(  # noqa: PLR0913 - a round, its updates, and what unseals them
     key: bytes,
     largest_norm: float,
     now: float,
+    noise_key: bytes | None = None,
 ) -> Closed:
-    """Fold a frozen round's updates and close it. Raises DivergenceError where training diverged."""
+    """Fold a frozen round's updates and close it, under privacy with noise of a key.
+
+    Raises DivergenceError where training diverged.
+    """
     ordered = sorted(reports, key=lambda report: report.position)
     if round_.id.kind == "training" and _by_columns(context.plan):
         fold = await _folded_columns(context.state.layout, ordered, blobs=blobs, key=key, round_=round_.id)
@@ -89,13 +107,17 @@ async def close(  # noqa: PLR0913 - a round, its updates, and what unseals them
         return await _close_statistics(context, round_, updates)
     if round_.id.kind == "evaluation":
         return await _close_evaluation(context, round_, updates, len(ordered))
-    collected = await _folded_rows(context, round_, updates, ordered, largest_norm=largest_norm)
+    collected = await _folded_rows(context, round_, updates, ordered, largest_norm=largest_norm, noise_key=noise_key)
     return await _close_training(context, round_, collected, ordered, now=now)
 
 
 def _by_columns(plan: Plan) -> bool:
     """Return True where a sum is wanted, of the very numbers that travel: it can be folded column by column."""
-    return plan.aggregator.needs_sum_only and all(transform.linear for transform in plan.transforms)
+    return (
+        plan.privacy is None
+        and plan.aggregator.needs_sum_only
+        and all(transform.linear for transform in plan.transforms)
+    )
 
 
 async def _folded_columns(
@@ -115,20 +137,42 @@ async def _folded_columns(
     return fold
 
 
-async def close_sum(
-    context: RunContext, round_: Round, reports: Sequence[Report], *, total: RingVector, now: float
+def opening(context: RunContext, round_: Round, clients: int, noise_key: bytes | None) -> SumOpening:
+    """Return what turns a round's sum of integers back, with the server's noise where the plan has any.
+
+    Raises LookupError where noise has no key: nothing is released without it.
+    """
+    plan, kind = context.plan, round_.id.kind
+    code = training_code(plan, context.state.layout, clip_norm_of(context.state))
+    if kind != "training" or code is None:
+        code = code_of(context, kind, round_.cohort_size)
+    noise = None
+    if plan.privacy is not None and plan.privacy.noise_by == "server":
+        if noise_key is None:
+            raise LookupError("a round under privacy is closed with a key for its noise")
+        noise = central_noise(plan, round_.id.round, noise_key)
+    return SumOpening(code, Groups(clients, 1), round_.id.round, context.streams, noise)
+
+
+async def close_sum(  # noqa: PLR0913 - a round, its sum, and its noise
+    context: RunContext,
+    round_: Round,
+    reports: Sequence[Report],
+    *,
+    total: RingVector,
+    now: float,
+    noise_key: bytes | None = None,
 ) -> Closed:
     """Close a frozen round of which only the sum is known. Raises HansaError for one out of its range."""
     kind, count = round_.id.kind, len(reports)
-    code = code_of(context, kind, round_.cohort_size)
-    opening = SumOpening(code, Groups(round_.cohort_size, 1), round_.id.round, context.streams)
+    opened = opening(context, round_, round_.cohort_size, noise_key)
     aggregator = context.plan.aggregator if kind == "training" else FixedMean(divisor=1.0)
-    summed = await asyncio.to_thread(opening.aggregate, [(total, count)], aggregator, round_.population)
+    summed = await asyncio.to_thread(opened.aggregate, [(total, count)], aggregator, round_.population)
     if kind == "statistics":
         closed = close_prologue(context.plan, context.state, summed)
         return Closed(closed, {"event": "statistics", "round": 0, "cohort": count}, {"statistics": True})
     if kind == "evaluation":
-        return _evaluated(context, round_, tallies_of(code.layout, summed.lanes), count)
+        return _evaluated(context, round_, tallies_of(opened.code.layout, summed.lanes), count)
     state, report = await asyncio.to_thread(_stepped, context, summed)
     return _trained(context, round_, state, report, [each.size for each in reports], now=now)
 
@@ -176,17 +220,20 @@ def _evaluated(context: RunContext, round_: Round, totals: Mapping[str, Array], 
     return Closed(context.state, event, notes)
 
 
-async def _folded_rows(
+async def _folded_rows(  # noqa: PLR0913 - a round, its updates, and its noise
     context: RunContext,
     round_: Round,
     updates: AsyncIterator[bytes],
     reports: Sequence[Report],
     *,
     largest_norm: float,
+    noise_key: bytes | None,
 ) -> Collector:
     """Return what an aggregator needs of updates that are decoded one by one, each as a whole."""
     assignment = _assignment(context, round_)
-    collected = collector(context.plan.aggregator, context.state.layout, len(reports), None)
+    collected: Collector = collector(context.plan.aggregator, context.state.layout, len(reports), None)
+    if context.plan.privacy is not None:
+        collected = RingFold(opening(context, round_, len(reports), noise_key))
     position = 0
     async for content in updates:
         batch = decoded(context, assignment, content, reports[position], largest_norm=largest_norm)
@@ -210,6 +257,8 @@ async def exploded(  # noqa: PLR0913 - a round, its updates, and what unseals th
     The updates are read once more: a round that diverges is rare, and most runs have none.
     """
     early = context.run.notes.get("early_norms", [])
+    if context.plan.privacy is not None:
+        return []  # clipped, nobody's update is of another size
     ordered = sorted(reports, key=lambda report: report.position)
     most, found, position = context.plan.stopping.explosion_factor * max(early, default=np.inf), list[str](), 0
     async for content in _unsealed(blobs, key, round_.id, ordered):
@@ -254,6 +303,7 @@ def training_event(
         "selected": round_.cohort_size,
         "reported": len(sizes),
         "attempt": round_.id.attempt,
+        **clip_facts(context.plan, context.state),
     }
 
 

@@ -64,7 +64,7 @@ async def load_context(blobs: Blobs, run: Run, job: Job, allowances: tuple[Allow
     first = await _first(blobs, job, plan, descriptor.layout)
     metrics = choose(plan.evaluation.metrics, descriptor.signature)
     state = first
-    model = ServedModel(first.model, first.features).to_bytes()
+    model = _served(first).to_bytes()
     if run.slots is not None:
         model = await whole(blobs, model_name(run.model))
         served = ServedModel.from_bytes(model, first.layout.size)
@@ -81,11 +81,16 @@ async def _first(blobs: Blobs, job: Job, plan: Plan, layout: Layout) -> ServerSt
 
 async def store_state(blobs: Blobs, state: ServerState) -> tuple[str, str, int]:
     """Write a state's two blobs; return the digests of model and slots, and the model's bytes."""
-    model, model_digest = await asyncio.to_thread(_named, ServedModel(state.model, state.features).to_bytes)
+    model, model_digest = await asyncio.to_thread(_named, _served(state).to_bytes)
     await blobs.put_bytes(model_name(model_digest), model)
     slots, slots_digest = await asyncio.to_thread(_named, lambda: slots_bytes(state))
     await blobs.put_bytes(slots_name(slots_digest), slots)
     return model_digest, slots_digest, len(model)
+
+
+def _served(state: ServerState) -> ServedModel:
+    """Return what clients fetch."""
+    return ServedModel(state.model, state.features, rounds.clip_norm_of(state))
 
 
 async def whole(blobs: Blobs, name: str) -> bytes:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from hansa.algorithms.secure_sums import training_code
 from hansa.core.layout import Array, Int64s
 from hansa.core.nouns import Assignment, Batch, ClientBatch, ClientContext
 from hansa.core.streams import Streams
@@ -27,7 +28,9 @@ def encoded_form(context: RunContext) -> Mapping[str, Wanted]:
     batch = Batch(values, lanes, layout, {"steps": np.ones(1, dtype=np.int64)})
     for transform in plan.transforms:
         batch = transform.encode(batch, ClientContext(assignment, clients, Streams(plan.seed)), {})
-    form = {"values": batch.values, **{f"side/{name}": array for name, array in batch.side.items() if name != "steps"}}
+    code = training_code(plan, layout)  # without a secure sum: integers travel under privacy only
+    values = batch.values if code is None else np.zeros((1, code.width), dtype=code.dtype)
+    form = {"values": values, **{f"side/{name}": array for name, array in batch.side.items() if name != "steps"}}
     return {name: Wanted(NAMES[array.dtype.str], array.shape[1:]) for name, array in form.items()}
 
 

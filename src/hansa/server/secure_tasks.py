@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from hansa.algorithms.ring_plan import RingCode
+from hansa.algorithms.rounds import clip_norm_of
 from hansa.algorithms.secure_sums import round_code
 from hansa.core.errors import RefusedError
 from hansa.evaluation.lanes import tally_layout
@@ -25,7 +26,9 @@ MASKED_BYTES: Final = HEADER_BYTES + SIGNATURE_BYTES
 def code_of(context: RunContext, kind: Kind, cohort: int) -> RingCode:
     """Return the integers of a round's sum over so many clients."""
     tallies = tally_layout(context.metrics)
-    return round_code(context.plan, kind, cohort, updates=context.state.layout, tallies=tallies)
+    return round_code(
+        context.plan, kind, cohort, updates=context.state.layout, tallies=tallies, clip_norm=clip_norm_of(context.state)
+    )
 
 
 def require_length(context: RunContext, round_: Round, size: int) -> None:

@@ -17,20 +17,24 @@ from hansa.core.nouns import Scaling, ServerState
 _MODEL: Final = "model"
 _CENTER: Final = "features/center"
 _SCALE: Final = "features/scale"
+_CLIP: Final = "privacy/clip_norm"
 
 
 @dataclass(frozen=True)
 class ServedModel:
-    """What a model blob holds: float32 [d] over all branches, and the scaling of the features."""
+    """What a model blob holds: float32 [d] over all branches, the scaling of the features, a round's clip norm."""
 
     values: Floats
     features: Scaling | None
+    clip_norm: float | None = None
 
     def to_bytes(self) -> bytes:
         """Return the blob; equal models give equal bytes."""
         tensors: dict[str, Array] = {_MODEL: np.ascontiguousarray(self.values, dtype=np.float32)}
         if self.features is not None:
             tensors |= {_CENTER: self.features.center, _SCALE: self.features.scale}
+        if self.clip_norm is not None:
+            tensors[_CLIP] = np.array([self.clip_norm])
         return safetensors.numpy.save(tensors)
 
     @classmethod
@@ -42,13 +46,20 @@ class ServedModel:
             raise unfit(f"It must hold float32 [{size}].")
         if (_CENTER in tensors) != (_SCALE in tensors):
             raise unfit("It holds half of a scaling.")
-        return cls(values, _scaling(tensors[_CENTER], tensors[_SCALE]) if _CENTER in tensors else None)
+        scaling = _scaling(tensors[_CENTER], tensors[_SCALE]) if _CENTER in tensors else None
+        return cls(values, scaling, _clip_norm(tensors[_CLIP]) if _CLIP in tensors else None)
 
 
 def _scaling(center: Array, scale: Array) -> Scaling:
     if not (center.ndim == 1 and center.shape == scale.shape and center.dtype == scale.dtype == np.float32):
         raise unfit("Its scaling is not a centre and a scale, float32, for each feature.")
     return Scaling(center, scale)
+
+
+def _clip_norm(norm: Array) -> float:
+    if not (norm.shape == (1,) and norm.dtype == np.float64 and 0 < norm[0] < np.inf):
+        raise unfit("Its clip norm is not one number above 0.")
+    return float(norm[0])
 
 
 def slots_bytes(state: ServerState) -> bytes:

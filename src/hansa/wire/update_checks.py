@@ -14,6 +14,8 @@ from typing import Any, Final
 
 import numpy as np
 
+from hansa.algorithms.fixed_point import signed
+from hansa.algorithms.ring_plan import RingCode
 from hansa.core.errors import RefusedError
 from hansa.core.layout import NON_FINITE, Array, Layout, weight_lane
 from hansa.wire.strict_json import read_json, require_keys, shape_of, whole_number
@@ -24,6 +26,8 @@ _ARRAYS: Final = 256
 """The most arrays of an update."""
 _WINDOW: Final = 1 << 20
 """Bytes that are looked at together: what is made of them stays in the cache."""
+_SLACK: Final = 1 + 1e-9
+"""What rounding may add to a sum of squares."""
 _TYPES: Final[Mapping[str, str]] = {
     "F16": "<f2",
     "F32": "<f4",
@@ -70,7 +74,8 @@ class UpdateCheck:
     between 0 and ``most`` of it. ``encoded`` is
     the form of what a plan's transforms make of the values: "values" and "side/NAME" -> what they must be; without it
     an update with arrays of a side may have values of any form. ``limits`` are the largest L2 norms of an update of
-    weight 1, of those branches that are there: see :func:`require_norms`.
+    weight 1, of those branches that are there: see :func:`require_norms`. With the ``code`` of a plan with privacy the
+    values are its integers, whose norm is bounded.
 
     The verdict does not depend on how the bytes are cut into pieces.
     """
@@ -80,6 +85,7 @@ class UpdateCheck:
     most: Mapping[str, float] = field(default_factory=dict)
     encoded: Mapping[str, Wanted] | None = None
     limits: Mapping[str, float] = field(default_factory=dict)
+    code: RingCode | None = None
     digest: Any = field(default_factory=hashlib.sha256)
     _header: bytearray = field(default_factory=bytearray)
     _spans: list[Span] | None = None
@@ -202,7 +208,9 @@ class UpdateCheck:
             part = content[: span.end - self._data]
             if span.name == "lanes":
                 self._lanes += part
-            elif span.dtype.startswith("F") or span.dtype == "BOOL":
+            elif (
+                span.dtype.startswith("F") or span.dtype == "BOOL" or (self.code is not None and span.name == "values")
+            ):
                 self._read_numbers(span, part)
             content = content[len(part) :]
             self._data += len(part)
@@ -226,6 +234,9 @@ class UpdateCheck:
 
     def _check_numbers(self, span: Span, content: memoryview) -> None:
         numbers = _checked_numbers(span.dtype, content)
+        if self.code is not None and span.name == "values":
+            self._measure_integers(self.code, numbers)
+            return
         metric = span.name.removeprefix("tallies/")
         if metric in self.most and not ((numbers >= 0) & (numbers <= self.most[metric])).all():
             raise invalid(f"A number of {span.name} is not between 0 and {self.most[metric]:g}.")
@@ -237,6 +248,17 @@ class UpdateCheck:
                 self._squares[name] = self._squares.get(name, 0.0) + sum_of_squares(some)
         self._entries += len(numbers)
 
+    def _measure_integers(self, code: RingCode, numbers: Array) -> None:
+        """Add up the squares of integers, which stand modulo 2^b of their branch."""
+        for branch in code.branches:
+            part = branch.part
+            some = numbers[max(0, part.start - self._entries) : max(0, part.stop - self._entries)]
+            if some.max(initial=0) >> branch.bits:
+                raise invalid(f"An integer of {branch.name} has more than {branch.bits} bits.")
+            whole = signed(some, branch.bits).astype(np.float64)
+            self._squares[branch.name] = self._squares.get(branch.name, 0.0) + float(np.dot(whole, whole))
+        self._entries += len(numbers)
+
     def _check_lanes(self, layout: Layout) -> None:
         totals = np.frombuffer(bytes(self._lanes), dtype="<i8").tolist()
         for lane, total in zip(layout.lanes, totals, strict=True):
@@ -245,6 +267,9 @@ class UpdateCheck:
                 raise invalid(f"Lane {lane.name!r} is outside what it declares.")
             if lane.name == NON_FINITE.name and total:
                 raise not_finite()
+        if self.code is not None:
+            require_integers(self.code, sum(self._squares.values()))
+            return
         columns = layout.lane_index
         weights = {
             name: layout.lanes[columns[weight_lane(name)]].decode(totals[columns[weight_lane(name)]])
@@ -288,6 +313,17 @@ def sum_of_squares(values: Array) -> float:
     """Return the sum of the squares of some values; infinite where it is beyond their type."""
     with np.errstate(over="ignore"):
         return float(np.dot(values, values))
+
+
+def require_integers(code: RingCode, squares: float) -> None:
+    """Raise RefusedError unless integers of which the squares add up to that are no longer than noise is sized for."""
+    if code.norm is None or squares > code.norm**2 * _SLACK:
+        raise RefusedError(
+            "HANSA-REPORT-INVALID",
+            rule="Under privacy an update is no longer than the norm that noise is sized for.",
+            found="It is longer.",
+            action="Clip and round it as the plan says; see docs/reference/client-protocol.md.",
+        )
 
 
 def require_norms(limits: Mapping[str, float], squares: Mapping[str, float], weights: Mapping[str, float]) -> None:
