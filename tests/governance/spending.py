@@ -33,7 +33,9 @@ def release_of(multiplier=2.0, *, event=None, **changes):
 
 def sampled(multiplier=2.0, probability=0.01):
     event = PoissonGaussian(probability=probability, noise_multiplier=multiplier)
-    return release_of(event=event, sampling="poisson", sampling_evidence="trusted_sampling: the operator's coins")
+    return release_of(
+        event=event, cohort_minimum=0, sampling="poisson", sampling_evidence="trusted_sampling: the operator's coins"
+    )
 
 
 def whole_run(multiplier=4.0, k=3, b=10, rounds=40):

@@ -22,7 +22,8 @@ from tests.governance.spending import (
 
 from hansa.core.errors import HansaError
 from hansa.core.ledger import Refusal, Reservation, SpendKey
-from hansa.governance.ledger import all_rows, exported
+from hansa.governance.exports import exported
+from hansa.governance.ledger import all_rows
 from hansa.governance.verification import verify
 from hansa.privacy.accounting import Composition, charged, reference
 from hansa.store.records import Population

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from hansa.core.clock import Clock
 from hansa.core.ledger import Balance, Origin, Outcome, Refusal, Reservation, SpendKey
 from hansa.governance import refusals
 from hansa.governance.account import Account
-from hansa.governance.chain import columns_agree, content_of
+from hansa.governance.chain import columns_agree
+from hansa.governance.exports import exported
 from hansa.governance.limits import Limit, set_limit
 from hansa.governance.verification import Verified, changed, verify
 from hansa.privacy.release import Release
@@ -90,8 +91,3 @@ async def all_rows(rows: Rows, scope: LedgerScope) -> Sequence[LedgerRow]:
     while page := await rows.ledger.after(scope.id, found[-1].number if found else 0, _PAGE):
         found += page
     return found
-
-
-def exported(row: LedgerRow) -> dict[str, Any]:
-    """Return a row as exports hold it: what it says, and its hash."""
-    return {"hash": row.hash, "row": content_of(row)}

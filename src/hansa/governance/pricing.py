@@ -55,3 +55,9 @@ async def spent_of(rows: Rows, scope: LedgerScope) -> Running:
         return Running.from_text(scope.spent)
     events = await events_of(rows, scope)
     return await asyncio.to_thread(Running.of, events, adjacency_of(scope))
+
+
+async def committed_of(rows: Rows, scope: LedgerScope) -> float:
+    """Return the charged epsilon of what was committed, without what is only reserved."""
+    events = await events_of(rows, scope, committed=True)
+    return (await asyncio.to_thread(Running.of, events, adjacency_of(scope))).epsilon(scope.delta)

@@ -101,6 +101,9 @@ class Release:
         if isinstance(event, Sampled) != (self.sampling != "none" and bool(self.sampling_evidence.strip())):
             rule = "Sampling amplifies where somebody answers for its secrecy, and nowhere else."
             raise _invalid(rule, "The event and its evidence do not agree.")
+        if isinstance(event, Sampled) and self.cohort_minimum:
+            rule = "Sampling amplifies where noise is released however few were drawn: a minimum tells who was not."
+            raise _invalid(rule, f"The minimum is {self.cohort_minimum}.", "Set it to 0, or claim no sampling.")
         if isinstance(event, MatrixGaussian) != (matrix is not None):
             raise _invalid("Correlated noise is released with its matrix.", "One of the two is missing.")
         if isinstance(event, MatrixGaussian) and matrix is not None and event.participations < matrix.participations:
