@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 from operating import MODEL, job
 
-from hansa.server import operator_clients, operator_models, operator_runs, operator_tenant
+from hansa.server import operator_clients, operator_ledger, operator_models, operator_runs, operator_tenant
 from hansa.server.operator_api import build
 from hansa.server.tokens import ROLES, new_secret
 
+BUDGET = {"epsilon": 4.0, "delta": 1e-5, "unit": "client", "adjacency": "zero-out", "populations": ["hospitals"]}
 BODIES = {
     "createToken": {"name": "x", "role": "auditor"},
     "createPopulation": {"name": "fresh"},
@@ -17,6 +18,7 @@ BODIES = {
     "submitJob": job(),
     "prioritiseRun": {"priority": 1},
     "stageModel": {"stage": "canary"},
+    "setLimit": BUDGET,
 }
 
 
@@ -34,13 +36,14 @@ def operations(world):
 def full(released):
     """A world with something of every kind in the own tenant."""
     released.own_token = released.ok("POST", "/tokens", json={"name": "another", "role": "auditor"})["id"]
+    released.ok("PUT", "/ledger/hospitals", json=BUDGET)
     return released
 
 
 def call(world, method, path, operation, token):
     """Call an operation on what the own tenant has."""
     names = {"run": world.run_id, "job": world.taken["job"]["id"], "client": world.clients[0],
-             "sha256": world.release, "population": "hospitals", "token_id": world.own_token,
+             "sha256": world.release, "population": "hospitals", "token_id": world.own_token, "scope": "hospitals",
              "kind": "training", "number": "1", "attempt": "1"}  # fmt: skip
     for name, value in names.items():
         path = path.replace("{" + name + "}", value)
@@ -50,7 +53,7 @@ def call(world, method, path, operation, token):
 
 
 def test_the_document_names_every_route_of_the_application(full):
-    parts = (operator_tenant, operator_clients, operator_runs, operator_models)
+    parts = (operator_tenant, operator_clients, operator_runs, operator_models, operator_ledger)
     routes = {(method, route.path) for part in parts for route in part.router.routes for method in route.methods}
     documented = {(method, path) for method, path, _ in operations(full)}
     assert routes == documented
@@ -111,7 +114,8 @@ def test_each_role_may_do_what_its_table_says_and_nothing_else(full, role):
         "pauseRun": "runs.control", "resumeRun": "runs.control", "cancelRun": "runs.control",
         "prioritiseRun": "runs.control", "listRounds": "runs.read", "listCohort": "clients.read",
         "listRunEvents": "runs.read", "listModels": "models.read", "uploadModel": "jobs.submit",
-        "downloadModel": "models.download", "stageModel": "models.stage",
+        "downloadModel": "models.download", "listScopes": "ledger.read", "getScope": "ledger.read",
+        "setLimit": "ledger.limit", "listLedgerRows": "ledger.read", "stageModel": "models.stage",
     }  # fmt: skip
     found = operations(full)
     assert {operation["operationId"] for _, _, operation in found} == set(needed)

@@ -36,6 +36,7 @@ VERBS: Final = {
     "populations": "List populations of a server; create or change one.",
     "clients": "List and count the clients of a population; invite, suspend, resume, retire one.",
     "models": "List the models that runs gave; download one, or take it to another stage.",
+    "ledger": "Show privacy budgets and what was spent, export and verify the ledger; set a budget.",
     "events": "List what happened on a server, in its order: the newest events, or those after a number.",
     "tokens": "List operator tokens; create or revoke one.",
     "bench": "Measure what parts of Hansa cost on this machine.",

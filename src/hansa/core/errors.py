@@ -107,6 +107,27 @@ CATALOGUE: Final[dict[str, Entry]] = {
     ),
     "HANSA-PRIVACY-INVALID": Entry(2, "numbers of a privacy mechanism that make no sense, or claim what does not hold"),
     "HANSA-PRIVACY-UNREACHABLE": Entry(2, "no setting within the limits meets the privacy or utility that is asked"),
+    "HANSA-BUDGET-OVERDRAWN": Entry(
+        3, "a release costs more than is left of its scope's privacy budget", 409, "failed_precondition"
+    ),
+    "HANSA-BUDGET-MISSING": Entry(3, "a population has no privacy budget yet", 409, "failed_precondition"),
+    "HANSA-BUDGET-SCOPE": Entry(
+        2,
+        "a scope of the ledger has one privacy unit, one adjacency, one delta, and keeps its populations",
+        409,
+        "failed_precondition",
+    ),
+    "HANSA-BUDGET-SETTLED": Entry(
+        1, "a reservation in the ledger is another, or is past the point where this can be done", 409, "aborted"
+    ),
+    "HANSA-BUDGET-CLAIM": Entry(2, "a release claims participations or sampling that the plan does not enforce"),
+    "HANSA-BUDGET-RESTORED": Entry(
+        4, "the ledger was restored from a backup; what was spent since is not in it", 409, "failed_precondition"
+    ),
+    "HANSA-NOISE-ROW": Entry(
+        4, "a row of correlated noise was released before, and is never used again", 409, "failed_precondition"
+    ),
+    "HANSA-LEDGER-CHANGED": Entry(4, "rows of a ledger were changed, removed or reordered", 500, "data_loss"),
     "HANSA-RUN-STATE": Entry(1, "the run is not in a state in which this can be done", 409, "failed_precondition"),
     "HANSA-STATE": Entry(
         1, "a client, model or token is not in a state in which this can be done", 409, "failed_precondition"

@@ -127,6 +127,11 @@ def charged(composition: Composition, *, delta: float, adjacency: Adjacency) -> 
     divergences = sum(
         (count * renyi(event, adjacency) for event, count in composition.counts), start=np.zeros(len(ORDERS))
     )
+    return converted(divergences, delta)
+
+
+def converted(divergences: Floats, delta: float) -> tuple[float, float]:
+    """Return the epsilon of Renyi divergences at :data:`ORDERS`, and the order that gives it, as :func:`charged`."""
     epsilons: Floats = divergences + np.log1p(-1 / ORDERS) - np.log(delta * ORDERS) / (ORDERS - 1)
     best = int(np.argmin(epsilons))
     return max(0.0, float(epsilons[best])), float(ORDERS[best])

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from fastapi import Depends, FastAPI
 
-from hansa.server import operator_clients, operator_models, operator_runs, operator_tenant
+from hansa.server import operator_clients, operator_ledger, operator_models, operator_runs, operator_tenant
 from hansa.server.operator_access import Guard, answer_errors, bearer, known_query
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ _TAGS: Final = {
     "runs": "Executions of jobs.",
     "rounds": "Steps of a run, with who took part.",
     "models": "What closed rounds gave: candidate, canary, production, retired.",
+    "ledger": "What is spent of privacy budgets, append-only.",
     "events": "What happened, append-only.",
     "usage": "What a tenant uses.",
 }
@@ -46,7 +47,7 @@ def build(services: Services) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.services = services
-    for part in (operator_tenant, operator_clients, operator_runs, operator_models):
+    for part in (operator_tenant, operator_clients, operator_runs, operator_models, operator_ledger):
         app.include_router(part.router)
     answer_errors(app)
     app.add_middleware(Guard, services=services)

@@ -30,14 +30,25 @@ Permission = Literal[
     "models.stage",
     "events.read",
     "usage.read",
+    "ledger.read",
+    "ledger.limit",
 ]
 
 _READING: Final[frozenset[Permission]] = frozenset(
-    ("populations.read", "clients.read", "jobs.read", "runs.read", "models.read", "events.read", "usage.read")
+    (
+        "populations.read",
+        "clients.read",
+        "jobs.read",
+        "runs.read",
+        "models.read",
+        "events.read",
+        "usage.read",
+        "ledger.read",
+    )
 )
 ROLES: Final[dict[Role, frozenset[Permission]]] = {
     "owner": frozenset(get_args(Permission)),
-    "operator": frozenset(get_args(Permission)) - {"tokens.manage"},
+    "operator": frozenset(get_args(Permission)) - {"tokens.manage", "ledger.limit"},
     "analyst": frozenset(
         ("populations.read", "jobs.read", "jobs.submit", "runs.read", "models.read", "models.download", "usage.read")
     ),

@@ -8,6 +8,9 @@ Clients remember more than a restored server: each answers an attempt once, also
 any more. So the attempts that follow a restore have numbers that none had before: seconds since 2025, which no count of
 attempts overtakes, for a round is tried again after a second at the earliest.
 
+What was spent of a privacy budget after the backup was made is unknown to it, and so are the rows of correlated noise
+that were released: no scope of the ledger spends until an owner has set its limit anew.
+
 On PostgreSQL, back up with pg_dump (or the archive of the write-ahead log), and buckets by their versioning; after a
 restore run :func:`after_restore`.
 """
@@ -133,6 +136,7 @@ async def after_restore(store: Store, *, now: float) -> int:
                 await rows.events.add("round.abandoned", tenant=run.tenant, at=now, run=run.id, detail=detail)
         for run in await rows.runs.going_on():
             await rows.runs.change(replace(run, notes=_restored(run.notes, now)))
+        await rows.ledger.restored(now)
     return len(opened)
 
 

@@ -15,6 +15,7 @@ Kind = Literal["statistics", "training", "evaluation"]
 RoundState = Literal["created", "opening", "collecting", "aggregating", "closed", "abandoned"]
 Fate = Literal["reported", "included", "late", "lost", "declined", "refused"]
 """What became of an assignment. "reported": acknowledged, the round is open; "refused": its update was not valid."""
+LedgerKind = Literal["limit", "reserve", "freeze", "commit", "row", "void"]
 Stage = Literal["candidate", "canary", "production", "retired"]
 
 
@@ -223,6 +224,44 @@ class Event:
     run: str | None = None
     client: str | None = None
     detail: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LedgerScope:
+    """Whose privacy is spent together: a budget, and the end of its chain of rows.
+
+    ``spent`` is the running account of ``accountant``. A scope that was restored from a backup spends nothing until its
+    limit is set anew; what became of reservations up to ``restored_row`` is not known then.
+    """
+
+    id: str
+    tenant: str
+    name: str
+    unit: str
+    adjacency: str
+    delta: float
+    epsilon_limit: float
+    rows: int
+    head: str
+    accountant: str
+    spent: str
+    restored_at: float | None = None
+    restored_row: int = 0
+
+
+@dataclass(frozen=True)
+class LedgerRow:
+    """One row of a scope's chain. ``content`` is the canonical JSON that ``hash`` is of; the rest is found in it."""
+
+    scope: str
+    number: int
+    kind: LedgerKind
+    key: str | None
+    run: str | None
+    noise_row: int | None
+    event: str | None
+    content: str
+    hash: str
 
 
 @dataclass(frozen=True)

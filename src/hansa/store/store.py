@@ -10,6 +10,7 @@ from hansa.store.clients import Clients
 from hansa.store.connections import Connection, Database
 from hansa.store.events import Events, Pending
 from hansa.store.jobs import Jobs
+from hansa.store.ledger import LedgerRows
 from hansa.store.participation import Participation
 from hansa.store.populations import Populations
 from hansa.store.postgres import PostgresDatabase
@@ -43,6 +44,7 @@ class Rows:
         self.events = Events(connection, pending)
         self.signing_keys = SigningKeys(connection)
         self.references = References(connection)
+        self.ledger = LedgerRows(connection)
 
 
 class Store:

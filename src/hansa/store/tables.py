@@ -27,7 +27,7 @@ from sqlalchemy import (
     text,
 )
 
-SCHEMA: Final = 1
+SCHEMA: Final = 2
 """The schema that this code was written for; each migration raises it by one."""
 
 METADATA: Final = MetaData(
@@ -338,3 +338,61 @@ signing_keys = Table(
     _time("created_at"),
     _perhaps_time("retired_at"),
 )
+
+ledger_scopes = Table(
+    "ledger_scopes",
+    METADATA,
+    Column("id", _TEXT, primary_key=True),
+    _text("tenant"),
+    _text("name"),
+    _text("unit"),
+    _text("adjacency"),
+    Column("delta", Float(53), nullable=False),
+    Column("epsilon_limit", Float(53), nullable=False),
+    _integer("rows"),  # how many rows its chain has
+    _text("head"),  # the hash of the last of them
+    _text("accountant"),
+    _text("spent"),  # the running account, by that accountant
+    _perhaps_time("restored_at"),  # spends nothing until an owner has set its limit anew
+    _integer("restored_row"),  # what became of reservations up to this row is not known; 0: never restored
+    UniqueConstraint("tenant", "name"),
+    UniqueConstraint("tenant", "id"),
+    ForeignKeyConstraint(["tenant"], ["tenants.id"]),
+)
+
+ledger_populations = Table(
+    "ledger_populations",
+    METADATA,
+    Column("population", _TEXT, primary_key=True),
+    _text("tenant"),
+    _text("scope"),
+    ForeignKeyConstraint(["tenant", "population"], ["populations.tenant", "populations.id"]),
+    ForeignKeyConstraint(["tenant", "scope"], ["ledger_scopes.tenant", "ledger_scopes.id"]),
+    Index(None, "scope"),
+)
+
+_RESERVED: Final = text("kind = 'reserve'")
+_SETTLED: Final = text("kind IN ('commit', 'void')")
+
+ledger_rows = Table(
+    "ledger_rows",
+    METADATA,
+    _text("scope"),
+    _integer("number"),
+    _text("kind"),
+    _perhaps_text("key"),
+    _perhaps_text("run"),
+    Column("noise_row", BigInteger),
+    _perhaps_text("event"),
+    _text("content"),
+    _text("hash"),
+    PrimaryKeyConstraint("scope", "number"),
+    ForeignKeyConstraint(["scope"], ["ledger_scopes.id"]),
+    # one reservation for each attempt, whichever replicas ask for it, and one end of it
+    Index("uq_ledger_rows_reserved", "key", unique=True, postgresql_where=_RESERVED, sqlite_where=_RESERVED),
+    Index("uq_ledger_rows_settled", "key", unique=True, postgresql_where=_SETTLED, sqlite_where=_SETTLED),
+    # a row of correlated noise is released once, for ever; NULLs are distinct
+    UniqueConstraint("run", "noise_row"),
+    Index(None, "key", "number"),
+)
+"""Append-only. ``content`` is the canonical JSON that ``hash`` is of; the other columns are parts of it."""

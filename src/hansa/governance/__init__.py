@@ -1,0 +1,1 @@
+"""What an organisation answers for: the ledger of spent privacy."""

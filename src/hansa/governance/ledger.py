@@ -1,0 +1,93 @@
+"""The ledger on a store of its own transactions: each call is one, and on disk when it returns."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from hansa.core.clock import Clock
+from hansa.core.ledger import Balance, Origin, Outcome, Refusal, Reservation, SpendKey
+from hansa.governance import refusals
+from hansa.governance.account import Account
+from hansa.governance.chain import columns_agree
+from hansa.governance.exports import exported
+from hansa.governance.limits import Limit, set_limit
+from hansa.governance.verification import Verified, changed, verify
+from hansa.privacy.release import Release
+from hansa.privacy.running import ACCOUNTANT
+from hansa.store.records import LedgerRow, LedgerScope
+from hansa.store.store import Rows, Store
+
+_PAGE: Final = 1000
+
+
+@dataclass(frozen=True)
+class StoreLedger:
+    """The ledger of one tenant in a store: the port ``hansa.core.ledger.Ledger``, one transaction a call.
+
+    A server spends within its own transactions instead, by ``Account``.
+    """
+
+    store: Store
+    tenant: str
+    clock: Clock
+
+    async def reserve(self, key: SpendKey, release: Release, origin: Origin) -> Reservation | Refusal:
+        """Set a release's cost aside, unless it would overdraw."""
+        async with self._account() as account:
+            return await account.reserve(key, release, origin)
+
+    async def freeze(self, key: SpendKey) -> Reservation:
+        """Say that the sum is about to be seen in the clear."""
+        async with self._account() as account:
+            return await account.freeze(key)
+
+    async def commit(self, key: SpendKey, outcome: Outcome) -> Reservation:
+        """Say that it was released."""
+        async with self._account() as account:
+            return await account.commit(key, outcome)
+
+    async def void(self, key: SpendKey, why: str) -> Reservation:
+        """Give a reservation back of which nothing was seen."""
+        async with self._account() as account:
+            return await account.void(key, why)
+
+    async def balance(self, scope: str) -> Balance:
+        """Return a scope's balance."""
+        async with self.store.reading() as rows:
+            return await Account(rows, self.tenant, self.clock.now()).balance(scope)
+
+    async def set_limit(self, limit: Limit, *, actor: str) -> LedgerScope:
+        """Make a scope, or change its limit."""
+        async with self.store.transaction() as rows:
+            return await set_limit(rows, self.tenant, limit, actor=actor, now=self.clock.now())
+
+    async def verify(self, scope: str) -> Verified:
+        """Walk the chain of a scope, and compare its end and its running account with what the scope's row says."""
+        async with self.store.reading() as rows:
+            found = await rows.ledger.named(self.tenant, scope)
+            if found is None:
+                raise refusals.no_scope(scope)
+            chain = await all_rows(rows, found)
+        verified = verify(map(exported, chain), count=found.rows, head=found.head)
+        for row in chain:
+            if not columns_agree(row):
+                raise changed(f"Row {row.number}: a column is not what its content says.")
+        if found.accountant == ACCOUNTANT and found.spent != verified.spent.text:
+            raise changed(f"Row {found.rows}: the running account of the scope is not that of its rows.")
+        return verified
+
+    @asynccontextmanager
+    async def _account(self) -> AsyncIterator[Account]:
+        async with self.store.transaction() as rows:
+            yield Account(rows, self.tenant, self.clock.now())
+
+
+async def all_rows(rows: Rows, scope: LedgerScope) -> Sequence[LedgerRow]:
+    """Return the whole chain of a scope, in order."""
+    found: list[LedgerRow] = []
+    while page := await rows.ledger.after(scope.id, found[-1].number if found else 0, _PAGE):
+        found += page
+    return found
