@@ -72,7 +72,7 @@ def other_releases(privacy: Privacy | None, evaluation: Evaluation, features: Fe
         yield Problem(
             "features.scaling",
             "means and deviations over all clients are sums without noise, which the plan's epsilon does not cover; "
-            'use "declared" or "none".',
+            'use "declared" (by center and scale, or low and high, of each column) or "none".',
         )
 
 

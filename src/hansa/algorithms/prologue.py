@@ -26,9 +26,9 @@ def declared_scaling(features: Features | None) -> Scaling | None:
         return None
     slots = features.slots()
     declared = features.scaling == "declared"
-    center = [slot.column.center or 0.0 if declared and slot.numeric else 0.0 for slot in slots]
-    scale = [slot.column.scale or 1.0 if declared and slot.numeric else 1.0 for slot in slots]
-    return Scaling(np.array(center, dtype=np.float32), np.array(scale, dtype=np.float32))
+    pairs = [(slot.column.declared if declared and slot.numeric else None) or (0.0, 1.0) for slot in slots]
+    center, scale = np.array(pairs, dtype=np.float32).reshape(-1, 2).T.copy()
+    return Scaling(center, scale)
 
 
 def statistics_layout(features: Features) -> Layout:

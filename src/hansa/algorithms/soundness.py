@@ -200,10 +200,10 @@ def declared_scaling(features: Features | None) -> Found:
     if features is None or features.scaling != "declared":
         return
     for position, column in enumerate(features.columns):
-        if column.kind == "number" and (column.center is None or column.scale is None):
+        if column.kind == "number" and column.declared is None:
             yield Problem(
                 f"features.columns.{position}",
-                f'scaling = "declared" needs center and scale of {column.name!r}; give both, or use "federated".',
+                f'scaling = "declared" needs center and scale of {column.name!r}, or low and high; give two, or "none".',
             )
 
 

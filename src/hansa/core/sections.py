@@ -129,8 +129,8 @@ class Column:
     ] = ()
     low: Annotated[float | None, Doc("number: values below are clamped to it; needed for federated scaling")] = None
     high: Annotated[float | None, Doc("number: values above are clamped to it; needed for federated scaling")] = None
-    center: Annotated[float | None, Doc("number: subtracted when scaling is declared")] = None
-    scale: Annotated[float | None, Gt(0), Doc("number: divides when scaling is declared")] = None
+    center: Annotated[float | None, Doc("number: subtracted when scaling is declared; absent: the middle of low and high")] = None
+    scale: Annotated[float | None, Gt(0), Doc("number: divides when scaling is declared; absent: a quarter of high - low")] = None
     missing: Annotated[tuple[str, ...], Doc("values that mean missing, beside the empty one, NA, NaN, null and ?")] = ()
 
     def __post_init__(self) -> None:
@@ -142,6 +142,17 @@ class Column:
             raise Unsound(f"column {self.name!r} lists a category twice.")
         if self.kind == "number" and self.categories:
             raise Unsound(f'column {self.name!r} is a number and cannot list categories; set kind = "category".')
+
+    @property
+    def declared(self) -> tuple[float, float] | None:
+        """Return centre and scale as declared: what is not given is the middle of low and high, and a quarter."""
+        if self.low is not None and self.high is not None:
+            middle, quarter = (self.low + self.high) / 2, (self.high - self.low) / 4
+        elif self.center is None or self.scale is None:
+            return None
+        else:
+            middle, quarter = self.center, self.scale
+        return (middle if self.center is None else self.center), (quarter if self.scale is None else self.scale)
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import get_args
 
+from hansa.core.privacy import Adjacency
 from hansa.governance import refusals
 from hansa.governance.chain import START, extended
 from hansa.governance.pricing import spent_of
-from hansa.privacy.event import Adjacency
 from hansa.privacy.running import ACCOUNTANT, nothing
 from hansa.store.records import LedgerScope, Population
 from hansa.store.store import Rows

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from typing import cast
 
 from hansa.core.errors import HansaError
+from hansa.core.privacy import Adjacency
 from hansa.privacy.accounting import Composition, price
-from hansa.privacy.event import Adjacency, Event
+from hansa.privacy.event import Event
 from hansa.privacy.event_json import event_from_mapping
 from hansa.privacy.running import ACCOUNTANT, Running
 from hansa.store.records import LedgerScope

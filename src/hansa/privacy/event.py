@@ -102,6 +102,7 @@ class DistributedGaussian:
     """A secure sum in which each of ``parties`` honest parties added discrete Gaussian noise of ``local_variance``.
 
     ``distance`` bounds the norm of one unit's integers after rounding; variance and distance are in integer units. The
+    event is of all sums in which one unit takes part, ``participations`` of them. The
     sum of discrete Gaussians is not one itself, which costs the terms with tau = 10 sum over k < parties of
     exp(-2 pi^2 local_variance k / (k + 1)) (Kairouz, Liu, Steinke 2021, theorem 1, for a local variance of at least
     1/2).
@@ -111,12 +112,13 @@ class DistributedGaussian:
     local_variance: float
     parties: int
     dimension: int
+    participations: int = 1
 
     def __post_init__(self) -> None:
         if not self.local_variance >= 0.5:
             rule = "The noise of each party in a distributed sum has a variance of at least 1/2 integer units."
             raise _invalid(rule, f"It is {self.local_variance:g}.")
-        if not (self.distance > 0 and self.parties >= 1 and self.dimension >= 1):
+        if not (self.distance > 0 and min(self.parties, self.dimension, self.participations) >= 1):
             found = f"distance {self.distance:g}, parties {self.parties}, dimension {self.dimension}."
             raise _invalid("A distributed sum has parties, a dimension and a distance above 0.", found)
 
@@ -144,7 +146,7 @@ def distance(adjacency: Adjacency) -> float:
 
 def mean_squared(event: Event, adjacency: Adjacency) -> float:
     """Return mu^2 = (distance / sigma)^2 of an unsampled event as if its noise were one continuous Gaussian."""
-    times = event.participations if isinstance(event, MatrixGaussian) else 1
+    times = event.participations if isinstance(event, (MatrixGaussian, DistributedGaussian)) else 1
     return times * (distance(adjacency) / event.noise_multiplier) ** 2
 
 
@@ -152,12 +154,13 @@ def rho(event: Event, adjacency: Adjacency) -> float:
     """Return the rho of zero-concentrated differential privacy of an unsampled event, valid for integer noise."""
     if not isinstance(event, DistributedGaussian):
         return mean_squared(event, adjacency) / 2
-    plain = math.sqrt(mean_squared(event, adjacency))
+    plain = distance(adjacency) / event.noise_multiplier
     variance, parties = event.local_variance, event.parties
     shares = np.arange(1, parties, dtype=np.float64)
     tau = 10 * float(np.exp(-2 * math.pi**2 * variance * shares / (shares + 1)).sum())
     rooted = math.sqrt(event.dimension)
-    return min(plain**2 + tau * event.dimension / 2, (plain + tau * rooted) ** 2) / 2
+    once = min(plain**2 + tau * event.dimension / 2, (plain + tau * rooted) ** 2) / 2
+    return event.participations * once
 
 
 def renyi(event: Event, adjacency: Adjacency) -> Floats:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache, partial
 from typing import Any, Final
@@ -32,8 +32,9 @@ from hansa.privacy.event import (
     PoissonGaussian,
 )
 from hansa.privacy.keystream import row_key
-from hansa.privacy.matrices import BandedMatrix, TreeMatrix, participations
+from hansa.privacy.matrices import BandedMatrix, TreeMatrix, independent, participations
 from hansa.privacy.noise import discrete_gaussian, reach
+from hansa.privacy.release import Matrix
 
 VALUES: Final = "values"
 
@@ -44,15 +45,12 @@ class Independent:
 
     def noise(self, plan: Plan, code: RingCode, number: int, key: bytes) -> tuple[Int64s, Int64s]:
         """Return the noise of a round's sum: values int64 [width], and lanes int64 [lanes]."""
-        multiplier, columns = float(plan.privacy.noise_multiplier), {}  # type: ignore[union-attr, arg-type]
-        deviation = bit_noise(plan)
+        columns, deviation = {}, bit_noise(plan)
         if deviation is not None:
-            multiplier = update_multiplier(multiplier, deviation)
             variance = Fraction(math.ceil((deviation / BELOW_CLIP.resolution) ** 2))
             columns[BELOW_CLIP.name] = int(discrete_gaussian(variance, 1, key=row_key(key, number, BELOW_CLIP.name))[0])
-        values = discrete_gaussian(
-            Fraction(variance_of(multiplier, code)), code.width, key=row_key(key, number, VALUES)
-        )
+        variance = Fraction(self.variance(plan, code))
+        values = discrete_gaussian(variance, code.width, key=row_key(key, number, VALUES))
         return values, lanes_of_noise(code, columns)
 
     def client_variance(self, plan: Plan, norm: float) -> int:
@@ -66,8 +64,30 @@ class Independent:
         """Return the largest absolute sample of a variance."""
         return reach(Fraction(variance))
 
-    def event(self, plan: Plan, multiplier: float, code: RingCode | None) -> Event:
-        """Return one release of a noise multiplier; with the integers of a plan whose clients add the noise, theirs."""
+    def variance(self, plan: Plan, code: RingCode) -> int:
+        """Return the variance of the noise on a sum, or of each client's share, in squared steps."""
+        if code.client_variance:
+            return code.client_variance
+        multiplier, deviation = float(_private(plan).noise_multiplier or 0), bit_noise(plan)
+        return variance_of(multiplier if deviation is None else update_multiplier(multiplier, deviation), code)
+
+    def matrix_of_run(self, plan: Plan) -> Matrix | None:
+        """Return what makes a whole run one release: that clients rest, so that each is in few of its rounds."""
+        if times(plan) == plan.rounds or _private(plan).trusted_sampling:
+            return None
+        return _matrix(plan, independent(plan.rounds))
+
+    def event(self, plan: Plan, multiplier: float, code: RingCode) -> Event:
+        """Return what is released at once with a noise multiplier: a round, or a run in which clients rest."""
+        once = self._round(plan, multiplier, code)
+        if self.matrix_of_run(plan) is None:
+            return once
+        if isinstance(once, DistributedGaussian):
+            return replace(once, participations=times(plan))
+        return MatrixGaussian(noise_multiplier=multiplier, participations=times(plan))
+
+    def _round(self, plan: Plan, multiplier: float, code: RingCode | None) -> Event:
+        """Return one round of a noise multiplier; with the integers of a plan whose clients add the noise, theirs."""
         schedule: Any = plan.schedule  # buffers are refused
         privacy, cohort = _private(plan), picking(schedule, plan.cohort)
         if privacy.trusted_sampling and isinstance(cohort, Poisson):
@@ -86,7 +106,7 @@ class Independent:
 
     def composition(self, plan: Plan, multiplier: float, code: RingCode | None = None) -> Composition:
         """Return what one client can take part in over the whole run."""
-        return Composition.of((self.event(plan, multiplier, code), times(plan)))
+        return Composition.of((self._round(plan, multiplier, code), times(plan)))
 
 
 @dataclass(frozen=True)
@@ -100,19 +120,33 @@ class Correlated:
         bands = min(plan.rounds, _private(plan).bands or separation(plan))
         return _banded(plan.rounds, bands) if self.kind == "banded-matrix" else TreeMatrix.within(plan.rounds, bands)
 
-    def digest(self, plan: Plan) -> str:
-        """Return SHA-256 of the matrix: rows drawn under one key belong to one matrix."""
-        return hashlib.sha256(repr(self.matrix(plan)).encode()).hexdigest()
+    def matrix_of_run(self, plan: Plan) -> Matrix:
+        """Return what makes a run one release."""
+        return _matrix(plan, self.matrix(plan))
+
+    def variance(self, plan: Plan, code: RingCode) -> int:
+        """Return the variance of the independent noise under the matrix, in squared steps."""
+        return variance_of(float(_private(plan).noise_multiplier or 0), code)
+
+    def event(self, plan: Plan, multiplier: float, code: RingCode) -> Event:  # noqa: ARG002 - the mechanisms' protocol
+        """Return the one release of the whole run."""
+        return MatrixGaussian(noise_multiplier=multiplier, participations=times(plan))
 
     def noise(self, plan: Plan, code: RingCode, number: int, key: bytes) -> tuple[Int64s, Int64s]:
         """Return the noise of round ``number`` (from 1): values int64 [width], and no noise of lanes."""
-        multiplier = float(_private(plan).noise_multiplier or 0)
-        rows = _rows(self.matrix(plan), variance_of(multiplier, code), code.width, key)
+        rows = _rows(self.matrix(plan), self.variance(plan, code), code.width, key)
         return rows.row(number - 1), lanes_of_noise(code, {})
 
     def composition(self, plan: Plan, multiplier: float, code: RingCode | None = None) -> Composition:  # noqa: ARG002 - the mechanisms' protocol
         """Return the one release of the whole run."""
         return Composition.of(MatrixGaussian(noise_multiplier=multiplier, participations=times(plan)))
+
+
+def _matrix(plan: Plan, matrix: BandedMatrix | TreeMatrix) -> Matrix:
+    """Return what the ledger keeps of a matrix; rows drawn under one key belong to one matrix."""
+    digest = hashlib.sha256(repr(matrix).encode()).hexdigest()
+    rests = separation(plan)
+    return Matrix(sha256=digest, bands=matrix.bands, participations=times(plan), separation=rests, rounds=matrix.rounds)
 
 
 class _Rows:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from fractions import Fraction
+from typing import Any, Final
 
 from hansa.algorithms.adaptive_clip import bit_deviation
 from hansa.algorithms.plan import Plan
@@ -13,8 +15,12 @@ from hansa.core.errors import HansaError, PlanError, Problem
 from hansa.core.privacy import Privacy
 from hansa.privacy.accounting import Cost, price
 from hansa.privacy.calibration import noise_for
+from hansa.privacy.event import FixedSizeGaussian, PoissonGaussian, Sampled
+from hansa.privacy.release import Release
+from hansa.privacy.release import Sampling as SamplingName
 
-_SLACK = 1e-9
+_SAMPLING: Final[Mapping[type, SamplingName]] = {PoissonGaussian: "poisson", FixedSizeGaussian: "fixed-size"}
+_SLACK: Final = 1e-9
 """What rounding of floating-point numbers may add to an epsilon that was calibrated."""
 
 
@@ -66,6 +72,39 @@ def _require_room_for_bits(plan: Plan, multiplier: float) -> None:
         "norm."
     )
     raise PlanError([Problem("privacy.adaptive_clip", sentence)])
+
+
+def planned_release(plan: Plan, code: RingCode, population: int) -> tuple[Release, int]:
+    """Return what a plan releases, for the ledger, and how often; a whole run is one release where clients rest.
+
+    ``code``: the integers of the model. A client that may take part in fewer rounds than the run has, or in whose
+    noise later rounds have a part, is charged for the whole run at once.
+    """
+    privacy, section, mechanism = plan.privacy, plan.secure_aggregation, mechanism_of(plan)
+    if privacy is None or code.norm is None:
+        raise LookupError("a plan without [privacy] releases nothing that is charged")
+    event = mechanism.event(plan, float(privacy.noise_multiplier or 0), code)
+    matrix = mechanism.matrix_of_run(plan)
+    sampled = isinstance(event, Sampled)
+    release = Release(
+        event=event,
+        unit=privacy.unit,
+        adjacency=privacy.adjacency,
+        delta=privacy.delta,
+        mechanism=privacy.mechanism,
+        clip_norm=privacy.clip_norm,
+        sensitivity=Fraction(code.norm),
+        variance=Fraction(mechanism.variance(plan, code)),
+        noise_party=privacy.noise_by,
+        cohort_expected=float(getattr(plan.cohort, "size", 0)) or plan.cohort.expected_size(population),
+        cohort_minimum=0 if section is None else section.minimum_survivors,
+        sampling=_SAMPLING.get(type(event), "none"),
+        sampling_evidence="the server's secret coins, and the plan's trusted_sampling" if sampled else "",
+        modulus=None if section is None else 2 ** code.branches[0].bits,
+        bits=None if section is None else code.branches[0].bits,
+        matrix=matrix,
+    )
+    return release, 1 if matrix is not None else plan.rounds
 
 
 def cost_of(plan: Plan, code: RingCode | None = None) -> Cost:

@@ -8,7 +8,8 @@ from fractions import Fraction
 from typing import Any, Final, Literal
 
 from hansa.core.errors import HansaError
-from hansa.privacy.event import Adjacency, DistributedGaussian, Event, MatrixGaussian, Sampled, distance
+from hansa.core.privacy import Adjacency
+from hansa.privacy.event import DistributedGaussian, Event, MatrixGaussian, Sampled, distance
 from hansa.privacy.event_json import event_to_mapping
 
 NoiseParty = Literal["server", "clients"]
@@ -104,9 +105,16 @@ class Release:
         if isinstance(event, Sampled) and self.cohort_minimum:
             rule = "Sampling amplifies where noise is released however few were drawn: a minimum tells who was not."
             raise _invalid(rule, f"The minimum is {self.cohort_minimum}.", "Set it to 0, or claim no sampling.")
-        if isinstance(event, MatrixGaussian) != (matrix is not None):
-            raise _invalid("Correlated noise is released with its matrix.", "One of the two is missing.")
-        if isinstance(event, MatrixGaussian) and matrix is not None and event.participations < matrix.participations:
+        several = event.participations if isinstance(event, DistributedGaussian) else 0
+        if (isinstance(event, MatrixGaussian) or several > 1) and matrix is None:
+            raise _invalid("A whole run is released with the matrix of its noise.", "It is missing.")
+        if matrix is not None and not isinstance(event, (MatrixGaussian, DistributedGaussian)):
+            raise _invalid("A matrix is of a whole run, which is one event.", f"The event is {type(event).__name__}.")
+        if (
+            matrix is not None
+            and isinstance(event, (MatrixGaussian, DistributedGaussian))
+            and (event.participations < matrix.participations)
+        ):
             found = f"It charges {event.participations} of {matrix.participations}."
             raise _invalid("A run is charged for every participation that its matrix allows.", found)
 

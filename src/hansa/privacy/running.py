@@ -16,8 +16,9 @@ from typing import Final
 
 import numpy as np
 
+from hansa.core.privacy import Adjacency
 from hansa.privacy.accounting import converted
-from hansa.privacy.event import ORDERS, Adjacency, Event, renyi
+from hansa.privacy.event import ORDERS, Event, renyi
 
 ACCOUNTANT: Final = "renyi-" + hashlib.sha256(",".join(map(repr, ORDERS.tolist())).encode()).hexdigest()[:16]
 """Names the orders that are tried: an account that was kept at others is computed anew from its events."""

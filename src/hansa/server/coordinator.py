@@ -20,7 +20,7 @@ from hansa.algorithms.stopping import stopping_reason
 from hansa.core.errors import DivergenceError, HansaError, StoreConflictError, StoreError
 from hansa.core.killpoints import reached
 from hansa.core.ring import RingVector
-from hansa.server import buffered_runs, closing, lifecycle, round_changes, secure_moves
+from hansa.server import buffered_runs, closing, lifecycle, private_rounds, round_changes, secure_moves
 from hansa.server.contexts import RunContext, load_context, store_state
 from hansa.server.leaving import tell
 from hansa.server.measures import ROUND_SECONDS, ROUNDS
@@ -249,6 +249,7 @@ class Coordinator:
     ) -> None:
         services, now = self.services, self.services.clock.now()
         key = await asyncio.to_thread(services.keys.unwrap, round_name(round_.id), round_.key)
+        noise_key = await private_rounds.noise_key(services.keys, context)
         try:
             if total is None:
                 closed = await closing.close(
@@ -259,9 +260,10 @@ class Coordinator:
                     key=key,
                     largest_norm=services.settings.largest_update_norm,
                     now=now,
+                    noise_key=noise_key,
                 )
             else:
-                closed = await closing.close_sum(context, round_, reports, total=total, now=now)
+                closed = await closing.close_sum(context, round_, reports, total=total, now=now, noise_key=noise_key)
         except BrokenUpdateError as error:
             await self._abandon(
                 round_, f"an update was not what was acknowledged [{error.code}]", suspended=[error.report.client]
@@ -302,6 +304,7 @@ class Coordinator:
             if round_.id.kind == "training":
                 await rows.participation.record(run.id, numbers, number)
                 await rows.releases.add(Release(run.tenant, run.id, number, model, "candidate", now))
+                await private_rounds.settle(rows, context, round_, cohort=len(reports), released=model, now=now)
             await round_changes.tell(rows, round_, "round.closed", at=now, **round_changes.counts(closed.event))
         self.contexts[run.id] = context.with_state(run, closed.state, size)
         _LOG.info("round closed", run=run.id, round=number, kind=round_.id.kind, cohort=len(reports))
@@ -364,6 +367,7 @@ class Coordinator:
                 await round_changes.abandon(rows, round_, why, now)
                 self.services.board.take_down(round_.id)
             await rows.runs.change(replace(run, state=state, why=why, ended_at=now))  # type: ignore[arg-type]
+            await private_rounds.end(rows, run, why, now)
             await rows.events.add(f"run.{state}", tenant=run.tenant, at=now, run=run_id, detail={"why": why})
         reached("coordinator.run.ended")
         self.contexts.pop(run_id, None)

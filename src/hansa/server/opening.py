@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
 
 from hansa.algorithms.schedule import has_fixed_size
-from hansa.core.errors import StoreConflictError
+from hansa.core.errors import HansaError, StoreConflictError
 from hansa.core.killpoints import reached
 from hansa.core.layout import Int64s
+from hansa.server import private_rounds
 from hansa.server.board import Posted
 from hansa.server.cohorts import Eligible, draw, eligible_clients, everyone, secret_coins
 from hansa.server.contexts import RunContext, store_state
@@ -27,6 +28,11 @@ RESUMED: Final = "resumed"
 """The note of a run that says when the operator let it go on: attempts that were given up before count no more."""
 _WINDOW: Final = 3.0
 """Check-in intervals within which a client must have called to be picked where admission is "checked-in"."""
+_UNAFFORDABLE: Final = frozenset(
+    {"HANSA-BUDGET-OVERDRAWN", "HANSA-BUDGET-MISSING", "HANSA-BUDGET-SCOPE", "HANSA-BUDGET-CLAIM",
+     "HANSA-BUDGET-SETTLED", "HANSA-BUDGET-RESTORED", "HANSA-NOISE-ROW"}
+)  # fmt: skip
+"""What a run may not spend: it waits for the operator."""
 _LONGEST_PAUSE: Final = 30.0
 """Seconds, at most, between two attempts of a round."""
 
@@ -82,7 +88,12 @@ async def open_next(services: Services, context: RunContext, upcoming: Upcoming)
     if len(numbers) < needed:
         return NotYet("too few clients could be picked")
     key = RoundKey(run.id, upcoming.kind, upcoming.round, next_attempt(run, last))
-    return await _commit(services, context, upcoming, key=key, eligible=eligible, numbers=numbers, failed=failed)
+    try:
+        return await _commit(services, context, upcoming, key=key, eligible=eligible, numbers=numbers, failed=failed)
+    except HansaError as error:
+        if error.code not in _UNAFFORDABLE:
+            raise
+        return NotYet(str(error), pause=f"[{error.code}] {error}")
 
 
 def _pause_before(failed: int) -> float:
@@ -161,12 +172,16 @@ async def _commit(  # noqa: PLR0913 - what a round is made of
     model = run.model
     if run.slots is None:
         model, _, _ = await store_state(services.blobs, context.state)
+    remembered = await private_rounds.run_notes(services.keys, context)
     reached("coordinator.round.opening")
     async with services.store.transaction() as rows:
         current = await rows.runs.get(run.id, for_change=True)
         if current is None or current.state != "running" or current.version != run.version:
             raise StoreConflictError(f"Run {run.id}")
+        if remembered:
+            await rows.runs.change(replace(current, notes={**current.notes, **remembered}))
         clients = await rows.clients.numbered(run.population, numbers)
+        charged = await private_rounds.begin(rows, context, key, population=eligible.count, now=now)
         round_ = Round(
             id=key,
             state="opening",
@@ -182,6 +197,7 @@ async def _commit(  # noqa: PLR0913 - what a round is made of
                 "size": min(_size(context), len(clients)),
                 "everyone": upcoming.everyone,
                 "failed": failed,
+                **charged,
             },
         )
         assigned = tuple(_assigned(key, position, client) for position, client in enumerate(clients))

@@ -8,11 +8,11 @@ from annotated_types import MaxLen
 from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, ConfigDict, Field
 
+from hansa.core.privacy import Adjacency
 from hansa.governance.account import Account
 from hansa.governance.exports import exported
 from hansa.governance.limits import Limit, set_limit
 from hansa.governance.pricing import committed_of
-from hansa.privacy.event import Adjacency
 from hansa.server.operator_access import allowed, refusals, services_of
 from hansa.server.operator_clients import named
 from hansa.server.operator_tenant import After

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from hansa.server import lifecycle
+from hansa.server import lifecycle, private_rounds
 from hansa.server.leaving import leave_all
 from hansa.server.rounds_at_rest import round_name
 from hansa.store.records import Fate, Round, RoundKey
@@ -26,10 +26,11 @@ async def freeze(rows: Rows, round_: Round, now: float) -> None:
 
 
 async def abandon(rows: Rows, round_: Round, why: str, now: float) -> None:
-    """Give up a round: no report of it is counted any more."""
+    """Give up a round: no report of it is counted any more, and what it would have cost is given back."""
     await rows.rounds.change(lifecycle.advance(round_, "abandoned", closed_at=now, report={"why": why}))
     assigned = await rows.rounds.assigned(round_.id)
     await rows.rounds.set_fates(round_.id, {each.client: "lost" for each in assigned if each.fate is None})
+    await private_rounds.give_back(rows, round_, why, now)
 
 
 async def suspend(rows: Rows, key: RoundKey, client: str, now: float) -> list[RoundKey]:

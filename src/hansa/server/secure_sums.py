@@ -21,6 +21,7 @@ from hansa.secagg.messages import MAGIC, Masked, header_of
 from hansa.secagg.records import closes_phase
 from hansa.secagg.server import MaskingServer, Phase
 from hansa.secagg.step import Step
+from hansa.server import private_rounds
 from hansa.server.board import Board
 from hansa.server.contexts import RunContext
 from hansa.server.lifecycle import TAKES_REPORTS, advance
@@ -355,6 +356,7 @@ async def _freeze(rows: Rows, held: Held, now: float) -> Round:
         raise StoreConflictError(f"The reports of {key.name}")
     lost: dict[str, Fate] = {each.client: "lost" for each in assigned if each.fate is None}
     await rows.rounds.set_fates(key, lost)
+    await private_rounds.freeze(rows, frozen, now)
     detail = {"kind": key.kind, "round": key.round, "attempt": key.attempt, "reported": len(numbers), "lost": len(lost)}
     await rows.events.add("round.aggregating", tenant=str(round_.notes["tenant"]), at=now, run=key.run, detail=detail)
     return frozen

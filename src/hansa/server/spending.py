@@ -9,14 +9,14 @@ but for the feeds of events.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from hansa.algorithms.plan import Plan
-from hansa.algorithms.samplers import MinSeparation, Poisson, Uniform
+from hansa.algorithms.samplers import Poisson, Uniform
 from hansa.core.errors import HansaError
 from hansa.core.ledger import Balance, Origin, Outcome, Refusal, Reservation, SpendKey
 from hansa.governance.account import Account
 from hansa.privacy.event import Sampled
+from hansa.privacy.mechanisms import separation, times
 from hansa.privacy.release import Release
 from hansa.store.records import RoundKey, Run
 from hansa.store.store import Rows
@@ -80,15 +80,13 @@ def check_claims(plan: Plan, release: Release) -> None:
     Participations are those of one client of the population, by its number, in rounds of one run that closed with it
     included: a run that is charged again counts anew, and pays anew.
     """
-    cohort: Any = plan.cohort
     matrix = release.matrix
     if matrix is not None:
-        most = cohort.max_participations if isinstance(cohort, MinSeparation) else None
-        apart = cohort.rounds if isinstance(cohort, MinSeparation) else 0
-        if most is None or most > matrix.participations or apart < matrix.separation:
+        most, apart = times(plan), separation(plan)
+        if most > matrix.participations or apart < matrix.separation:
             raise _unclaimed(
                 f"The noise assumes at most {matrix.participations} participations, {matrix.separation} rounds apart.",
-                f"The cohort allows {'any number' if most is None else most}, {apart} apart.",
+                f"The cohort allows {most}, {apart} apart.",
                 'Use cohort = { kind = "min-separation", rounds = ..., max_participations = ... } with those numbers.',
             )
         if plan.rounds > matrix.rounds:

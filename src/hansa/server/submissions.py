@@ -21,7 +21,9 @@ from hansa.core.secure_aggregation import SecureAggregation
 from hansa.evaluation.metrics import choose
 from hansa.server.eligibility_checks import check_eligibility
 from hansa.server.model_files import HEADER, checked, read_header
+from hansa.server.private_rounds import release_of
 from hansa.server.rounds_at_rest import descriptor_name, model_name
+from hansa.server.spending import check_submission
 from hansa.store.blobs import Blobs
 from hansa.store.records import Job, Population, Run, Tenant, Token
 from hansa.wire.jobs import JobDescriptor, layout_from_mapping
@@ -35,7 +37,7 @@ HIGHEST: Final = 100
 """Between which a priority lies; the higher run goes first."""
 
 _DEEPEST: Final = 64
-_NO_PIECES: Final = frozenset(("name", "seed", "rounds", "model", "features", "secure_aggregation"))
+_NO_PIECES: Final = frozenset(("name", "seed", "rounds", "model", "features", "secure_aggregation", "privacy"))
 """Sections in which no piece is named. The factory in ``model`` is text here: only sites import it."""
 _ABSENT: Final = ("central", "validation")
 """What a stopping rule cannot watch in a federation."""
@@ -214,6 +216,11 @@ async def submit(services: Services, token: Token, submission: Submission) -> tu
     if tenant is None or population is None:
         raise not_found(f"population {submission.population!r}")
     stands = await asyncio.to_thread(check, submission, population, clients, tenant, services.allowances)
+    planned = await asyncio.to_thread(release_of, stands.plan, stands.descriptor.layout, clients)
+    if planned is not None:
+        async with services.store.reading() as rows:
+            now = services.clock.now()
+            await check_submission(rows, token.tenant, population.id, [planned], plan=stands.plan, now=now)
     uploaded = upload_name(tenant.id, submission.model)
     total = await check_model(services.blobs, uploaded, stands)
     content = stands.descriptor.to_bytes()

@@ -1,0 +1,214 @@
+"""Rounds under privacy on the real server: charged before they open, noised as they close, refused where they overdraw."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import numpy as np
+import pytest
+from tests.server.by_hand import code_of, deployed, run_async
+
+from hansa.algorithms.fixed_point import modulo
+from hansa.algorithms.private_sums import released
+from hansa.algorithms.secure_sums import training_code
+from hansa.core.errors import HansaError
+from hansa.core.nouns import Batch
+from hansa.governance.limits import Limit, set_limit
+from hansa.server import private_rounds
+from hansa.wire.generated import federation_pb2 as messages
+from hansa.wire.updates import encode_update
+
+PRIVATE = (
+    "evaluation={federated=false}",
+    "transforms=[]",
+    "privacy={clip_norm=1.0, delta=1e-5, epsilon=8.0}",
+    'aggregator={kind="fixed-mean", divisor=2}',
+    "rounds=3",
+)
+SCALED = ("features={label=\"disease\", scaling=\"declared\"}",)
+BANDED = ('privacy.mechanism="banded-matrix"', 'cohort={kind="min-separation", size=2, rounds=1}')
+
+
+async def budget(server, epsilon=8.0, **changes):
+    limit = {"unit": "client", "adjacency": "zero-out", "delta": 1e-5} | changes
+    async with server.services.store.transaction() as rows:
+        return await set_limit(
+            rows, server.token.tenant, Limit(scope="hospitals", epsilon=epsilon, populations=(server.population,), **limit),
+            actor="an owner", now=server.clock.now(),
+        )  # fmt: skip
+
+
+async def started(server, *overrides, clients=2):
+    devices = [await server.device(f"hospital {number}") for number in range(clients)]
+    for device in devices:
+        await device.check_in()
+    return await server.submit(*PRIVATE, *SCALED, *overrides), devices
+
+
+async def integers(server, assignment, norm=0.5):
+    """The bytes of an update whose integers are so long, in bounds."""
+    context = await server.context(assignment.id.run)
+    code = training_code(context.plan, context.state.layout)
+    whole = np.zeros(code.width, dtype=np.int64)
+    whole[0] = -round(norm * code.norm)
+    layout = released(context.state.layout)
+    values = modulo(whole, code.branches[0].bits).astype(code.dtype)[None]
+    return encode_update(Batch(values, layout.encode_lanes({"count": np.ones(1)}, 1), layout))
+
+
+async def one_round(server, devices, norm=0.5):
+    asked = [await device.assignment() for device in devices]
+    for device, assignment in zip(devices, asked, strict=True):
+        answer = await device.put(assignment.id, await integers(server, assignment, norm))
+        assert answer.status_code in (200, 201, 204), answer.text
+    return asked[0].id
+
+
+async def until(server, of, state="closed"):
+    for _ in range(500):
+        if (found := await server.round(of)).state == state:
+            return found
+        await asyncio.sleep(0.02)
+    raise TimeoutError(found.state)
+
+
+async def ledger(server):
+    async with server.services.store.reading() as rows:
+        scope = await rows.ledger.named(server.token.tenant, "hospitals")
+        return [(row.kind, json.loads(row.content)) for row in await rows.ledger.after(scope.id, 0, 1000)]
+
+
+async def run_state(server, run):
+    async with server.services.store.reading() as rows:
+        return await rows.runs.get(run)
+
+
+def test_a_private_plan_needs_a_budget(tmp_path):
+    async def work():
+        async with deployed(tmp_path) as server:
+            with pytest.raises(HansaError) as caught:
+                await server.submit(*PRIVATE, *SCALED)
+            assert caught.value.code == "HANSA-BUDGET-MISSING"
+            await budget(server, adjacency="replace-one")
+            with pytest.raises(HansaError) as caught:
+                await server.submit(*PRIVATE, *SCALED)
+            assert caught.value.code == "HANSA-BUDGET-SCOPE"
+
+    run_async(work())
+
+
+def test_what_the_plan_shows_to_overdraw_is_refused_at_submit(tmp_path):
+    async def work():
+        async with deployed(tmp_path) as server:
+            await budget(server, epsilon=7.9)
+            with pytest.raises(HansaError, match="reference") as caught:
+                await server.submit(*PRIVATE, *SCALED)
+            assert caught.value.code == "HANSA-BUDGET-OVERDRAWN"
+
+    run_async(work())
+
+
+def test_rounds_are_charged_noised_and_settled(tmp_path):
+    async def work():
+        async with deployed(tmp_path) as server:
+            await budget(server)
+            run, devices = await started(server)
+            before = (await server.context(run)).state.model
+            for number in (1, 2, 3):
+                of = await one_round(server, devices)
+                assert of.round == number
+                await until(server, of)
+            kinds = [kind for kind, _ in await ledger(server)]
+            assert kinds == ["limit", *["reserve", "commit"] * 3]
+            content = [row for _, row in await ledger(server)]
+            assert content[-1]["epsilon_charged"] <= 8.0 < content[-1]["epsilon_charged"] * 1.01
+            assert content[2]["cohort_actual"] == 2
+            context = await server.context(run)
+            moved = context.state.model - before
+            multiplier = context.plan.privacy.noise_multiplier
+            assert np.abs(moved).max() > 0
+            assert moved[1:].std() == pytest.approx(multiplier / 2 * 3**0.5, rel=0.6)
+            assert content[2]["released"] != content[4]["released"]
+            event = (await until(server, of)).report
+            assert event["train_loss"] is None
+
+    run_async(work())
+
+
+def test_an_update_that_is_too_long_is_refused_and_its_client_named(tmp_path):
+    async def work():
+        async with deployed(tmp_path) as server:
+            await budget(server)
+            _, devices = await started(server)
+            asked = [await device.assignment() for device in devices]
+            refused = await devices[0].put(asked[0].id, await integers(server, asked[0], norm=1.5))
+            assert code_of(refused) == "HANSA-REPORT-INVALID"
+            (event,) = await server.events("report.refused")
+            assert event.client == devices[0].id
+
+    run_async(work())
+
+
+def test_an_attempt_that_is_given_up_costs_nothing(tmp_path):
+    async def work():
+        async with deployed(tmp_path, round_deadline=30) as server:
+            await budget(server)
+            _, devices = await started(server)
+            asked = await devices[0].assignment()
+            server.clock.time += 31
+            await server.given_up(asked.id)
+            kinds = [kind for kind, _ in await ledger(server)]
+            assert kinds[:3] == ["limit", "reserve", "void"]
+
+    run_async(work())
+
+
+def test_of_two_runs_that_fit_alone_the_second_waits_for_the_operator(tmp_path):
+    async def work():
+        async with deployed(tmp_path) as server:
+            await budget(server, epsilon=9.0)
+            first, devices = await started(server)
+            second = await server.submit(*PRIVATE, *SCALED)
+            for _ in range(500):
+                states = [await run_state(server, run) for run in (first, second)]
+                if "paused" in {found.state for found in states}:
+                    break
+                for device in devices:
+                    told = await device.check_in()
+                    if told.HasField("assignment"):
+                        asked = messages.Assignment.FromString(told.assignment.assignment)
+                        await device.put(asked.id, await integers(server, asked))
+                await asyncio.sleep(0.02)
+            (paused,) = [found for found in states if found.state == "paused"]
+            assert "HANSA-BUDGET-OVERDRAWN" in paused.why
+            content = [row for _, row in await ledger(server)]
+            assert content[-1]["epsilon_charged"] <= 9.0
+
+    run_async(work())
+
+
+def test_correlated_noise_is_one_charge_and_its_rows_are_the_runs_own(tmp_path, monkeypatch):
+    async def work():
+        keys = []
+        noise_key = private_rounds.noise_key
+
+        async def seen(*args):
+            keys.append(await noise_key(*args))
+            return keys[-1]
+
+        monkeypatch.setattr(private_rounds, "noise_key", seen)
+        async with deployed(tmp_path) as server:
+            await budget(server)
+            run, devices = await started(server, *BANDED)
+            for _ in range(2):
+                await until(server, await one_round(server, devices))
+        async with deployed(tmp_path) as server:  # started again over the same files
+            found, told = await run_state(server, run), await ledger(server)
+        assert len(set(keys)) == 1
+        assert len(keys[0]) == 32
+        assert keys[0].hex() not in json.dumps(found.notes)
+        assert [kind for kind, _ in told] == ["limit", "reserve", "commit", "row", "row"]
+        assert [row["noise_row"] for kind, row in told if kind == "row"] == [0, 1]
+
+    run_async(work())
