@@ -26,7 +26,7 @@ PRIVATE = (
     'aggregator={kind="fixed-mean", divisor=2}',
     "rounds=3",
 )
-SCALED = ("features={label=\"disease\", scaling=\"declared\"}",)
+SCALED = ('features={label="disease", scaling="declared"}',)
 BANDED = ('privacy.mechanism="banded-matrix"', 'cohort={kind="min-separation", size=2, rounds=1}')
 
 
