@@ -1,4 +1,4 @@
-"""Rounds under privacy on the real server: charged before they open, noised as they close, refused where they overdraw."""
+"""Rounds under privacy on the real server: charged before they open, noised as they close, refused beyond a budget."""
 
 from __future__ import annotations
 

@@ -41,13 +41,14 @@ def test_only_what_is_over_or_orphaned_and_old_is_removed(run_on, tmp_path):
         gone = [f"updates/{over.id.name}/c/s/0", f"updates/tenant/{over.id.name}/c/s/0", "models/lost", "slots/old"]
         for name in kept + gone:
             await blobs.put(name, chunks())
-        for key_id in (over.id.name, live.id.name, "server-signing-1"):
+        noise = f"{seed.run.id}-noise"
+        for key_id in (over.id.name, live.id.name, "server-signing-1", noise, "run-of-old-noise"):
             keys.create(key_id)
         assert await sweep(store, blobs, keys, now=now + 1, grace=HOUR) == Swept()
         swept = await sweep(store, blobs, keys, now=now + 2 * HOUR, grace=HOUR, keep_events=40 * HOUR)
-        assert swept == Swept(updates=2, orphans=2, bytes=20, keys=1, events=1)
+        assert swept == Swept(updates=2, orphans=2, bytes=20, keys=2, events=1)
         assert await blobs.names("") == sorted(kept)
-        assert [key.id for key in keys.held()] == sorted([live.id.name, "server-signing-1"])
+        assert [key.id for key in keys.held()] == sorted([live.id.name, "server-signing-1", noise])
         assert await sweep(store, blobs, keys, now=now + 2 * HOUR, keep_events=40 * HOUR) == Swept()
         blobs.close()
 

@@ -1,4 +1,4 @@
-"""Privacy over a real network: noise by the server or by the clients, charged to a ledger, of the size that is claimed."""
+"""Privacy over a real network: noise by the server or the clients, charged to a ledger, of the size that is claimed."""
 
 from __future__ import annotations
 

@@ -203,7 +203,8 @@ def declared_scaling(features: Features | None) -> Found:
         if column.kind == "number" and column.declared is None:
             yield Problem(
                 f"features.columns.{position}",
-                f'scaling = "declared" needs center and scale of {column.name!r}, or low and high; give two, or "none".',
+                f'scaling = "declared" needs center and scale of {column.name!r}, or low and high; give two, or use '
+                '"none".',
             )
 
 

@@ -129,8 +129,12 @@ class Column:
     ] = ()
     low: Annotated[float | None, Doc("number: values below are clamped to it; needed for federated scaling")] = None
     high: Annotated[float | None, Doc("number: values above are clamped to it; needed for federated scaling")] = None
-    center: Annotated[float | None, Doc("number: subtracted when scaling is declared; absent: the middle of low and high")] = None
-    scale: Annotated[float | None, Gt(0), Doc("number: divides when scaling is declared; absent: a quarter of high - low")] = None
+    center: Annotated[
+        float | None, Doc("number: subtracted when scaling is declared; absent: the middle of low and high")
+    ] = None
+    scale: Annotated[
+        float | None, Gt(0), Doc("number: divides when scaling is declared; absent: a quarter of high - low")
+    ] = None
     missing: Annotated[tuple[str, ...], Doc("values that mean missing, beside the empty one, NA, NaN, null and ?")] = ()
 
     def __post_init__(self) -> None:

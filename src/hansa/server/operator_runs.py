@@ -11,6 +11,7 @@ from fastapi import APIRouter, Depends, Path, Query, Request
 
 from hansa.core.errors import RefusedError, StoreConflictError
 from hansa.server import operator_bodies as bodies
+from hansa.server import private_rounds
 from hansa.server.opening import RESUMED
 from hansa.server.operator_access import allowed, refusals, services_of
 from hansa.server.operator_tenant import Limit, event_body, shown_to
@@ -205,6 +206,8 @@ async def _change(
                 if changed != found:
                     changed = await rows.runs.change(changed)
                     detail = {**event[1], "by": token.name}
+                    if changed.state == "cancelled":
+                        await private_rounds.end(rows, changed, "the run is cancelled", now)
                     await rows.events.add(event[0], tenant=token.tenant, at=now, run=run, detail=detail)
                 shown = await _shown(rows, token, changed)
         except StoreConflictError:

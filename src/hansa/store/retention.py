@@ -18,6 +18,8 @@ from hansa.store.keys import HeldKey, KeyProvider
 from hansa.store.store import Store
 
 _ROUND: Final = re.compile(r".+-(statistics|training|evaluation)-\d+-\d+")
+_NOISE: Final = re.compile(r"(.+)-noise")
+"""The name of the key of a run's correlated noise."""
 _BY_DIGEST: Final = ("models/", "slots/", "jobs/")
 _CHANGES: Final = 100_000
 """Changes of clients that stay in the feed."""
@@ -56,6 +58,7 @@ async def sweep(  # noqa: PLR0913 - three places, and how long what is kept
     held = await asyncio.to_thread(keys.held)
     async with store.reading() as rows:  # after the lists: what was committed before they were made is seen
         opened = frozenset(round_.id.name for round_ in await rows.rounds.all_open())
+        going_on = frozenset(run.id for run in await rows.runs.going_on())
         referred = await rows.references.digests(ended=0.0 if keep_models is None else now - keep_models)
     before = now - grace
     finished = [each for each in updates if each.at < before and _is_over(each.name.split("/"), opened)]
@@ -64,7 +67,7 @@ async def sweep(  # noqa: PLR0913 - three places, and how long what is kept
     for each in finished:
         await blobs.delete(each.name)
     orphans = [each for each in orphans if await _removed(blobs, each)]
-    destroyed = await asyncio.to_thread(_destroy, keys, held, opened, before)
+    destroyed = await asyncio.to_thread(_destroy, keys, held, opened | going_on, before)
     async with store.transaction() as rows:
         events = 0 if keep_events is None else await rows.events.forget(now - keep_events)
         await rows.clients.forget_changes(_CHANGES)
@@ -86,8 +89,11 @@ def _is_over(parts: Sequence[str], opened: frozenset[str]) -> bool:
     return bool(rounds) and not opened.intersection(rounds)
 
 
-def _destroy(keys: KeyProvider, held: Sequence[HeldKey], opened: frozenset[str], before: float) -> int:
-    over = [each.id for each in held if each.at < before and _is_over([each.id], opened)]
+def _destroy(keys: KeyProvider, held: Sequence[HeldKey], used: frozenset[str], before: float) -> int:
+    """Destroy the keys of rounds that are not open, and of the noise of runs that have ended."""
+    over = [each.id for each in held if each.at < before and _is_over([each.id], used)]
+    noise = [(each, _NOISE.fullmatch(each.id)) for each in held if each.at < before]
+    over += [each.id for each, named in noise if named is not None and named.group(1) not in used]
     for key_id in over:
         keys.destroy(key_id)
     return len(over)
