@@ -28,6 +28,10 @@ nitpick_ignore_regex = [
     (r"py:.*", r"(numpy|np|np\.random|collections|fractions|pathlib|typing|types|torch|NDArray|np\.ndarray)(\..*)?"),
     # our short names of array types and of mappings
     (r"py:.*", r"(hansa\.core\.\w+\.)?(Array|Floats|Int64s|UInt64s|Bounds|ClientStates|Tallies|Rate|Callback)"),
+    # what a protocol is generic over
+    (r"py:.*", r"hansa\.core\.ledger\._Release_contra"),
+    # rows of the store, which has no page
+    (r"py:.*", r"hansa\.store\.records\.\w+"),
     # the marks of a field
     (r"py:.*", r"(hansa\.core\.schema\.)?(Doc|Family|Ge|Gt|Le|Lt|MinLen)"),
 ]

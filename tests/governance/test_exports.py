@@ -104,6 +104,7 @@ def test_a_statement_says_what_each_run_and_round_cost(run_on):
             ("run-2", "committed", None),
         ]
         assert all(0 < each.alone <= each.charged for each in found.spent)
+        assert [each.noise_rows for each in found.spent] == [0, 0, 0, 2]
         first, second = found.runs
         assert (first.states["committed"], first.states["void"], first.states["reserved"]) == (1, 1, 1)
         assert second.course[-1][1] == pytest.approx(found.spent[-1].alone)

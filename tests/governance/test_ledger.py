@@ -425,3 +425,32 @@ def test_a_ledger_works_on_a_plain_file(tmp_path):
         await again.close()
 
     asyncio.run(test())
+
+
+def test_a_server_that_is_restored_from_a_backup_spends_nothing_until_an_owner_decides(tmp_path):
+    from tests.store.rows import seeded
+
+    from hansa.store.backup import back_up, restore
+    from hansa.store.store import Store
+
+    url, other = (f"sqlite+aiosqlite:///{tmp_path / name}.sqlite" for name in ("hansa", "restored"))
+
+    async def test():
+        store = await Store.open(url)
+        seed = await seeded(store)
+        ledger = await ledger_of(store, seed)
+        await ledger.reserve(key_of(seed, 1), release_of(), origin_of(seed))
+        await asyncio.to_thread(back_up, url, None, tmp_path / "backup", now=6.0)
+        await ledger.reserve(key_of(seed, 2), release_of(), origin_of(seed))  # which the backup does not know
+        await store.close()
+        await restore(tmp_path / "backup", other, None, now=7.0)
+        store = await Store.open(other)
+        ledger = replace(ledger, store=store)
+        said = await refused("HANSA-BUDGET-RESTORED", ledger.reserve(key_of(seed, 3), release_of(), origin_of(seed)))
+        assert "hansa ledger limit" in said
+        await ledger.set_limit(limit_of(seed, 9.0), actor="olga")
+        assert isinstance(await ledger.reserve(key_of(seed, 3), release_of(), origin_of(seed)), Reservation)
+        await ledger.verify("wards")
+        await store.close()
+
+    asyncio.run(test())

@@ -40,8 +40,16 @@ def _filled(federation):
         client = post("/populations/hospitals/invitations", {"name": "one"})["client"]
         calls.put(f"/models/{MODEL_SHA256}", content=MODEL).raise_for_status()
         taken = post("/jobs", job())
+        budget = {"epsilon": 4.0, "delta": 1e-5, "unit": "client", "adjacency": "zero-out"}
+        calls.put("/ledger/hospitals", json={**budget, "populations": ["hospitals"]}).raise_for_status()
         token = post("/tokens", {"name": "another", "role": "auditor"})["id"]
-    ids = {"population": "hospitals", "client": client, "run": taken["run"]["id"], "job": taken["job"]["id"]}
+    ids = {
+        "population": "hospitals",
+        "scope": "hospitals",
+        "client": client,
+        "run": taken["run"]["id"],
+        "job": taken["job"]["id"],
+    }
     return {**ids, "token_id": token, "sha256": MODEL_SHA256}
 
 

@@ -62,6 +62,21 @@ def test_up_down_and_up_again(empty_database):
     assert current(url).number == tables.SCHEMA
 
 
+def test_the_ledger_is_added_to_a_database_that_older_servers_go_on_serving(empty_database):
+    url = parse_url(empty_database)
+    assert upgrade(url, 1) == Schema(1, 1)
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        connection.execute(tables.tenants.insert().values(id="t", name="hospitals"))
+    assert upgrade(url) == Schema(2, 1)  # a server written for schema 1 may serve it
+    with engine.begin() as connection:
+        assert connection.execute(tables.tenants.select()).all() == [("t", "hospitals")]
+        connection.execute(tables.tenants.insert().values(id="u", name="added by an older server"))
+    assert downgrade(url, 1) == Schema(1, 1)
+    assert not inspect(engine).has_table("ledger_rows")
+    engine.dispose()
+
+
 def test_an_empty_database_is_migrated_only_if_that_is_asked(empty_database):
     assert "hansa server upgrade" in refused(empty_database, migrate=False)
     opened(empty_database)

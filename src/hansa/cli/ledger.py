@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -12,6 +12,9 @@ from hansa.cli.console import command_line, facts, new_table, print_json, screen
 from hansa.cli.operator_client import Operator, in_path, operator, when, whole
 from hansa.cli.options import AsJson, CaFile, ServerUrl, TokenFile
 from hansa.core.errors import DataError
+
+if TYPE_CHECKING:
+    from hansa.governance.exports import RunSpent, Spent
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -194,6 +197,10 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
+def _state(spent: Spent) -> str:
+    return f"{spent.state}, {spent.noise_rows} rows" if spent.noise_rows else spent.state
+
+
 def _show_scopes(scopes: list[dict[str, Any]]) -> None:
     console = screen()
     if not scopes:
@@ -231,7 +238,7 @@ def _show_scope(body: dict[str, Any], rows: list[dict[str, Any]], limit: int, pi
     table = whole(new_table(("for", "state", "at", "cohort", "by itself", "charged after"), texts=3), 0, 1, 2)
     for each in statement.spent[-limit:]:
         cohort = "" if each.cohort is None else str(each.cohort)
-        table.add_row(str(each.key), each.state, when(each.at), cohort, _number(each.alone), _number(each.charged))
+        table.add_row(str(each.key), _state(each), when(each.at), cohort, _number(each.alone), _number(each.charged))
     console.print(table)
     facts(console, [("head", body["head"])])
     if picture is not None:
@@ -241,10 +248,28 @@ def _show_scope(body: dict[str, Any], rows: list[dict[str, Any]], limit: int, pi
         command_line(console, "picture", str(picture))
     return {
         **body,
-        "runs": [{"run": run.run, "job": run.job, "states": dict(run.states), "epsilon_alone": run.course[-1][1]}
-                 for run in statement.runs],
-        "spent": [{"run": each.key.run, "kind": each.key.kind, "round": each.key.round, "attempt": each.key.attempt,
-                   "job": each.job, "state": each.state, "mechanism": each.mechanism, "cohort": each.cohort,
-                   "at": each.at, "epsilon_alone": each.alone, "epsilon_charged": each.charged}
-                  for each in statement.spent[-limit:]],
-    }  # fmt: skip
+        "runs": [_told_run(each) for each in statement.runs],
+        "spent": [_told(each) for each in statement.spent[-limit:]],
+    }
+
+
+def _told_run(run: RunSpent) -> dict[str, Any]:
+    return {"run": run.run, "job": run.job, "states": dict(run.states), "epsilon_alone": run.course[-1][1]}
+
+
+def _told(spent: Spent) -> dict[str, Any]:
+    key = spent.key
+    return {
+        "run": key.run,
+        "kind": key.kind,
+        "round": key.round,
+        "attempt": key.attempt,
+        "job": spent.job,
+        "state": spent.state,
+        "mechanism": spent.mechanism,
+        "cohort": spent.cohort,
+        "noise_rows": spent.noise_rows,
+        "at": spent.at,
+        "epsilon_alone": spent.alone,
+        "epsilon_charged": spent.charged,
+    }

@@ -90,7 +90,10 @@ def verify_scope(scope: Any, rows: Iterable[Mapping[str, Any]], *, known: str | 
 
 @dataclass(frozen=True, kw_only=True)
 class Spent:
-    """One reservation: what it costs by itself, and its scope with it: charged epsilon at the scope's delta."""
+    """One reservation: what it costs by itself, and its scope with it: charged epsilon at the scope's delta.
+
+    ``noise_rows`` counts the released rows of a run of correlated noise, which cost nothing more.
+    """
 
     key: SpendKey
     job: str
@@ -101,6 +104,7 @@ class Spent:
     charged: float
     cohort: int | None
     at: float
+    noise_rows: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,10 +136,12 @@ def statement_of(rows: Iterable[Mapping[str, Any]]) -> Statement:
     course: list[tuple[int, float]] = []
     for row in (each["row"] for each in rows):
         course.append((row["number"], row["epsilon_charged"]))
-        if row["kind"] in ("limit", "row"):
+        if row["kind"] == "limit":
             continue
         key = key_from_mapping(row["key"])
-        if row["kind"] == "reserve":
+        if row["kind"] == "row":
+            spent[key.run] = replace(spent[key.run], noise_rows=spent[key.run].noise_rows + 1)
+        elif row["kind"] == "reserve":
             spent[str(key)] = _reserved(key, row)
         else:
             before = spent[str(key)]

@@ -31,7 +31,8 @@ async def events_of(rows: Rows, scope: LedgerScope, *, committed: bool = False) 
 def reference_of(events: Sequence[tuple[Event, int]], scope: LedgerScope) -> float | None:
     """Return the reference epsilon of events in a scope; None where it is not defined.
 
-    That is where samples of two kinds are mixed: the charged epsilon composes them, the reference does not.
+    That is where samples of two kinds are mixed, which the charged epsilon composes and the reference does not, and
+    where the extra ``dp`` is not installed: nothing that counts waits for it.
     """
     if not events:
         return 0.0
@@ -44,7 +45,7 @@ def reference_of(events: Sequence[tuple[Event, int]], scope: LedgerScope) -> flo
             trusted_sampling=True,  # who answers for it is said in each release; others have no sampled event
         )
     except HansaError as error:
-        if error.code != "HANSA-PRIVACY-INVALID":
+        if error.code not in ("HANSA-PRIVACY-INVALID", "HANSA-EXTRA-MISSING"):
             raise
         return None
     return cost.epsilon_reference

@@ -99,9 +99,9 @@ class Release:
         distributed = isinstance(event, DistributedGaussian)
         if distributed != (self.noise_party == "clients"):
             raise _invalid("Noise that clients add is priced as a sum of their shares.", f"It is {self.mechanism!r}.")
-        if isinstance(event, Sampled) != (self.sampling != "none" and bool(self.sampling_evidence.strip())):
+        if isinstance(event, Sampled) and (self.sampling == "none" or not self.sampling_evidence.strip()):
             rule = "Sampling amplifies where somebody answers for its secrecy, and nowhere else."
-            raise _invalid(rule, "The event and its evidence do not agree.")
+            raise _invalid(rule, "The event is sampled, and there is no evidence.")
         if isinstance(event, Sampled) and self.cohort_minimum:
             rule = "Sampling amplifies where noise is released however few were drawn: a minimum tells who was not."
             raise _invalid(rule, f"The minimum is {self.cohort_minimum}.", "Set it to 0, or claim no sampling.")

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from hansa.algorithms.plan import Plan
 from hansa.algorithms.samplers import Poisson, Uniform
 from hansa.core.errors import HansaError
-from hansa.core.ledger import Balance, Origin, Outcome, Refusal, Reservation, SpendKey
+from hansa.core.ledger import Balance, Ledger, Origin, Outcome, Refusal, Reservation, SpendKey
 from hansa.governance.account import Account
 from hansa.privacy.event import Sampled
 from hansa.privacy.mechanisms import separation, times
@@ -35,27 +35,27 @@ async def reserve_round(  # noqa: PLR0913 - who spends what, and when
     if job is None:
         raise LookupError("a run has a job")
     origin = Origin(population=run.population, job=job.id, plan_sha256=job.plan_sha256, actor=job.submitted_by)
-    return await Account(rows, run.tenant, now).reserve(_key(key), release, origin)
+    return await _ledger(rows, run, now).reserve(_key(key), release, origin)
 
 
 async def freeze_round(rows: Rows, run: Run, key: RoundKey, *, now: float) -> Reservation:
     """Say that a round's sum is about to be seen: it is neither tried again with others nor void from here on."""
-    return await Account(rows, run.tenant, now).freeze(_key(key))
+    return await _ledger(rows, run, now).freeze(_key(key))
 
 
 async def commit_round(rows: Rows, run: Run, key: RoundKey, outcome: Outcome, *, now: float) -> Reservation:
     """Say what a round released. Raises HansaError where it has no reservation that stands, or its noise was used."""
-    return await Account(rows, run.tenant, now).commit(_key(key), outcome)
+    return await _ledger(rows, run, now).commit(_key(key), outcome)
 
 
 async def void_round(rows: Rows, run: Run, key: RoundKey, why: str, *, now: float) -> Reservation:
     """Give back what an attempt reserved of which nothing was seen. A whole run's reservation stays."""
-    return await Account(rows, run.tenant, now).void(_key(key), why)
+    return await _ledger(rows, run, now).void(_key(key), why)
 
 
 async def void_run(rows: Rows, run: Run, why: str, *, now: float) -> Reservation:
     """Give back what a run of correlated noise reserved that ended before anything of it was seen."""
-    return await Account(rows, run.tenant, now).void(SpendKey.whole(run.id), why)
+    return await _ledger(rows, run, now).void(SpendKey.whole(run.id), why)
 
 
 async def check_submission(  # noqa: PLR0913 - who spends what from where
@@ -113,6 +113,10 @@ def _check_sampling(plan: Plan, release: Release) -> None:
 
 def _unclaimed(rule: str, found: str, action: str) -> HansaError:
     return HansaError("HANSA-BUDGET-CLAIM", rule=rule, found=found, action=action)
+
+
+def _ledger(rows: Rows, run: Run, now: float) -> Ledger[Release]:
+    return Account(rows, run.tenant, now)
 
 
 def _key(key: RoundKey) -> SpendKey:
