@@ -25,7 +25,7 @@ def loaded_by(module, names):
     ["hansa", "hansa.core.schema", "hansa.algorithms.rounds", "hansa.training.linear", "hansa.evaluation.federated",
      "hansa.wire.plans", "hansa.simulation.engine", "hansa.testing", "hansa.privacy.accounting", "hansa.privacy.noise",
      "hansa.privacy.matrices", "hansa.privacy.calibration", "hansa.privacy.auditing", "hansa.privacy.planned",
-     "hansa.secagg.client", "hansa.secagg.decryptor"],
+     "hansa.secagg.client", "hansa.secagg.decryptor", "hansa.governance.account", "hansa.governance.exports"],
 )  # fmt: skip
 def test_importing_a_room_imports_no_heavy_library(module):
     assert loaded_by(module, HEAVY) == []

@@ -47,7 +47,8 @@ def test_an_event_comes_back_from_its_json_as_it_was(event):
 @pytest.mark.parametrize(
     "told",
     [{}, {"kind": "laplace", "noise_multiplier": 1.0}, {"kind": "gaussian"},
-     {"kind": "gaussian", "noise_multiplier": "1"}, {"kind": "gaussian", "noise_multiplier": True}, {"kind": "gaussian", "noise_multiplier": 0.0},
+     {"kind": "gaussian", "noise_multiplier": "1"}, {"kind": "gaussian", "noise_multiplier": True},
+     {"kind": "gaussian", "noise_multiplier": 0.0},
      {"kind": "gaussian", "noise_multiplier": 1.0, "q": 1}, {"kind": ["gaussian"]},
      {"kind": "matrix-gaussian", "noise_multiplier": 1.0, "participations": 1.5}],
 )  # fmt: skip

@@ -53,10 +53,16 @@ class Account:
             return _again(scope, key, known, told)
         if scope.restored_at is not None:
             raise refusals.restored(scope)
+        return await self._set_aside(scope, key, release, told, origin)
+
+    async def _set_aside(
+        self, scope: LedgerScope, key: SpendKey, release: Release, told: Mapping[str, Any], origin: Origin
+    ) -> Reservation | Refusal:
+        """Reserve what was never reserved, in a scope that is locked."""
         spent = await spent_of(self.rows, scope)
         after = spent.plus(release.event, release.adjacency)
-        charged = after.epsilon(scope.delta)
-        if charged > scope.epsilon_limit:
+        charged, limit = after.epsilon(scope.delta), scope.epsilon_limit
+        if charged > limit:
             return await self._refusal(scope, charged, [(release.event, 1)])
         parts: dict[str, Any] = {
             "population": origin.population,
@@ -65,19 +71,13 @@ class Account:
             "release": told,
             "rho": None if isinstance(release.event, Sampled) else rho(release.event, release.adjacency),
         }
-        added = await self._append(scope, "reserve", spent=after, actor=origin.actor, key=key, parts=parts)
-        warning = _passed(spent.epsilon(scope.delta), charged, scope.epsilon_limit)
+        row = (await self._append(scope, "reserve", spent=after, actor=origin.actor, key=key, parts=parts)).number
+        warning = _passed(spent.epsilon(scope.delta), charged, limit)
         if warning is not None:
-            detail = {"scope": scope.name, "share": warning, "charged": charged, "limit": scope.epsilon_limit}
+            detail = {"scope": scope.name, "share": warning, "charged": charged, "limit": limit}
             await self.rows.events.add("ledger.warning", tenant=self.tenant, at=self.now, run=key.run, detail=detail)
         return Reservation(
-            key=key,
-            scope=scope.name,
-            row=added.number,
-            state="reserved",
-            charged=charged,
-            limit=scope.epsilon_limit,
-            warning=warning,
+            key=key, scope=scope.name, row=row, state="reserved", charged=charged, limit=limit, warning=warning
         )
 
     async def freeze(self, key: SpendKey) -> Reservation:
