@@ -13,6 +13,7 @@ from tests.governance.spending import Clock, outcome_of, release_of
 
 from hansa.core.ledger import Origin, Reservation, SpendKey
 from hansa.governance.account import Account
+from hansa.governance.chain import hash_of
 from hansa.governance.ledger import StoreLedger
 from hansa.store.store import Store
 
@@ -31,6 +32,7 @@ def wait_for(path):
 async def main(url, tenant, population, run, go, mode):
     store = await Store.open(url, migrate=False)
     origin = Origin(population=population, job="job", plan_sha256="p" * 64, actor="a process")
+    hash_of({})  # what is imported late is here before any lock is held
     wait_for(Path(go))
     if mode == "die inside":
         async with store.transaction() as rows:

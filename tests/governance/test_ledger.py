@@ -454,3 +454,30 @@ def test_a_server_that_is_restored_from_a_backup_spends_nothing_until_an_owner_d
         await store.close()
 
     asyncio.run(test())
+
+
+def test_where_others_hold_the_scope_too_long_it_is_asked_again_and_not_for_ever(run_on):
+    from contextlib import asynccontextmanager
+
+    from hansa.core.errors import StoreConflictError
+
+    class Busy:
+        def __init__(self, store, times):
+            self.store, self.left = store, times
+
+        @asynccontextmanager
+        async def transaction(self):
+            if self.left:
+                self.left -= 1
+                raise StoreConflictError("A scope")
+            async with self.store.transaction() as rows:
+                yield rows
+
+    async def test(store, seed):
+        ledger = await ledger_of(store, seed)
+        await replace(ledger, store=Busy(store, 3)).reserve(key_of(seed, 1), release_of(), origin_of(seed))
+        busy = replace(ledger, store=Busy(store, 4))
+        await refused("HANSA-STORE-CONFLICT", busy.reserve(key_of(seed, 2), release_of(), origin_of(seed)))
+        assert (await ledger.verify("wards")).rows == 2
+
+    run_on(test)

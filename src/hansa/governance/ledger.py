@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 from hansa.core.clock import Clock
+from hansa.core.errors import StoreConflictError
 from hansa.core.ledger import Balance, Origin, Outcome, Refusal, Reservation, SpendKey
 from hansa.governance import refusals
 from hansa.governance.account import Account
@@ -20,7 +20,10 @@ from hansa.privacy.running import ACCOUNTANT
 from hansa.store.records import LedgerRow, LedgerScope
 from hansa.store.store import Rows, Store
 
+_T = TypeVar("_T")
+
 _PAGE: Final = 1000
+_TRIES: Final = 4
 
 
 @dataclass(frozen=True)
@@ -36,23 +39,19 @@ class StoreLedger:
 
     async def reserve(self, key: SpendKey, release: Release, origin: Origin) -> Reservation | Refusal:
         """Set a release's cost aside, unless it would overdraw."""
-        async with self._account() as account:
-            return await account.reserve(key, release, origin)
+        return await self._repeated(lambda account: account.reserve(key, release, origin))
 
     async def freeze(self, key: SpendKey) -> Reservation:
         """Say that the sum is about to be seen in the clear."""
-        async with self._account() as account:
-            return await account.freeze(key)
+        return await self._repeated(lambda account: account.freeze(key))
 
     async def commit(self, key: SpendKey, outcome: Outcome) -> Reservation:
         """Say that it was released."""
-        async with self._account() as account:
-            return await account.commit(key, outcome)
+        return await self._repeated(lambda account: account.commit(key, outcome))
 
     async def void(self, key: SpendKey, why: str) -> Reservation:
         """Give a reservation back of which nothing was seen."""
-        async with self._account() as account:
-            return await account.void(key, why)
+        return await self._repeated(lambda account: account.void(key, why))
 
     async def balance(self, scope: str) -> Balance:
         """Return a scope's balance."""
@@ -79,10 +78,17 @@ class StoreLedger:
             raise changed(f"Row {found.rows}: the running account of the scope is not that of its rows.")
         return verified
 
-    @asynccontextmanager
-    async def _account(self) -> AsyncIterator[Account]:
-        async with self.store.transaction() as rows:
-            yield Account(rows, self.tenant, self.clock.now())
+    async def _repeated(self, work: Callable[[Account], Awaitable[_T]]) -> _T:
+        """Do something in a transaction; again where others held the scope for too long, as each call is idempotent."""
+        tried = 0
+        while True:
+            try:
+                async with self.store.transaction() as rows:
+                    return await work(Account(rows, self.tenant, self.clock.now()))
+            except StoreConflictError:
+                tried += 1
+                if tried == _TRIES:
+                    raise
 
 
 async def all_rows(rows: Rows, scope: LedgerScope) -> Sequence[LedgerRow]:
