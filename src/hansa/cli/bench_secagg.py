@@ -24,7 +24,7 @@ from hansa.secagg.client import MaskingClient
 from hansa.secagg.contribution import Contribution
 from hansa.secagg.convention import Convention, register
 from hansa.secagg.decryptor import Decryptor, DecryptorPolicy
-from hansa.secagg.masks import stream
+from hansa.secagg.masks import Mask, stream
 from hansa.secagg.messages import header_of
 from hansa.secagg.oneshot_client import ReportingClient
 from hansa.secagg.oneshot_server import Phase as SummingPhase
@@ -88,8 +88,8 @@ class _Sparing(MaskingClient):
 
     cancelling: Collection[int] = ()
 
-    def _masked(self, present: Sequence[int]) -> RingVector:
-        return super()._masked([each for each in present if each not in self.cancelling])
+    def _masks(self, present: Sequence[int]) -> list[Mask]:
+        return super()._masks([each for each in present if each not in self.cancelling])
 
 
 @dataclass

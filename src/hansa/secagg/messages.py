@@ -7,9 +7,10 @@ message is from or to; for messages of decryptors it is the decryptor's place. N
 from __future__ import annotations
 
 import hashlib
-import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from struct import Struct
 from typing import ClassVar, Final, NamedTuple, Self
 
 from hansa.secagg.encoding import Buffer, Reader, prefixed, u32
@@ -191,16 +192,16 @@ class SealedShares(NamedTuple):
     hashes: bytes
     sealed: bytes
 
-    def encode(self) -> bytes:
-        """Return its bytes within a message."""
-        return u32(self.client) + self.hashes + self.sealed
-
 
 def _read_sealed(reader: Reader) -> tuple[SealedShares, ...]:
-    size, hashes = 4 + 2 * KEY_BYTES + SEALED_SHARES_BYTES, 4 + 2 * KEY_BYTES
-    raw = reader.fixed(size * reader.count())
-    entries = (raw[start : start + size] for start in range(0, len(raw), size))
-    return tuple(SealedShares(int.from_bytes(each[:4], "little"), each[4:hashes], each[hashes:]) for each in entries)
+    form = Struct(f"<I{2 * KEY_BYTES}s{SEALED_SHARES_BYTES}s")
+    raw = reader.raw(form.size * reader.count())
+    return tuple(map(SealedShares._make, form.iter_unpack(raw)))
+
+
+def _joined(records: Iterable[tuple[int, bytes] | SealedShares]) -> bytes:
+    """Return the bytes of a list's records, each a client and what goes with it."""
+    return b"".join([part for client, *given in records for part in (u32(client), *given)])
 
 
 @dataclass(frozen=True)
@@ -219,10 +220,10 @@ class Shares(Message):
 
     def signed_fields(self) -> tuple[bytes, ...]:
         """Return what the signature covers."""
-        return self.task, u32(self.client), self.own, b"".join(each.encode() for each in self.entries)
+        return self.task, u32(self.client), self.own, _joined(self.entries)
 
     def _body(self) -> list[Buffer]:
-        return [self.own, u32(len(self.entries)), *(each.encode() for each in self.entries), self.signature]
+        return [self.own, u32(len(self.entries)), _joined(self.entries), self.signature]
 
     @classmethod
     def _read(cls, client: int, task: bytes, reader: Reader) -> Self:
@@ -238,7 +239,7 @@ class Deliveries(Message):
     entries: tuple[SealedShares, ...]
 
     def _body(self) -> list[Buffer]:
-        return [prefixed(self.shared), u32(len(self.entries)), *(each.encode() for each in self.entries)]
+        return [prefixed(self.shared), u32(len(self.entries)), _joined(self.entries)]
 
     @classmethod
     def _read(cls, client: int, task: bytes, reader: Reader) -> Self:
@@ -321,8 +322,7 @@ class Quorum(Message):
     signatures: tuple[tuple[int, bytes], ...]
 
     def _body(self) -> list[Buffer]:
-        pairs = ((u32(client), signature) for client, signature in self.signatures)
-        return [u32(len(self.signatures)), *itertools.chain.from_iterable(pairs)]
+        return [u32(len(self.signatures)), _joined(self.signatures)]
 
     @classmethod
     def _read(cls, client: int, task: bytes, reader: Reader) -> Self:
@@ -340,18 +340,15 @@ class Unmask(Message):
 
     def signed_fields(self) -> tuple[bytes, ...]:
         """Return what the signature covers."""
-        return self.task, u32(self.client), b"".join(u32(dealer) + share for dealer, share in self.shares)
+        return self.task, u32(self.client), _joined(self.shares)
 
     def _body(self) -> list[Buffer]:
-        pairs = ((u32(dealer), share) for dealer, share in self.shares)
-        return [u32(len(self.shares)), *itertools.chain.from_iterable(pairs), self.signature]
+        return [u32(len(self.shares)), _joined(self.shares), self.signature]
 
     @classmethod
     def _read(cls, client: int, task: bytes, reader: Reader) -> Self:
-        size = 4 + SHARE_BYTES
-        raw = reader.fixed(size * reader.count())
-        entries = (raw[start : start + size] for start in range(0, len(raw), size))
-        shares = tuple((int.from_bytes(each[:4], "little"), each[4:]) for each in entries)
+        form = Struct(f"<I{SHARE_BYTES}s")
+        shares = tuple(form.iter_unpack(reader.raw(form.size * reader.count())))
         return cls(client, task, shares, reader.fixed(SIGNATURE_BYTES))
 
 
