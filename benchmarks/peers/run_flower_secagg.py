@@ -83,7 +83,7 @@ class InMemory(Grid):
         self.up_bytes = 0
         self.away = self.server_apart = 0.0
 
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+    def send_and_receive(self, messages: Iterable[Message], **_: Any) -> list[Message]:
         """Return the clients' answers."""
         began, self.server_apart = time.perf_counter(), self.server_apart + self.apart.take()
         answers = [answer for message in messages if (answer := self._ask(message)) is not None]

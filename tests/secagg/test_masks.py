@@ -198,7 +198,9 @@ def test_more_masks_than_are_open_at_once_all_count():
 
 def test_a_vector_that_is_masked_part_by_part_is_the_whole_one_packed_with_its_hash():
     lengths = (CHUNK // 4 + 13, 2 * (CHUNK // 2) + 3, 5, 0)
-    ring = Ring(tuple(Segment(f"s{bits}", length, bits) for length, bits in zip(lengths, (32, 11, 40, 20), strict=True)))
+    ring = Ring(
+        tuple(Segment(f"s{bits}", length, bits) for length, bits in zip(lengths, (32, 11, 40, 20), strict=True))
+    )
     vector = tuple(np.arange(each.length).astype(each.dtype) & each.dtype.type(each.mask) for each in ring.segments)
     masks = [Mask(b"a" * 32), Mask(b"b" * 32, minus=True)]
     total = tuple(array.copy() for array in vector)
