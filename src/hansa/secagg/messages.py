@@ -7,11 +7,12 @@ message is from or to; for messages of decryptors it is the decryptor's place. N
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import starmap
 from struct import Struct
-from typing import ClassVar, Final, NamedTuple, Self
+from typing import Any, ClassVar, Final, NamedTuple, Self
 
 from hansa.secagg.encoding import Buffer, Reader, prefixed, u32
 from hansa.secagg.field import SHARE_BYTES
@@ -23,6 +24,11 @@ HEADER_BYTES: Final = 48
 SEALED_SHARES_BYTES: Final = 2 * SHARE_BYTES + TAG_BYTES
 SEALED_SEED_BYTES: Final = 80
 """HPKE with X25519: an encapsulated key of 32 bytes, a seed of 32, a tag of 16."""
+
+_SEALED: Final = Struct(f"<I{2 * KEY_BYTES}s{SEALED_SHARES_BYTES}s")
+_SHARE: Final = Struct(f"<I{SHARE_BYTES}s")
+_SIGNATURE: Final = Struct(f"<I{SIGNATURE_BYTES}s")
+"""The records of lists, each a client's number and what goes with it."""
 
 
 class Header(NamedTuple):
@@ -194,14 +200,17 @@ class SealedShares(NamedTuple):
 
 
 def _read_sealed(reader: Reader) -> tuple[SealedShares, ...]:
-    form = Struct(f"<I{2 * KEY_BYTES}s{SEALED_SHARES_BYTES}s")
-    raw = reader.raw(form.size * reader.count())
-    return tuple(map(SealedShares._make, form.iter_unpack(raw)))
+    return tuple(starmap(SealedShares, _records(reader, _SEALED)))
 
 
-def _joined(records: Iterable[tuple[int, bytes] | SealedShares]) -> bytes:
-    """Return the bytes of a list's records, each a client and what goes with it."""
-    return b"".join([part for client, *given in records for part in (u32(client), *given)])
+def _records(reader: Reader, form: Struct) -> Iterator[tuple[Any, ...]]:
+    """Return the records of a list whose number comes first."""
+    return form.iter_unpack(reader.raw(form.size * reader.count()))
+
+
+def _joined(records: Iterable[tuple[Any, ...]], form: Struct) -> bytes:
+    """Return the bytes of a list's records."""
+    return b"".join([form.pack(*each) for each in records])
 
 
 @dataclass(frozen=True)
@@ -220,10 +229,10 @@ class Shares(Message):
 
     def signed_fields(self) -> tuple[bytes, ...]:
         """Return what the signature covers."""
-        return self.task, u32(self.client), self.own, _joined(self.entries)
+        return self.task, u32(self.client), self.own, _joined(self.entries, _SEALED)
 
     def _body(self) -> list[Buffer]:
-        return [self.own, u32(len(self.entries)), _joined(self.entries), self.signature]
+        return [self.own, u32(len(self.entries)), _joined(self.entries, _SEALED), self.signature]
 
     @classmethod
     def _read(cls, client: int, task: bytes, reader: Reader) -> Self:
@@ -239,7 +248,7 @@ class Deliveries(Message):
     entries: tuple[SealedShares, ...]
 
     def _body(self) -> list[Buffer]:
-        return [prefixed(self.shared), u32(len(self.entries)), _joined(self.entries)]
+        return [prefixed(self.shared), u32(len(self.entries)), _joined(self.entries, _SEALED)]
 
     @classmethod
     def _read(cls, client: int, task: bytes, reader: Reader) -> Self:
@@ -322,12 +331,11 @@ class Quorum(Message):
     signatures: tuple[tuple[int, bytes], ...]
 
     def _body(self) -> list[Buffer]:
-        return [u32(len(self.signatures)), _joined(self.signatures)]
+        return [u32(len(self.signatures)), _joined(self.signatures, _SIGNATURE)]
 
     @classmethod
     def _read(cls, client: int, task: bytes, reader: Reader) -> Self:
-        found = tuple((reader.u32(), reader.fixed(SIGNATURE_BYTES)) for _ in range(reader.count()))
-        return cls(client, task, found)
+        return cls(client, task, tuple(_records(reader, _SIGNATURE)))
 
 
 @dataclass(frozen=True)
@@ -340,16 +348,14 @@ class Unmask(Message):
 
     def signed_fields(self) -> tuple[bytes, ...]:
         """Return what the signature covers."""
-        return self.task, u32(self.client), _joined(self.shares)
+        return self.task, u32(self.client), _joined(self.shares, _SHARE)
 
     def _body(self) -> list[Buffer]:
-        return [u32(len(self.shares)), _joined(self.shares), self.signature]
+        return [u32(len(self.shares)), _joined(self.shares, _SHARE), self.signature]
 
     @classmethod
     def _read(cls, client: int, task: bytes, reader: Reader) -> Self:
-        form = Struct(f"<I{SHARE_BYTES}s")
-        shares = tuple(form.iter_unpack(reader.raw(form.size * reader.count())))
-        return cls(client, task, shares, reader.fixed(SIGNATURE_BYTES))
+        return cls(client, task, tuple(_records(reader, _SHARE)), reader.fixed(SIGNATURE_BYTES))
 
 
 @dataclass(frozen=True)
