@@ -51,7 +51,7 @@ def apply(masks: Iterable[Mask], total: RingVector) -> None:
 def masked(ring: Ring, vector: RingVector, masks: Iterable[Mask]) -> tuple[memoryview, bytes]:
     """Return a vector with masks added, packed, and its SHA-256: a thread of its own hashes what is masked already."""
     streams, room = [_Stream.of(each) for each in masks], bytearray(CHUNK + 15)
-    content, begin, digest = memoryview(np.empty(ring.nbytes, np.uint8)), 0, hashlib.sha256()
+    content, begin, digest = np.empty(ring.nbytes, np.uint8).data, 0, hashlib.sha256()
     with ThreadPoolExecutor(1) as hashing:
         for segment, array in zip(ring.segments, vector, strict=True):
             for given in _chunks(array):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import starmap
 from struct import Struct
 from typing import Any, ClassVar, Final, NamedTuple, Self
@@ -221,11 +220,6 @@ class Shares(Message):
     own: bytes
     entries: tuple[SealedShares, ...]
     signature: bytes
-
-    @cached_property
-    def by_holder(self) -> dict[int, SealedShares]:
-        """Return the entries by whom they are for."""
-        return {each.client: each for each in self.entries}
 
     def signed_fields(self) -> tuple[bytes, ...]:
         """Return what the signature covers."""

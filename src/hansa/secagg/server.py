@@ -6,6 +6,7 @@ closes, in a record that is durable before anybody is told.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from enum import IntEnum
 from functools import cached_property
@@ -25,6 +26,7 @@ from hansa.secagg.messages import (
     Complaint,
     Consistent,
     Masked,
+    SealedShares,
     Shares,
     Unmask,
     answer_id,
@@ -70,7 +72,8 @@ class MaskingServer:
         """Who has not answered in this phase, in the order of indices."""
         self._adverts: dict[int, Advert] = {}
         self._keys: set[bytes] = set()
-        self._shares: dict[int, Shares] = {}
+        self._shares: dict[int, dict[int, SealedShares]] = defaultdict(dict)
+        """Holder -> dealer -> what the dealer gave it; of its own shares a dealer gives the hashes only."""
         self._total = convention.task.ring.zeros()
         self._complained: set[int] = set()
         self._signatures: dict[int, bytes] = {}
@@ -182,7 +185,9 @@ class MaskingServer:
             if tuple(each.client for each in message.entries) != self.graph.neighbours(message.client):
                 raise untrusted("Shares are not for the sender's neighbours.")
             self._check_signature(message.client, message.signature, "shares", *message.signed_fields())
-        self._shares[message.client] = message
+        self._shares[message.client][message.client] = SealedShares(message.client, message.own, b"")
+        for each in message.entries:
+            self._shares[each.client][message.client] = each
 
     def _take_masked(self, content: Buffer, known: Known) -> None:
         message = Masked.decode(content, self.task.hash)
@@ -213,7 +218,7 @@ class MaskingServer:
             if [dealer for dealer, _ in message.shares] != dealers:
                 raise untrusted("Shares are not those of the sender's dealers.")
             self._check_signature(message.client, message.signature, "unmask", *message.signed_fields())
-        good = checked_shares(message, self._shares, set(self.survivors))
+        good = checked_shares(message, self._shares[message.client], set(self.survivors))
         if len(good) < len(message.shares):
             self.blamed.append(Blame(message.client, "a share does not fit the hash that its dealer signed"))
         self._revealed[message.client] = good
