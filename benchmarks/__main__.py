@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import machine, peak, profiling, results, scaling
+from benchmarks import machine, peak, profiling, results, scaling, secure_sums
 from benchmarks.data import prepare
 from benchmarks.environments import UnavailableError
 from benchmarks.places import PLANS
@@ -22,7 +22,7 @@ from benchmarks.suite import Suite
 from benchmarks.systems import System, all_systems, offers_executor
 from benchmarks.tasks import TASKS, Task
 
-_COMMANDS = ("compare", "data", "scaling", "profile", "peak", "federation")
+_COMMANDS = ("compare", "data", "scaling", "profile", "peak", "federation", "secure-sums")
 _SCENARIOS = ("check-ins", "reports", "model", "cohort", "rounds", "agents")
 _WIDTH = 132
 """Columns of what is written to a file."""
@@ -71,6 +71,11 @@ def _parser() -> argparse.ArgumentParser:
     load.add_argument("--scenario", choices=_SCENARIOS, action="append", help="which; may be repeated; default: all")
     load.add_argument("--json", action="store_true", help="print the figures as one line of JSON at the end")
     load.set_defaults(run=_federation)
+    sums = commands.add_parser("secure-sums", help="secure sums: against their aims, and SecAgg+ beside Flower's")
+    sums.add_argument("--peers", choices=("flower", "none"), default="flower")
+    sums.add_argument("--beside-only", action="store_true", help="only the sum that the peer does as well")
+    sums.add_argument("--repetitions", type=int, default=3)
+    sums.set_defaults(run=_secure_sums)
     for one in (compare, scaling, peak):
         one.add_argument("--repetitions", type=int, default=3)
         one.add_argument(
@@ -150,6 +155,16 @@ def _federation(chosen: argparse.Namespace, console: Console) -> int:
     if chosen.json:
         _say(json.dumps({"met": met, "scenarios": figures}))
     return 0 if met else 1
+
+
+def _secure_sums(chosen: argparse.Namespace, console: Console) -> int:
+    """Measure secure sums; the exit status tells whether every aim was met."""
+    facts, peers = machine.facts(), [] if chosen.peers == "none" else [chosen.peers]
+    wanted = () if chosen.beside_only else secure_sums.SUMS
+    measured = secure_sums.measure(wanted, peers, chosen.repetitions, _say)
+    result = {"machine": facts, "sums": [one.as_json() for one in measured]}
+    results.write("secure-sums", result, secure_sums.grids(measured), console)
+    return 0 if secure_sums.met(measured) else 1
 
 
 def _say(line: str) -> None:

@@ -41,6 +41,7 @@ SMALL_ORDER = [
     bytes.fromhex("eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f"),
 ]
 """Encodings of points whose order divides 8 (RFC 7748, section 6.1; Bernstein, https://cr.yp.to/ecdh.html)."""
+SMALL_ORDER += [each[:-1] + bytes([each[-1] | 128]) for each in SMALL_ORDER]
 
 
 def to_phase(phase, clients=6, drop=(), **more):
@@ -233,6 +234,18 @@ def test_points_of_small_order_are_refused_by_server_and_client(point):
     signed = replace(advert, signature=keys.sign(other.identities[1], "adv", *advert.signed_fields()))
     with pytest.raises(RefusedError, match="small order"):
         other.server.on_message(signed.encode())
+
+
+def test_keys_are_usable_that_give_a_secret_and_only_they():
+    secret = keys.private_key(bytes(range(32)))
+    near = [(2**255 - 19 + step).to_bytes(32, "little") for step in range(-4, 19)]
+    for public_key in (*SMALL_ORDER, *near, *(bytes([number]) * 32 for number in range(256))):
+        try:
+            keys.agree(secret, public_key)
+        except ValueError:
+            assert not keys.usable(public_key)
+        else:
+            assert keys.usable(public_key)
 
 
 def test_the_same_key_twice_is_refused_by_server_and_client():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 from importlib import resources
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 
 from hansa.core.ring import Ring, Segment
 from hansa.secagg import field, keys
-from hansa.secagg.masks import CHUNK, Mask, apply, stream
+from hansa.secagg.masks import CHUNK, TOGETHER, Mask, apply, masked, stream
 from hansa.secagg.messages import Masked, header_of
 from hansa.testing.secagg import Federation
 
@@ -181,6 +182,34 @@ def test_masks_longer_than_a_chunk_go_on_where_it_ended():
     apply([Mask(b"k" * 32, minus=True)], total)
     assert not total[0].any()
     assert not total[1].any()
+
+
+def test_more_masks_than_are_open_at_once_all_count():
+    keys_of_masks = [number.to_bytes(32, "big") for number in range(TOGETHER + 3)]
+    length = CHUNK // 8 + 5
+    total = (np.zeros(length, np.uint64),)
+    apply((Mask(key, minus=number % 3 == 0) for number, key in enumerate(keys_of_masks)), total)
+    expected = np.zeros(length, np.uint64)
+    for number, key in enumerate(keys_of_masks):
+        words = np.frombuffer(stream(key, 8 * length), "<u8")
+        expected = expected - words if number % 3 == 0 else expected + words
+    assert np.array_equal(total[0], expected)
+
+
+def test_a_vector_that_is_masked_part_by_part_is_the_whole_one_packed_with_its_hash():
+    lengths = (CHUNK // 4 + 13, 2 * (CHUNK // 2) + 3, 5, 0)
+    ring = Ring(
+        tuple(Segment(f"s{bits}", length, bits) for length, bits in zip(lengths, (32, 11, 40, 20), strict=True))
+    )
+    vector = tuple(np.arange(each.length).astype(each.dtype) & each.dtype.type(each.mask) for each in ring.segments)
+    masks = [Mask(b"a" * 32), Mask(b"b" * 32, minus=True)]
+    total = tuple(array.copy() for array in vector)
+    apply(masks, total)
+    content, sha256 = masked(ring, vector, masks)
+    assert bytes(content) == ring.pack(total)
+    assert sha256 == hashlib.sha256(content).digest()
+    assert all(np.array_equal(array, np.arange(len(array)).astype(array.dtype) & array.dtype.type(segment.mask))
+               for segment, array in zip(ring.segments, vector, strict=True))  # fmt: skip
 
 
 def test_no_generator_but_the_ciphers_is_reachable_from_the_room():

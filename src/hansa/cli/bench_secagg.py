@@ -9,7 +9,8 @@ from __future__ import annotations
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from secrets import token_bytes
@@ -24,7 +25,8 @@ from hansa.secagg.client import MaskingClient
 from hansa.secagg.contribution import Contribution
 from hansa.secagg.convention import Convention, register
 from hansa.secagg.decryptor import Decryptor, DecryptorPolicy
-from hansa.secagg.masks import stream
+from hansa.secagg.known import vector_sha256
+from hansa.secagg.masks import Mask, stream
 from hansa.secagg.messages import header_of
 from hansa.secagg.oneshot_client import ReportingClient
 from hansa.secagg.oneshot_server import Phase as SummingPhase
@@ -40,6 +42,8 @@ SAMPLED: Final = 8
 ALL_FOR_REAL: Final = 100
 """Cohorts of which every client masks for real."""
 DECRYPTORS: Final = 2
+WINDOW: Final = 4
+"""Answers for each thread of the server that reach it at once."""
 
 _NAMES: Final = {
     1: "task", 2: "advert", 3: "keys", 4: "shares", 5: "deliveries", 6: "masked", 8: "survivors", 9: "consistent",
@@ -88,8 +92,8 @@ class _Sparing(MaskingClient):
 
     cancelling: Collection[int] = ()
 
-    def _masked(self, present: Sequence[int]) -> RingVector:
-        return super()._masked([each for each in present if each not in self.cancelling])
+    def _masks(self, present: Sequence[int]) -> list[Mask]:
+        return super()._masks([each for each in present if each not in self.cancelling])
 
 
 @dataclass
@@ -112,6 +116,7 @@ class Bench:
             left if count <= ALL_FOR_REAL or self.work.protocol == "oneshot-seeds" else left[:SAMPLED]
         )
         self.clients, self.server, self.decryptors = Stopwatch(), Stopwatch(), Stopwatch()
+        self.pool = ThreadPoolExecutor(self.work.threads)
 
     def run(self) -> dict[str, Any]:
         """Run it and return what was measured."""
@@ -176,25 +181,37 @@ class Bench:
 
         for phase in PHASES:
             self.clients.weigh(step.send)
-            closing = step
-            for client, message in step.send:
-                if phase == "mask" and client in self.dropped:
-                    continue
-                name = phase if client in self.timed else "not timed"
-                reply = self.clients.run(name, partial(answer, client, message))
-                self.clients.weigh(reply.send)
-                closing = self._deliver(server, phase, reply.send[0].message)
-            if not closing.send and server.phase.name.lower() == phase:
-                closing = self.server.run(f"close {phase}", server.on_deadline)
-            step = closing
+            asked = [each for each in step.send if phase != "mask" or each.to not in self.dropped]
+            for some in self._windows(asked):
+                answers = []
+                for client, message in some:
+                    name = phase if client in self.timed else "not timed"
+                    reply = self.clients.run(name, partial(answer, client, message))
+                    self.clients.weigh(reply.send)
+                    answers += [reply.send[0].message]
+                step = self._deliver(server, phase, answers)
+            if not step.send and server.phase.name.lower() == phase:
+                step = self.server.run(f"close {phase}", server.on_deadline)
         if server.phase is not Phase.DONE:
             return None, server.survivors
         return server.result, server.survivors
 
-    def _deliver(self, server: MaskingServer | SummingServer, phase: str, message: bytes) -> Step:
-        """Give an answer to the server; the last one of a phase also closes it."""
-        last = len(server.waits_for) == 1
-        return self.server.run(f"{'close' if last else 'take'} {phase}", lambda: server.on_message(message))
+    def _windows(self, asked: Sequence[Outgoing]) -> Iterator[Sequence[Outgoing]]:
+        """Yield those asked in groups whose answers reach the server at once."""
+        size = WINDOW * self.work.threads
+        yield from (asked[start : start + size] for start in range(0, len(asked), size))
+
+    def _deliver(self, server: MaskingServer | SummingServer, phase: str, messages: Sequence[bytes]) -> Step:
+        """Give answers to the server; the last one of a phase also closes it. Vectors are hashed on its threads."""
+        contents, step = [b""] * len(messages), Step()
+        if self.work.threads > 1 and phase in {"mask", "collect"}:
+            began = time.perf_counter()
+            contents = list(self.pool.map(vector_sha256, messages))
+            self.server.seconds[f"take {phase}"].append(time.perf_counter() - began)
+        for message, content in zip(messages, contents, strict=True):
+            name = f"{'close' if len(server.waits_for) == 1 else 'take'} {phase}"
+            step = self.server.run(name, partial(server.on_message, message, content))
+        return step
 
     def _one_shot(self) -> tuple[RingVector | None, tuple[int, ...]]:
         secrets = [token_bytes(32) for _ in range(DECRYPTORS)]
@@ -220,21 +237,19 @@ class Bench:
         policy = self._policy(named)
         server, step = SummingServer.start(convention)
         self.clients.weigh(step.send)
-        for client, message in step.send:
-            if client not in self.dropped:
-                reply = self.clients.run(
-                    "report",
-                    partial(self._report, client, message, policy),
-                )
+        for some in self._windows([each for each in step.send if each.to not in self.dropped]):
+            reports = []
+            for client, message in some:
+                reply = self.clients.run("report", partial(self._report, client, message, policy))
                 self.clients.weigh(reply.send)
-                closing = self._deliver(server, "collect", reply.send[0].message)
-        step = closing if closing.send else self.server.run("close collect", server.on_deadline)
+                reports += [reply.send[0].message]
+            step = self._deliver(server, "collect", reports)
+        step = step if step.send else self.server.run("close collect", server.on_deadline)
         for phase in ("check", "decrypt"):
             for place, message in step.send:
                 reply = self.decryptors.run(phase, partial(decryptors[place].on_message, message))
                 self.decryptors.weigh(reply.send)
-                closing = self._deliver(server, phase, reply.send[0].message)
-            step = closing
+                step = self._deliver(server, phase, [reply.send[0].message])
         return (server.result if server.phase is SummingPhase.DONE else None), server.survivors
 
     def _answer(self, *, exact: bool, survivors: int) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import gcd
 from typing import Any, Final
 
 import numpy as np
@@ -17,6 +18,9 @@ RingVector = tuple[UInts, ...]
 
 FEWEST_BITS: Final = 8
 MOST_BITS: Final = 64
+
+_GROUPS: Final = 1 << 14
+"""Groups of entries that are packed at once: few enough for a cache."""
 
 
 @dataclass(frozen=True)
@@ -85,55 +89,67 @@ class Ring:
         return tuple(vector)
 
 
+def _group(segment: Segment) -> tuple[int, int]:
+    """Return how many entries fill how many words of the segment's type to the bit."""
+    width = 8 * segment.dtype.itemsize
+    common = gcd(width, segment.bits)
+    return width // common, segment.bits // common
+
+
 def _packed(array: UInts, segment: Segment) -> bytes:
-    little = np.ascontiguousarray(array, segment.dtype.newbyteorder("<"))
-    if segment.bits == segment.dtype.itemsize * 8:
-        return little.tobytes()
-    if segment.bits % 8 == 0:
-        octets = little.view(np.uint8).reshape(segment.length, segment.dtype.itemsize)
-        return octets[:, : segment.bits // 8].tobytes()
-    entries = _eights(array, segment.dtype)
-    octets = np.empty((segment.bits, entries.shape[1]), np.uint8)
-    for place in range(segment.bits):
-        entry, shift = divmod(8 * place, segment.bits)
-        word = entries[entry] >> segment.dtype.type(shift)
-        if segment.bits - shift < 8:  # the next entry begins within this byte
-            word |= entries[entry + 1] << segment.dtype.type(segment.bits - shift)
-        octets[place] = word.astype(np.uint8)
-    return octets.T.tobytes()[: segment.nbytes]
+    (size, words), dtype = _group(segment), segment.dtype.newbyteorder("<")
+    if size == 1:
+        return np.ascontiguousarray(array, dtype).tobytes()
+    groups = -(-segment.length // size)
+    entries = _filled(array, groups * size).reshape(groups, size)
+    packed = np.empty((groups, words), dtype)
+    for start in range(0, groups, _GROUPS):
+        rows = slice(start, start + _GROUPS)
+        columns = np.ascontiguousarray(entries[rows].T)
+        packed[rows] = np.stack([_word(columns, place, segment) for place in range(words)], axis=1)
+    return packed.reshape(-1).view(np.uint8)[: segment.nbytes].tobytes()
+
+
+def _word(columns: UInts, place: int, segment: Segment) -> UInts:
+    """Return one word of every group: the entries [in a group, groups] that have bits in it."""
+    width, dtype = 8 * segment.dtype.itemsize, segment.dtype.type
+    entry, shift = divmod(place * width, segment.bits)
+    word: UInts = columns[entry] >> dtype(shift)
+    for begin in range(segment.bits - shift, width, segment.bits):
+        entry += 1
+        word |= columns[entry] << dtype(begin)
+    return word
 
 
 def _unpacked(data: NDArray[np.uint8], segment: Segment) -> UInts:
-    dtype = segment.dtype
-    if segment.bits == dtype.itemsize * 8:
+    (size, words), dtype = _group(segment), segment.dtype
+    if size == 1:
         return data.view(dtype.newbyteorder("<")).astype(dtype, copy=False)
-    if segment.bits % 8 == 0:
-        octets = np.zeros((segment.length, dtype.itemsize), np.uint8)
-        octets[:, : segment.bits // 8] = data.reshape(segment.length, segment.bits // 8)
-        return octets.view(dtype.newbyteorder("<")).reshape(-1).astype(dtype, copy=False)
     left = segment.length * segment.bits % 8
     if left and data[-1] >> left:
         raise _refused("The bits after the last entry of a packed vector are 0.", "Some are 1.")
-    groups = -(-segment.length // 8)
-    padded = np.zeros(groups * segment.bits, np.uint8)
-    padded[: len(data)] = data
-    columns = np.ascontiguousarray(padded.reshape(groups, segment.bits).T)
-    entries = np.empty((8, groups), dtype)
-    for place in range(8):
-        first, shift = divmod(place * segment.bits, 8)
-        last = ((place + 1) * segment.bits - 1) // 8
-        entries[place] = columns[first] >> np.uint8(shift)
-        for octet in range(first + 1, last + 1):
-            entries[place] |= columns[octet].astype(dtype) << dtype.type(8 * (octet - first) - shift)
-    entries &= dtype.type(segment.mask)
-    return np.ascontiguousarray(entries.T).reshape(-1)[: segment.length]
+    groups, width, mask = -(-segment.length // size), 8 * dtype.itemsize, dtype.type(segment.mask)
+    packed = _filled(data, groups * words * dtype.itemsize).view(dtype.newbyteorder("<")).reshape(groups, words)
+    entries = np.empty((groups, size), dtype)
+    for start in range(0, groups, _GROUPS):
+        rows = slice(start, start + _GROUPS)
+        columns = np.ascontiguousarray(packed[rows].T, dtype)
+        for place in range(size):
+            word, shift = divmod(place * segment.bits, width)
+            entry = columns[word] >> dtype.type(shift)
+            if shift + segment.bits > width:  # it ends in the next word
+                entry |= columns[word + 1] << dtype.type(width - shift)
+            entries[rows, place] = entry & mask
+    return entries.reshape(-1)[: segment.length]
 
 
-def _eights(array: UInts, dtype: np.dtype[np.unsignedinteger[Any]]) -> UInts:
-    """Return entries as [8, ceil(length / 8)]: eight entries fill a whole number of bytes, whatever their bits."""
-    padded = np.zeros(-(-len(array) // 8) * 8, dtype)
-    padded[: len(array)] = array
-    return np.ascontiguousarray(padded.reshape(-1, 8).T)
+def _filled(array: NDArray[Any], length: int) -> NDArray[Any]:
+    """Return an array with zeros behind it up to a length."""
+    if len(array) == length:
+        return array
+    filled = np.zeros(length, array.dtype)
+    filled[: len(array)] = array
+    return filled
 
 
 def _refused(rule: str, found: str) -> RefusedError:

@@ -15,13 +15,12 @@ from typing import Final
 
 import numpy as np
 
-from hansa.core.ring import RingVector
 from hansa.secagg import field, keys
 from hansa.secagg.commitments import commitment, share_hashes
 from hansa.secagg.contribution import Contribution
 from hansa.secagg.encoding import Buffer, Reader, from_bitmap, prefixed, u32
 from hansa.secagg.graph import Graph, sets_digest
-from hansa.secagg.masks import Mask, apply, packed
+from hansa.secagg.masks import Mask, masked
 from hansa.secagg.messages import (
     Abort,
     Advert,
@@ -272,7 +271,7 @@ class MaskingClient:
             other = advert.client
             try:
                 sealed = keys.agree(self._sealing_key, advert.sealing)
-                masked = keys.agree(masking_key, advert.masking)
+                shared = keys.agree(masking_key, advert.masking)
             except ValueError:
                 raise untrusted("A neighbour's key is of small order.") from None
             ids = u32(self.index), u32(other)
@@ -281,7 +280,7 @@ class MaskingClient:
                 identity,
                 keys.derive(sealed, "share-enc", task, advertised, *ids, *publics),
                 keys.derive(sealed, "share-enc", task, advertised, *ids[::-1], *publics[::-1]),
-                keys.pair_key(masked, task, (self.index, other), (self._masking, advert.masking)),
+                keys.pair_key(shared, task, (self.index, other), (self._masking, advert.masking)),
             )
         return pairs
 
@@ -304,8 +303,8 @@ class MaskingClient:
             signature = keys.sign(self._signer, "complaint", *complaint.signed_fields())
             return replace(complaint, signature=signature)
         self._received = {dealer: both for dealer, both in received.items() if both is not None}
-        vector = packed(self.task.ring, self._masked(present))
-        signature = keys.sign(self._signer, "masked", self.task.hash, u32(self.index), hashlib.sha256(vector).digest())
+        vector, content = masked(self.task.ring, self._given.vector, self._masks(present))
+        signature = keys.sign(self._signer, "masked", self.task.hash, u32(self.index), content)
         return Masked(self.index, self.task.hash, signature, vector)
 
     def _check_enough(self, present: Sequence[int]) -> None:
@@ -321,11 +320,9 @@ class MaskingClient:
             return None
         return both
 
-    def _masked(self, present: Sequence[int]) -> RingVector:
-        total = tuple(array.copy() for array in self._given.vector)
+    def _masks(self, present: Sequence[int]) -> list[Mask]:
         own = Mask(keys.self_key(self._self_seed, self.task.hash, self.index))
-        apply([own, *(Mask(self._pairs[each].mask, minus=each < self.index) for each in present)], total)
-        return total
+        return [own, *(Mask(self._pairs[each].mask, minus=each < self.index) for each in present)]
 
     def _consent(self, content: Buffer) -> Message:
         """Answer the survivors with a signature over the round's sets."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from struct import Struct
 from typing import Final
 
 from hansa.secagg.encoding import u32
@@ -15,6 +16,7 @@ KEY: Final = b"\1"
 _HEAD: Final = b"hansa/secagg/v1|scom|" + u32(KEY_BYTES)
 _IDS: Final = u32(8)
 _SHARE: Final = u32(1 + SHARE_BYTES)
+_PAIR: Final = Struct("<II").pack
 
 
 def commitment(seed: bytes, task: bytes, client: int) -> bytes:
@@ -24,8 +26,7 @@ def commitment(seed: bytes, task: bytes, client: int) -> bytes:
 
 def share_hash(task: bytes, dealer: int, holder: int, kind: bytes, share: bytes) -> bytes:
     """Return the hash of one share: ``digest("scom", task, dealer | holder, kind | share)``, written out for speed."""
-    ids = u32(dealer) + u32(holder)
-    return hashlib.sha256(_HEAD + task + _IDS + ids + _SHARE + kind + share).digest()
+    return hashlib.sha256(b"".join((_HEAD, task, _IDS, _PAIR(dealer, holder), _SHARE, kind, share))).digest()
 
 
 def share_hashes(task: bytes, dealer: int, holder: int, both: bytes) -> bytes:

@@ -17,7 +17,6 @@ from hansa.secagg.messages import (
     Neighbour,
     Quorum,
     SealedShares,
-    Shares,
     Survivors,
 )
 
@@ -48,13 +47,13 @@ def keys_of(
 
 
 def deliveries(
-    graph: Graph, shared: Sequence[int], shares: Mapping[int, Shares], to: Iterable[int]
+    graph: Graph, shared: Sequence[int], shares: Mapping[int, Mapping[int, SealedShares]], to: Iterable[int]
 ) -> Iterator[Message]:
     """Yield what each client's neighbours sealed for it."""
     present, members = to_bitmap(shared, graph.task.roster_size), set(shared)
     for client in to:
         dealers = [each for each in graph.neighbours(client) if each in members]
-        given = ((dealer, shares[dealer].by_holder[client]) for dealer in dealers)
+        given = ((dealer, shares[client][dealer]) for dealer in dealers)
         entries = tuple(SealedShares(dealer, entry.hashes, entry.sealed) for dealer, entry in given)
         yield Deliveries(client, graph.task.hash, present, entries)
 

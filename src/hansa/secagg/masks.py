@@ -6,19 +6,22 @@ its type has, little end first. A key makes one mask, once.
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterable, Sequence
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from itertools import islice
 from typing import Final, NamedTuple
 
 import numpy as np
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algorithms, modes
 
-from hansa.core.ring import Ring, RingVector
-from hansa.secagg.encoding import Buffer
+from hansa.core.ring import Ring, RingVector, UInts
 
-CHUNK: Final = 1 << 20
+CHUNK: Final = 1 << 19
 """Bytes that are expanded at once: few enough for a cache, enough that threads seldom wait for each other."""
+TOGETHER: Final = 256
+"""Streams that are open at once: a part of the vector stays in the cache while all of them are added to it."""
 
 _COUNTER: Final = bytes(16)
 _ZEROS: Final = memoryview(bytes(CHUNK))
@@ -38,16 +41,54 @@ def stream(key: bytes, size: int) -> bytes:
 
 def apply(masks: Iterable[Mask], total: RingVector) -> None:
     """Add masks to a vector, or take them away, in place; the entries wrap in their types."""
-    buffer = bytearray(CHUNK + 15)
-    for mask in masks:
-        encryptor = Cipher(algorithms.AES256(mask.key), modes.CTR(_COUNTER)).encryptor()
-        change = np.subtract if mask.minus else np.add
+    room, rest = bytearray(CHUNK + 15), iter(masks)
+    while streams := [_Stream.of(each) for each in islice(rest, TOGETHER)]:
         for array in total:
-            words = np.frombuffer(buffer, array.dtype.newbyteorder("<"), CHUNK // array.dtype.itemsize)
-            for start in range(0, len(array), len(words)):
-                part = array[start : start + len(words)]
-                encryptor.update_into(_ZEROS[: part.nbytes], buffer)
-                change(part, words[: len(part)], out=part)
+            for part in _chunks(array):
+                _apply(streams, part, room)
+
+
+def masked(ring: Ring, vector: RingVector, masks: Iterable[Mask]) -> tuple[memoryview, bytes]:
+    """Return a vector with masks added, packed, and its SHA-256: a thread of its own hashes what is masked already."""
+    streams, room = [_Stream.of(each) for each in masks], bytearray(CHUNK + 15)
+    content, begin, digest = np.empty(ring.nbytes, np.uint8).data, 0, hashlib.sha256()
+    with ThreadPoolExecutor(1) as hashing:
+        for segment, array in zip(ring.segments, vector, strict=True):
+            for given in _chunks(array):
+                part = given.copy()
+                _apply(streams, part, room)
+                packed = Ring((replace(segment, length=len(part)),)).pack((part,))
+                content[begin : begin + len(packed)] = packed
+                hashing.submit(digest.update, content[begin : begin + len(packed)])
+                begin += len(packed)
+    return content.toreadonly(), digest.digest()
+
+
+class _Stream(NamedTuple):
+    """An open stream of a mask, and what its words do to a vector."""
+
+    encryptor: CipherContext
+    change: np.ufunc
+
+    @classmethod
+    def of(cls, mask: Mask) -> _Stream:
+        encryptor = Cipher(algorithms.AES256(mask.key), modes.CTR(_COUNTER)).encryptor()
+        return cls(encryptor, np.subtract if mask.minus else np.add)
+
+
+def _chunks(array: UInts) -> Iterator[UInts]:
+    """Yield an array in parts of at most CHUNK bytes; all but the last hold a multiple of eight entries."""
+    size = CHUNK // array.itemsize
+    for start in range(0, len(array), size):
+        yield array[start : start + size]
+
+
+def _apply(streams: Sequence[_Stream], part: UInts, room: bytearray) -> None:
+    """Apply the next words of each stream to a part of a vector, in place."""
+    zeros, words = _ZEROS[: part.nbytes], np.frombuffer(room, part.dtype.newbyteorder("<"), len(part))
+    for encryptor, change in streams:
+        encryptor.update_into(zeros, room)
+        change(part, words, out=part)
 
 
 def apply_on_threads(masks: Sequence[Mask], total: RingVector, ring: Ring, threads: int) -> None:
@@ -75,11 +116,3 @@ def subtract(total: RingVector, vector: RingVector) -> None:
     """Take a vector away in place; the entries wrap in their types."""
     for array, less in zip(total, vector, strict=True):
         np.subtract(array, less, out=array)
-
-
-def packed(ring: Ring, vector: RingVector) -> Buffer:
-    """Return a vector of entries below 2^bits, packed; not copied where it is one segment that fills its type."""
-    (segment, *others), (array, *_) = ring.segments, vector
-    if others or segment.bits < 8 * array.itemsize or sys.byteorder != "little":
-        return ring.pack(vector)
-    return array.view(np.uint8).data

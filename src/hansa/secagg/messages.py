@@ -7,10 +7,11 @@ message is from or to; for messages of decryptors it is the decryptor's place. N
 from __future__ import annotations
 
 import hashlib
-import itertools
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
-from typing import ClassVar, Final, NamedTuple, Self
+from itertools import starmap
+from struct import Struct
+from typing import Any, ClassVar, Final, NamedTuple, Self
 
 from hansa.secagg.encoding import Buffer, Reader, prefixed, u32
 from hansa.secagg.field import SHARE_BYTES
@@ -22,6 +23,11 @@ HEADER_BYTES: Final = 48
 SEALED_SHARES_BYTES: Final = 2 * SHARE_BYTES + TAG_BYTES
 SEALED_SEED_BYTES: Final = 80
 """HPKE with X25519: an encapsulated key of 32 bytes, a seed of 32, a tag of 16."""
+
+_SEALED: Final = Struct(f"<I{2 * KEY_BYTES}s{SEALED_SHARES_BYTES}s")
+_SHARE: Final = Struct(f"<I{SHARE_BYTES}s")
+_SIGNATURE: Final = Struct(f"<I{SIGNATURE_BYTES}s")
+"""The records of lists, each a client's number and what goes with it."""
 
 
 class Header(NamedTuple):
@@ -191,16 +197,19 @@ class SealedShares(NamedTuple):
     hashes: bytes
     sealed: bytes
 
-    def encode(self) -> bytes:
-        """Return its bytes within a message."""
-        return u32(self.client) + self.hashes + self.sealed
-
 
 def _read_sealed(reader: Reader) -> tuple[SealedShares, ...]:
-    size, hashes = 4 + 2 * KEY_BYTES + SEALED_SHARES_BYTES, 4 + 2 * KEY_BYTES
-    raw = reader.fixed(size * reader.count())
-    entries = (raw[start : start + size] for start in range(0, len(raw), size))
-    return tuple(SealedShares(int.from_bytes(each[:4], "little"), each[4:hashes], each[hashes:]) for each in entries)
+    return tuple(starmap(SealedShares, _records(reader, _SEALED)))
+
+
+def _records(reader: Reader, form: Struct) -> Iterator[tuple[Any, ...]]:
+    """Return the records of a list whose number comes first."""
+    return form.iter_unpack(reader.raw(form.size * reader.count()))
+
+
+def _joined(records: Iterable[tuple[Any, ...]], form: Struct) -> bytes:
+    """Return the bytes of a list's records."""
+    return b"".join([form.pack(*each) for each in records])
 
 
 @dataclass(frozen=True)
@@ -212,17 +221,12 @@ class Shares(Message):
     entries: tuple[SealedShares, ...]
     signature: bytes
 
-    @cached_property
-    def by_holder(self) -> dict[int, SealedShares]:
-        """Return the entries by whom they are for."""
-        return {each.client: each for each in self.entries}
-
     def signed_fields(self) -> tuple[bytes, ...]:
         """Return what the signature covers."""
-        return self.task, u32(self.client), self.own, b"".join(each.encode() for each in self.entries)
+        return self.task, u32(self.client), self.own, _joined(self.entries, _SEALED)
 
     def _body(self) -> list[Buffer]:
-        return [self.own, u32(len(self.entries)), *(each.encode() for each in self.entries), self.signature]
+        return [self.own, u32(len(self.entries)), _joined(self.entries, _SEALED), self.signature]
 
     @classmethod
     def _read(cls, client: int, task: bytes, reader: Reader) -> Self:
@@ -238,7 +242,7 @@ class Deliveries(Message):
     entries: tuple[SealedShares, ...]
 
     def _body(self) -> list[Buffer]:
-        return [prefixed(self.shared), u32(len(self.entries)), *(each.encode() for each in self.entries)]
+        return [prefixed(self.shared), u32(len(self.entries)), _joined(self.entries, _SEALED)]
 
     @classmethod
     def _read(cls, client: int, task: bytes, reader: Reader) -> Self:
@@ -321,13 +325,11 @@ class Quorum(Message):
     signatures: tuple[tuple[int, bytes], ...]
 
     def _body(self) -> list[Buffer]:
-        pairs = ((u32(client), signature) for client, signature in self.signatures)
-        return [u32(len(self.signatures)), *itertools.chain.from_iterable(pairs)]
+        return [u32(len(self.signatures)), _joined(self.signatures, _SIGNATURE)]
 
     @classmethod
     def _read(cls, client: int, task: bytes, reader: Reader) -> Self:
-        found = tuple((reader.u32(), reader.fixed(SIGNATURE_BYTES)) for _ in range(reader.count()))
-        return cls(client, task, found)
+        return cls(client, task, tuple(_records(reader, _SIGNATURE)))
 
 
 @dataclass(frozen=True)
@@ -340,19 +342,14 @@ class Unmask(Message):
 
     def signed_fields(self) -> tuple[bytes, ...]:
         """Return what the signature covers."""
-        return self.task, u32(self.client), b"".join(u32(dealer) + share for dealer, share in self.shares)
+        return self.task, u32(self.client), _joined(self.shares, _SHARE)
 
     def _body(self) -> list[Buffer]:
-        pairs = ((u32(dealer), share) for dealer, share in self.shares)
-        return [u32(len(self.shares)), *itertools.chain.from_iterable(pairs), self.signature]
+        return [u32(len(self.shares)), _joined(self.shares, _SHARE), self.signature]
 
     @classmethod
     def _read(cls, client: int, task: bytes, reader: Reader) -> Self:
-        size = 4 + SHARE_BYTES
-        raw = reader.fixed(size * reader.count())
-        entries = (raw[start : start + size] for start in range(0, len(raw), size))
-        shares = tuple((int.from_bytes(each[:4], "little"), each[4:]) for each in entries)
-        return cls(client, task, shares, reader.fixed(SIGNATURE_BYTES))
+        return cls(client, task, tuple(_records(reader, _SHARE)), reader.fixed(SIGNATURE_BYTES))
 
 
 @dataclass(frozen=True)

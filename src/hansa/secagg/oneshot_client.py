@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Container, Sequence
 
 from hansa.secagg import keys
 from hansa.secagg.contribution import Contribution
 from hansa.secagg.encoding import Buffer, u32
-from hansa.secagg.masks import Mask, apply, packed
+from hansa.secagg.masks import Mask, masked
 from hansa.secagg.messages import Abort, Announcement, header_of
 from hansa.secagg.oneshot_messages import Report
 from hansa.secagg.policy import ClientPolicy
@@ -74,10 +73,8 @@ class ReportingClient:
 
 def _report(task: Task, client: int, signer: keys.Signer, given: Contribution, random: keys.Random) -> bytes:
     seeds = [random(keys.KEY_BYTES) for _ in task.decryptors]
-    total = tuple(array.copy() for array in given.vector)
-    apply([Mask(seed_key(seed, task.hash, client, place)) for place, seed in enumerate(seeds)], total)
-    vector = packed(task.ring, total)
-    content = hashlib.sha256(vector).digest()
+    masks = [Mask(seed_key(seed, task.hash, client, place)) for place, seed in enumerate(seeds)]
+    vector, content = masked(task.ring, given.vector, masks)
     try:
         sealed = b"".join(
             seal_seed(seed, each.sealing, Binding(task.hash, client, place, content))

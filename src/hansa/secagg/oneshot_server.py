@@ -6,7 +6,6 @@ are needed once more, to be taken out), DECRYPT, DONE; ABORTED from any.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from enum import IntEnum
 
@@ -16,6 +15,7 @@ from hansa.secagg import keys
 from hansa.secagg.composing import announcements
 from hansa.secagg.convention import Convention
 from hansa.secagg.encoding import Buffer, from_bitmap, to_bitmap
+from hansa.secagg.known import Known
 from hansa.secagg.masks import add, subtract
 from hansa.secagg.messages import SEALED_SEED_BYTES, Abort, Message, answer_id, header_of
 from hansa.secagg.oneshot_messages import Answer, Batch, Report, Request, Sealed, Valid
@@ -77,12 +77,15 @@ class SummingServer:
         """Return which clients, or in CHECK and DECRYPT which decryptors, have not answered in this phase."""
         return tuple(each for each in self._asked() if each not in self._answers)
 
-    def on_message(self, message: Buffer) -> Step:
-        """Take a message of a client or decryptor. Raises RefusedError, with nothing changed, if not acceptable."""
+    def on_message(self, message: Buffer, content: bytes = b"") -> Step:
+        """Take a message of a client or decryptor. Raises RefusedError, with nothing changed, if not acceptable.
+
+        ``content`` is what :func:`hansa.secagg.known.vector_sha256` gave for the message, where the carrier has it.
+        """
         header = header_of(message)
         if header.task != self.task.hash:
             raise unexpected("A message came that belongs to another task.")
-        takers: dict[tuple[Phase, int], Callable[[Buffer, bool], None]] = {
+        takers: dict[tuple[Phase, int], Callable[[Buffer, Known], None]] = {
             (Phase.COLLECT, Report.kind): self._take_report,
             (Phase.CHECK, Valid.kind): self._take_valid,
             (Phase.EXCLUDE, Report.kind): self._take_out,
@@ -97,10 +100,10 @@ class SummingServer:
             if known != answer:
                 raise answered("A phase was answered in two ways.")
             return Step()
-        taker(message, False)  # noqa: FBT003 - not from a record
+        taker(message, Known(content=content))
         self._answers[header.client] = answer
         persist = () if self.phase is Phase.EXCLUDE else (message,)
-        return Step(persist=persist) if self.waits_for else self._close(persist)
+        return Step(persist=persist) if len(self._answers) < len(self._asked()) else self._close(persist)
 
     def on_deadline(self) -> Step:
         """Close the collection with those who have reported; without a decryptor, or a report to take out, give up."""
@@ -124,11 +127,10 @@ class SummingServer:
     def _again(self) -> tuple[int, ...]:
         return self.waits_for if self.phase is Phase.EXCLUDE else ()
 
-    def _take_report(self, content: Buffer, trusted: bool) -> None:  # noqa: FBT001 - one of a table of takers
+    def _take_report(self, content: Buffer, known: Known) -> None:
         message = Report.decode(content, self.task.hash)
-        hashed = hashlib.sha256(message.vector).digest()
-        sealed = Sealed(message.client, hashed, message.seeds, message.signature)
-        if not trusted:
+        sealed = Sealed(message.client, known.content_of(message.vector), message.seeds, message.signature)
+        if not known.trusted:
             if len(message.seeds) != SEALED_SEED_BYTES * len(self.task.decryptors):
                 raise untrusted("A report does not have one seed for each decryptor.")
             identity = self._convention.roster.identities[message.client]
@@ -137,23 +139,22 @@ class SummingServer:
         add(self._total, self.task.ring.unpack(message.vector))
         self._reports[message.client] = sealed
 
-    def _take_valid(self, content: Buffer, trusted: bool) -> None:  # noqa: FBT001 - one of a table of takers
+    def _take_valid(self, content: Buffer, known: Known) -> None:
         message = Valid.decode(content, self.task.hash)
-        if not trusted:
+        if not known.trusted:
             self._check_decryptor(message.client, message.signature, "valid", *message.signed_fields())
         self._valid[message.client] = from_bitmap(message.members, self.task.roster_size)
 
-    def _take_out(self, content: Buffer, trusted: bool) -> None:  # noqa: ARG002, FBT001 - one of a table of takers
+    def _take_out(self, content: Buffer, known: Known) -> None:
         message = Report.decode(content, self.task.hash)
-        known = self._reports[message.client]
-        if hashlib.sha256(message.vector).digest() != known.content:
+        if known.content_of(message.vector) != self._reports[message.client].content:
             raise untrusted("A report is not the one that came before.")
         subtract(self._total, self.task.ring.unpack(message.vector))
 
-    def _take_answer(self, content: Buffer, trusted: bool) -> None:  # noqa: FBT001 - one of a table of takers
+    def _take_answer(self, content: Buffer, known: Known) -> None:
         message = Answer.decode(content, self.task.hash)
-        if not trusted:
-            fields = message.members, hashlib.sha256(message.vector).digest()
+        if not known.trusted:
+            fields = message.members, known.content_of(message.vector)
             place = message.client.to_bytes(4, "little")
             self._check_decryptor(message.client, message.signature, "answer", self.task.hash, place, *fields)
         if from_bitmap(message.members, self.task.roster_size) != self.survivors:
@@ -226,7 +227,7 @@ class SummingServer:
             if closing is not None:
                 self._replay_closing(closing)
             return
-        takers: dict[int, tuple[Phase, Callable[[Buffer, bool], None]]] = {
+        takers: dict[int, tuple[Phase, Callable[[Buffer, Known], None]]] = {
             Report.kind: (Phase.COLLECT, self._take_report),
             Valid.kind: (Phase.CHECK, self._take_valid),
             Answer.kind: (Phase.DECRYPT, self._take_answer),
@@ -235,7 +236,7 @@ class SummingServer:
         phase, taker = takers.get(header.kind, (None, None))
         if taker is None or phase is not self.phase:
             raise malformed("A record of a phase is missing.")
-        taker(record, True)  # noqa: FBT003 - from a record
+        taker(record, Known(trusted=True))
         self._answers[header.client] = answer_id(record)
 
     def _replay_closing(self, closing: Closing) -> None:

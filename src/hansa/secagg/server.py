@@ -6,7 +6,7 @@ closes, in a record that is durable before anybody is told.
 
 from __future__ import annotations
 
-import hashlib
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from enum import IntEnum
 from functools import cached_property
@@ -18,6 +18,7 @@ from hansa.secagg.composing import announcements, deliveries, keys_of, quorums, 
 from hansa.secagg.convention import Blame, Convention
 from hansa.secagg.encoding import Buffer, u32
 from hansa.secagg.graph import Graph, sets_digest
+from hansa.secagg.known import Known
 from hansa.secagg.masks import add
 from hansa.secagg.messages import (
     Abort,
@@ -25,6 +26,7 @@ from hansa.secagg.messages import (
     Complaint,
     Consistent,
     Masked,
+    SealedShares,
     Shares,
     Unmask,
     answer_id,
@@ -66,9 +68,12 @@ class MaskingServer:
         self._sets: dict[Phase, tuple[int, ...]] = {}
         self._answers: dict[int, bytes] = {}
         """Client -> hash of its answer in this phase."""
+        self._missing: dict[int, None] = dict.fromkeys(range(convention.task.roster_size))
+        """Who has not answered in this phase, in the order of indices."""
         self._adverts: dict[int, Advert] = {}
         self._keys: set[bytes] = set()
-        self._shares: dict[int, Shares] = {}
+        self._shares: dict[int, dict[int, SealedShares]] = defaultdict(dict)
+        """Holder -> dealer -> what the dealer gave it; of its own shares a dealer gives the hashes only."""
         self._total = convention.task.ring.zeros()
         self._complained: set[int] = set()
         self._signatures: dict[int, bytes] = {}
@@ -106,30 +111,27 @@ class MaskingServer:
     @property
     def waits_for(self) -> tuple[int, ...]:
         """Return who has not answered in this phase."""
-        if self.phase >= Phase.DONE:
-            return ()
-        return tuple(each for each in self._asked() if each not in self._answers)
+        return tuple(self._missing)
 
-    def on_message(self, message: Buffer) -> Step:
+    def on_message(self, message: Buffer, content: bytes = b"") -> Step:
         """Take a client's message. Raises RefusedError, with nothing changed, where it is not acceptable.
 
-        An answer that is known already changes nothing; a different one is refused.
+        An answer that is known already changes nothing; a different one is refused. ``content`` is what
+        :func:`hansa.secagg.known.vector_sha256` gave for the message, where the carrier has computed it.
         """
         header = header_of(message)
         if header.task != self.task.hash:
             raise unexpected("A message came that belongs to another task.")
         if self.phase >= Phase.DONE:
             raise unexpected("The task is over.")
-        if header.client not in self._asked():
-            raise unexpected("A message came from a client that is not asked in this phase.")
-        answer = answer_id(message)
-        known = self._answers.get(header.client)
-        if known is not None:
-            if known != answer:
+        if header.client in self._answers:
+            if self._answers[header.client] != answer_id(message):
                 raise answered("A client has answered a phase in two ways.")
             return Step()
-        self._take(message, trusted=False)
-        return Step(persist=(message,)) if self.waits_for else self._close((message,))
+        if header.client not in self._missing:
+            raise unexpected("A message came from a client that is not asked in this phase.")
+        self._take(message, Known(content=content))
+        return Step(persist=(message,)) if self._missing else self._close((message,))
 
     def on_deadline(self) -> Step:
         """Close the phase with those who have answered, or give the task up."""
@@ -143,10 +145,10 @@ class MaskingServer:
             return range(self.task.roster_size)
         return self._sets[Phase(self.phase - 1)]
 
-    def _take(self, message: Buffer, *, trusted: bool) -> None:
-        """Take an answer into the state; one that a record holds was checked before."""
+    def _take(self, message: Buffer, known: Known) -> None:
+        """Take an answer into the state."""
         kind, client = header_of(message).kind, header_of(message).client
-        takers: dict[int, tuple[Phase, Callable[[Buffer, bool], None]]] = {
+        takers: dict[int, tuple[Phase, Callable[[Buffer, Known], None]]] = {
             Advert.kind: (Phase.ADVERTISE, self._take_advert),
             Shares.kind: (Phase.SHARE, self._take_shares),
             Masked.kind: (Phase.MASK, self._take_masked),
@@ -157,16 +159,17 @@ class MaskingServer:
         phase, taker = takers.get(kind, (None, None))
         if taker is None or phase is not self.phase:
             raise unexpected("A message came that is of no use in this phase.")
-        taker(message, trusted)
+        taker(message, known)
         self._answers[client] = answer_id(message)
+        self._missing.pop(client, None)
 
     def _check_signature(self, client: int, signature: bytes, purpose: keys.Purpose, *signed: Buffer) -> None:
         if not keys.signed(self._convention.roster.identities[client], signature, purpose, *signed):
             raise untrusted("A message is not signed by its sender's identity.")
 
-    def _take_advert(self, content: Buffer, trusted: bool) -> None:  # noqa: FBT001 - one of a table of takers
+    def _take_advert(self, content: Buffer, known: Known) -> None:
         message = Advert.decode(content, self.task.hash)
-        if not trusted:
+        if not known.trusted:
             self._check_signature(message.client, message.signature, "adv", *message.signed_fields())
             new = {message.sealing, message.masking}
             if len(new) < 2 or new & self._keys:
@@ -176,44 +179,46 @@ class MaskingServer:
         self._keys |= {message.sealing, message.masking}
         self._adverts[message.client] = message
 
-    def _take_shares(self, content: Buffer, trusted: bool) -> None:  # noqa: FBT001 - one of a table of takers
+    def _take_shares(self, content: Buffer, known: Known) -> None:
         message = Shares.decode(content, self.task.hash)
-        if not trusted:
+        if not known.trusted:
             if tuple(each.client for each in message.entries) != self.graph.neighbours(message.client):
                 raise untrusted("Shares are not for the sender's neighbours.")
             self._check_signature(message.client, message.signature, "shares", *message.signed_fields())
-        self._shares[message.client] = message
+        self._shares[message.client][message.client] = SealedShares(message.client, message.own, b"")
+        for each in message.entries:
+            self._shares[each.client][message.client] = each
 
-    def _take_masked(self, content: Buffer, trusted: bool) -> None:  # noqa: FBT001 - one of a table of takers
+    def _take_masked(self, content: Buffer, known: Known) -> None:
         message = Masked.decode(content, self.task.hash)
-        if not trusted:
-            fields = self.task.hash, u32(message.client), hashlib.sha256(message.vector).digest()
+        if not known.trusted:
+            fields = self.task.hash, u32(message.client), known.content_of(message.vector)
             self._check_signature(message.client, message.signature, "masked", *fields)
         add(self._total, self.task.ring.unpack(message.vector))
 
-    def _take_complaint(self, content: Buffer, trusted: bool) -> None:  # noqa: FBT001 - one of a table of takers
+    def _take_complaint(self, content: Buffer, known: Known) -> None:
         message = Complaint.decode(content, self.task.hash)
-        if not trusted:
+        if not known.trusted:
             if not set(message.accused) <= set(self.graph.neighbours(message.client)):
                 raise untrusted("A complaint is about others than neighbours.")
             self._check_signature(message.client, message.signature, "complaint", *message.signed_fields())
         self.complaints += [(message.client, each) for each in message.accused]
         self._complained.add(message.client)
 
-    def _take_consistent(self, content: Buffer, trusted: bool) -> None:  # noqa: FBT001 - one of a table of takers
+    def _take_consistent(self, content: Buffer, known: Known) -> None:
         message = Consistent.decode(content, self.task.hash)
-        if not trusted:
+        if not known.trusted:
             self._check_signature(message.client, message.signature, "surv", self._digest)
         self._signatures[message.client] = message.signature
 
-    def _take_unmask(self, content: Buffer, trusted: bool) -> None:  # noqa: FBT001 - one of a table of takers
+    def _take_unmask(self, content: Buffer, known: Known) -> None:
         message = Unmask.decode(content, self.task.hash)
-        if not trusted:
+        if not known.trusted:
             dealers = self.graph.holders_within(message.client, self._sets[Phase.SHARE])
             if [dealer for dealer, _ in message.shares] != dealers:
                 raise untrusted("Shares are not those of the sender's dealers.")
             self._check_signature(message.client, message.signature, "unmask", *message.signed_fields())
-        good = checked_shares(message, self._shares, set(self.survivors))
+        good = checked_shares(message, self._shares[message.client], set(self.survivors))
         if len(good) < len(message.shares):
             self.blamed.append(Blame(message.client, "a share does not fit the hash that its dealer signed"))
         self._revealed[message.client] = good
@@ -262,6 +267,7 @@ class MaskingServer:
 
     def _begin(self, phase: Phase) -> None:
         self.phase, self._answers, self._complained = phase, {}, set()
+        self._missing = dict.fromkeys(self._asked() if phase < Phase.DONE else ())
 
     def _lacking(self, members: Sequence[int]) -> str:
         """Say what a phase lacks to go on with so many; nothing where it can."""
@@ -314,7 +320,7 @@ class MaskingServer:
 
     def _replay(self, record: Buffer) -> None:
         if is_message(record):
-            self._take(record, trusted=True)
+            self._take(record, Known(trusted=True))
         elif (closing := read(record, self.task)) is not None:
             self._replay_closing(closing)
 

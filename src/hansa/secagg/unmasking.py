@@ -14,7 +14,7 @@ from hansa.secagg.commitments import KEY, SEED, commitment, share_hash
 from hansa.secagg.field import SHARE_BYTES, combine
 from hansa.secagg.graph import Graph
 from hansa.secagg.masks import Mask, apply_on_threads
-from hansa.secagg.messages import Advert, Shares, Unmask
+from hansa.secagg.messages import Advert, SealedShares, Unmask
 
 Revealed = dict[int, bytes]
 """Dealer -> the share of it that one holder gave and that fits the dealer's hash."""
@@ -28,12 +28,11 @@ class Unmasked:
     dealers: tuple[int, ...] = ()
 
 
-def checked_shares(message: Unmask, shares: Mapping[int, Shares], alive: Collection[int]) -> Revealed:
-    """Return the shares of a message that fit the hashes that their dealers signed."""
+def checked_shares(message: Unmask, given: Mapping[int, SealedShares], alive: Collection[int]) -> Revealed:
+    """Return the shares of a message that fit the hashes that their dealers signed and gave to its sender."""
     good, holder, task = {}, message.client, message.task
     for dealer, share in message.shares:
-        given = shares[dealer]
-        hashes = given.own if dealer == holder else given.by_holder[holder].hashes
+        hashes = given[dealer].hashes
         if dealer in alive:
             kind, signed = SEED, hashes[: keys.KEY_BYTES]
         else:

@@ -17,6 +17,7 @@ from weakref import WeakValueDictionary
 from hansa.core.errors import RefusedError, StoreConflictError
 from hansa.core.killpoints import reached
 from hansa.secagg.convention import Convention
+from hansa.secagg.known import vector_sha256
 from hansa.secagg.messages import MAGIC, Masked, header_of
 from hansa.secagg.records import closes_phase
 from hansa.secagg.server import MaskingServer, Phase
@@ -159,6 +160,7 @@ class SecureSums:
 
         Raises RefusedError for one that is not acceptable; nothing is recorded then.
         """
+        sha256 = await asyncio.to_thread(vector_sha256, content)  # before the lock, so that vectors are hashed at once
         async with self._lock(key):
             held = await self._current(context, key)
             position = held.positions.get(client.id)
@@ -167,7 +169,7 @@ class SecureSums:
             _require_own(content, position)
             if header_of(content).kind != Masked.kind:
                 raise _not_asked()
-            step = await self._moved(held, held.server.on_message, content)
+            step = await self._moved(held, held.server.on_message, content, sha256)
             try:
                 verdict = await record()
             except BaseException:
