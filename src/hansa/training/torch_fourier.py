@@ -129,12 +129,12 @@ _Planes = Callable[[Array, Array], Array]
 
 @lru_cache(maxsize=64)
 def _transforms(shape: Shape) -> _Transforms:
-    high, wide = shape.period
-    share = 2.0 / (high * wide)  # of two conjugates, one is kept
+    whole = math.prod(shape.period)
+    shares = 2.0 / whole, 1.0 / whole  # of two conjugates, one is kept
     return _Transforms(
         _transform(shape, shape.image, lambda real, imaginary: np.stack([real, imaginary])),
         _transform(shape, shape.kernel, _of_kernel, sign=1, shift=shape.padding),
-        _transform(shape, shape.result, lambda real, imaginary: np.stack([imaginary, real]), share=share),
+        _transform(shape, shape.result, lambda real, imaginary: np.stack([imaginary, real]), shares=shares),
     )
 
 
@@ -149,18 +149,18 @@ def _transform(  # noqa: PLR0913 - what is transformed, and how
     *,
     sign: int = -1,
     shift: tuple[int, int] = (0, 0),
-    share: float = 1.0,
+    shares: tuple[float, float] = (1.0, 1.0),
 ) -> _Transform:
-    """Return the transform of real [height, width], times ``share``, or half of it where a number is no complex one."""
+    """Return the transform of real [height, width]; ``shares`` multiply what is a complex number, and a real one."""
     (high, wide), rows = shape.period, shape.rows
-    of_complex = planes(*_complex(size[1], wide, sign=sign, shift=shift[1]))
-    one, other = _two_real(size[1], wide, sign=sign, shift=shift[1])
-    of_two_real, pairs = planes(one, other), _pairs(wide)
-    of_two_real[:, pairs] = 0
-    of_two_real[:2, pairs] = np.stack([one, other])[:, pairs] / (1 if share == 1 else 2)
-    second = np.stack([of_two_real, *[of_complex] * (rows - 1)])
+    two_real, pairs = _two_real(size[1], wide, sign=sign, shift=shift[1]), _pairs(wide)
+    second = np.empty((rows, len(planes(*two_real)), wide, 2 * size[1]))
+    second[:] = shares[0] * planes(*_complex(size[1], wide, sign=sign, shift=shift[1]))
+    second[0] = shares[0] * planes(*two_real)
+    second[0, :, pairs] = 0
+    second[0, :2, pairs] = shares[1] * two_real[:, pairs].swapaxes(0, 1)
     first = _real(size[0], high, sign=sign, shift=shift[0])
-    return _Transform(first.astype(np.float32), (share * second).reshape(rows, -1, 2 * size[1]).astype(np.float32), wide)
+    return _Transform(first.astype(np.float32), second.reshape(rows, -1, 2 * size[1]).astype(np.float32), period=wide)
 
 
 def _angles(frequencies: int, size: int, period: int, shift: int) -> Array:
@@ -181,16 +181,14 @@ def _real(size: int, period: int, *, sign: int, shift: int) -> Array:
     return rows.reshape(-1, size)
 
 
-def _complex(size: int, period: int, *, sign: int, shift: int) -> tuple[Array, Array]:
-    """Return the real and imaginary parts of the transform of complex numbers: each [period, (real, imaginary) x size].
-
-    """
+def _complex(size: int, period: int, *, sign: int, shift: int) -> Array:
+    """Return the transform of complex numbers: (real, imaginary) of [period, (real, imaginary) x size]."""
     angles = _angles(period, size, period, shift)
     cosines, sines = np.cos(angles), sign * np.sin(angles)
-    return np.concatenate([cosines, -sines], axis=1), np.concatenate([sines, cosines], axis=1)
+    return np.stack([np.concatenate([cosines, -sines], axis=1), np.concatenate([sines, cosines], axis=1)])
 
 
-def _two_real(size: int, period: int, *, sign: int, shift: int) -> tuple[Array, Array]:
+def _two_real(size: int, period: int, *, sign: int, shift: int) -> Array:
     """Return the transforms of two rows of real numbers, in the shape of :func:`_complex`.
 
     The points of :func:`_pairs` hold two real numbers each; all others are those of one row, then of the other.
@@ -200,7 +198,7 @@ def _two_real(size: int, period: int, *, sign: int, shift: int) -> tuple[Array, 
     if period % 2:  # each has a zero beside its only real number: the other's goes there
         both[1] = both[len(one)]
         both = np.delete(both, [len(one), len(one) + 1], axis=0)
-    return both[0::2], both[1::2]
+    return np.stack([both[0::2], both[1::2]])
 
 
 def _pairs(period: int) -> list[int]:
