@@ -108,6 +108,8 @@ def test_the_kernels_are_used_where_they_should_be() -> None:
         (2, 3, 2, Shape((8, 7), (4, 3), (0, 1))),
         (2, 1, 2, Shape((6, 5), (5, 3), (4, 0))),
         (1, 2, 3, Shape((1, 1), (1, 1), (0, 0))),
+        (2, 2, 3, Shape((2, 1), (1, 1), (0, 0))),
+        (2, 2, 3, Shape((1, 2), (1, 2), (0, 1))),
     ],
 )
 def test_fourier_convolution_and_its_gradients_are_those_of_double_precision(
@@ -188,7 +190,7 @@ def test_a_weight_that_something_else_looks_at_is_what_it_should_be() -> None:
         outputs.sum().backward()
         products.descend(0.1)
         now -= 0.1 * x.sum(dim=0)
-    products.settle()
+    products.reveal([layer.weight])
     torch.testing.assert_close(layer.weight.detach(), now)
 
 
@@ -218,6 +220,18 @@ class twice(nn.Module):  # noqa: N801 - a factory
     def forward(self, x: Tensor) -> Tensor:
         bent: Tensor = self.last(torch.tanh(self.same(torch.tanh(self.same(x)))) + 0.1 * x @ self.same.weight)
         return bent
+
+
+def test_weights_that_share_memory_take_each_other_s_steps() -> None:
+    model = Model(factory=f"{__name__}:tied", arguments={})
+    one, other = (trained(sgd(epochs=1), kernels, model, Signature((256,), 3)).values for kernels in (PLAIN, BEST))
+    np.testing.assert_allclose(other, one, rtol=1e-3, atol=1e-6)
+
+
+def tied() -> nn.Module:
+    first, second = nn.Linear(256, 256), nn.Linear(256, 256)
+    second.weight = nn.Parameter(first.weight.data)
+    return nn.Sequential(first, nn.Tanh(), second, nn.Linear(256, 3))
 
 
 def test_measuring_leaves_out_a_kernel_that_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:

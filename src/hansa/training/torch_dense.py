@@ -21,22 +21,25 @@ _SHARE: Final = 4
 
 
 class Debt:
-    """The steps of one weight [o, i] that are put off: minus ``gradients`` [rows, o], transposed, times ``inputs``."""
+    """The steps of one weight [o, i] that are put off: ``steps`` [rows, o], transposed, times ``inputs`` [rows, i].
+
+    ``untouched``: the weight is what it was at first, and all of its change is put off.
+    """
 
     def __init__(self, weight: Tensor) -> None:
         outputs, inputs = weight.shape
         self.values = weight.data  # without the weight's version: what is paid changes nothing that a graph counts on
         self.most = weight.numel() // (_SHARE * (outputs + inputs))
-        self.rows = 0
+        self.rows, self.untouched = 0, True
         self.new: list[tuple[Tensor, Tensor]] = []
         """Factors of the step under way, which do not count yet."""
 
     def correct(self, result: Tensor, x: Tensor, *, transposed: bool) -> Tensor:
-        """Take off a result, x times the weight (or ``transposed``), in place, what is put off; return it."""
+        """Add to a result, x times the weight (or ``transposed``), in place, what is put off; return it."""
         if self.rows:
-            gradients, inputs = self.gradients[: self.rows], self.inputs[: self.rows]
-            one, other = (inputs, gradients) if transposed else (gradients, inputs)
-            result.addmm_(x @ one.t(), other, alpha=-1)
+            steps, inputs = self.steps[: self.rows], self.inputs[: self.rows]
+            one, other = (inputs, steps) if transposed else (steps, inputs)
+            result.addmm_(x @ one.t(), other)
         return result
 
     def descend(self, rate: float) -> None:
@@ -46,6 +49,7 @@ class Debt:
                 self.pay()
             if len(x) > self.most:
                 self.values.addmm_(gradient.t(), x, alpha=-rate)
+                self.untouched = False
             else:
                 self._put_off(gradient, x, rate)
         self.new.clear()
@@ -53,27 +57,33 @@ class Debt:
     def _put_off(self, gradient: Tensor, x: Tensor, rate: float) -> None:
         if not hasattr(self, "inputs"):
             outputs, inputs = self.values.shape
-            self.gradients, self.inputs = x.new_empty((self.most, outputs)), x.new_empty((self.most, inputs))
+            self.steps, self.inputs = x.new_empty((self.most, outputs)), x.new_empty((self.most, inputs))
         place = slice(self.rows, self.rows + len(x))
-        torch.mul(gradient, rate, out=self.gradients[place])
+        torch.mul(gradient, -rate, out=self.steps[place])
         self.inputs[place] = x
         self.rows = place.stop
 
     def pay(self) -> None:
         """Change the weight by all that was put off."""
         if self.rows:
-            self.values.addmm_(self.gradients[: self.rows].t(), self.inputs[: self.rows], alpha=-1)
-        self.rows = 0
+            self.values.addmm_(self.steps[: self.rows].t(), self.inputs[: self.rows])
+        self.rows, self.untouched = 0, False
 
 
 @dataclass(frozen=True)
 class Products:
-    """Gradients that stay products, where every step is w <- w - rate g: a debt for each weight, by its id."""
+    """Gradients that stay products, where every step is w <- w - rate g: a debt for each weight, by its id.
 
+    ``tied`` are the ids of weights whose memory is another's too, which have none.
+    """
+
+    tied: frozenset[int] = frozenset()
     debts: dict[int, Debt] = field(default_factory=dict)
 
-    def of(self, weight: Tensor) -> Debt:
-        """Return the debt of a weight."""
+    def of(self, weight: Tensor) -> Debt | None:
+        """Return the debt of a weight, or None if its gradient must be formed."""
+        if id(weight) in self.tied:
+            return None
         if id(weight) not in self.debts:
             self.debts[id(weight)] = Debt(weight)
         return self.debts[id(weight)]
@@ -84,11 +94,21 @@ class Products:
             for debt in self.debts.values():
                 debt.descend(rate)
 
-    def settle(self) -> None:
-        """Make every weight what it should be."""
-        with torch.no_grad():
-            for debt in self.debts.values():
-                debt.pay()
+    def moved(self, weight: Tensor, change: Tensor) -> bool:
+        """Write how far a weight moved, if all of it is put off; otherwise pay for it and return False.
+
+        This saves two passes over the weight and two over its change.
+        """
+        debt = self.debts.get(id(weight))
+        if debt is None:
+            return False
+        if not debt.untouched:
+            debt.pay()
+        elif debt.rows:
+            torch.mm(debt.steps[: debt.rows].t(), debt.inputs[: debt.rows], out=change)
+        else:
+            change.zero_()
+        return debt.untouched
 
     def reveal(self, values: Iterable[Any]) -> None:
         """Pay for those of the values that are weights: something else than a dense layer looks at them."""

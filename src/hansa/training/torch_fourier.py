@@ -1,25 +1,35 @@
 """Two-dimensional convolution through the discrete Fourier transform, as matrix products in float32.
 
-An image of 14 x 14 and a kernel of 5 x 5 take 4900 products a pair of channels in a direct convolution, and 512
+An image of 14 x 14 and a kernel of 5 x 5 take 4900 products a pair of channels in a direct convolution, and 384
 between their transforms of 16 x 16. The transforms are products with small matrices of sines and cosines: any
 size will do, and all of them run at the speed of matrix products. Source of the idea: Mathieu, Henaff, LeCun 2014,
 "Fast training of convolutional networks through FFTs", https://arxiv.org/abs/1312.5851.
 
 Of two frequencies whose numbers are conjugates of each other, one is kept. What is its own conjugate is a real number,
-and two of these share a point. So real images of h x w have h w / 2 points of two planes, real and imaginary, one
-above the other: a spectrum takes no more room than its image. Points lie in rows, one for each frequency of the
-height; the first row holds frequency 0 and, of an even height, the middle one, which are real before the width's turn.
+and two of these share a point. A product (p + iq)(r + is) takes three of real ones (Gauss): p (s - r), -q (r + s) and
+(p + q) r; the first and the third add up to the imaginary part, the second and the third to the real one. So a spectrum
+is three planes of real numbers, each multiplied by its own: the convolution is C'(A x . B k) with matrices A, B and C,
+and its gradients are A'(C y . B k) and B'(A x . C y). Of A and C, the third plane is the sum of the others.
+
+Points lie in rows, one for each frequency of the height; the first row holds frequency 0 and, of an even height, the
+middle one, which are real before the width's turn.
+
+The products are numpy's: its library takes many small ones quickly, and a call lets go of Python's lock but once.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from hansa.core.layout import Array, Floats
 
 _GAIN: Final = 2.0
 """A direct convolution must take so many times the arithmetic; products of small matrices run at about half speed."""
@@ -63,71 +73,102 @@ def pays(shape: Shape, batch: int, channels: int, outputs: int) -> bool:
         return False
     half, full = shape.rows, shape.period[1]
     direct = batch * channels * outputs * rows * columns * tall * wide
-    spectra = half * full * 4 * batch * channels * outputs
+    spectra = half * full * 3 * batch * channels * outputs
     images = batch * channels * half * width * (2 * height + 4 * full)
     results = batch * outputs * half * columns * (2 * rows + 4 * full)
-    kernels = channels * outputs * half * wide * (2 * tall + 4 * full)
+    kernels = channels * outputs * half * wide * (2 * tall + 6 * full)
     return direct > _GAIN * (spectra + images + results + _MEMORY * kernels)
 
 
 @dataclass(frozen=True)
 class _Transform:
-    """A transform: ``first`` [2 rows, h] over the height, then ``second`` [rows, 2 period, 2 w] over the width."""
+    """A transform: ``first`` [2 rows, h] over the height, then ``second`` [rows, planes x period, 2 w] over the width.
 
-    first: Tensor
-    second: Tensor
+    Two planes are followed by their sum.
+    """
 
-    def of(self, values: Tensor) -> Tensor:
-        """Return the spectrum of values [h, w x rest]: [rows, 2 period, rest]."""
-        rows, _, wide = self.second.shape
-        return torch.bmm(self.second, (self.first @ values).view(rows, wide, -1))
+    first: Floats
+    second: Floats
+    period: int
 
-    def transposed(self, spectrum: Tensor) -> Tensor:
-        """Return the transpose of :meth:`of`: [rows, 2 period, rest] -> [h, w x rest]."""
-        return self.first.t() @ torch.bmm(self.second.transpose(1, 2), spectrum).view(len(self.first), -1)
+    def of(self, values: Floats) -> Floats:
+        """Return the spectrum of values [h, w, b, c]: [rows x 3 x period, b, c]."""
+        rows, points, wide = self.second.shape
+        halfway = (self.first @ values.reshape(len(values), -1)).reshape(rows, wide, -1)
+        planes = np.empty((rows, 3 * self.period, halfway.shape[2]), dtype=np.float32)
+        np.matmul(self.second, halfway, out=planes[:, :points])
+        if points < planes.shape[1]:
+            one, other, both = (planes[:, i * self.period : (i + 1) * self.period] for i in range(3))
+            np.add(one, other, out=both)
+        return planes.reshape(-1, *values.shape[2:])
+
+    def transposed(self, spectrum: Floats) -> Floats:
+        """Return the transpose of :meth:`of`: [rows x 3 x period, b, c] -> [h, w, b, c]; the spectrum is used up."""
+        rows, points, wide = self.second.shape
+        planes = spectrum.reshape(rows, 3, self.period, -1)
+        if points < 3 * self.period:
+            planes[:, :2] += planes[:, 2:]
+        used = planes.reshape(rows, 3 * self.period, -1)[:, :points]
+        halfway = self.second.transpose(0, 2, 1) @ used
+        values: Floats = self.first.T @ halfway.reshape(2 * rows, -1)
+        return values.reshape(-1, wide // 2, *spectrum.shape[1:])
 
 
 @dataclass(frozen=True)
 class _Transforms:
-    """The transforms of one shape; that of the result is the transpose of the way back."""
+    """The transforms of one shape: A of an image, B of a kernel, C of a result."""
 
     image: _Transform
     kernel: _Transform
     result: _Transform
 
 
+_Planes = Callable[[Array, Array], Array]
+"""Makes planes [n, points, size] of the real and imaginary parts of points [points, size]."""
+
+
 @lru_cache(maxsize=64)
 def _transforms(shape: Shape) -> _Transforms:
-    (high, wide), rows = shape.period, shape.rows
-    share = torch.full((rows, wide, 2), 2.0 / (high * wide), dtype=torch.float64)  # of two conjugates, one is kept
-    share[0, _pairs(wide)] /= 2
-    first, second = _steps(shape, shape.result, sign=-1)
+    whole = math.prod(shape.period)
+    shares = 2.0 / whole, 1.0 / whole  # of two conjugates, one is kept
     return _Transforms(
-        _transform(*_steps(shape, shape.image, sign=-1)),
-        _transform(*_steps(shape, shape.kernel, sign=1, shift=shape.padding)),
-        _transform(first, second * share.view(rows, 2 * wide, 1)),
+        _transform(shape, shape.image, lambda real, imaginary: np.stack([real, imaginary])),
+        _transform(shape, shape.kernel, _of_kernel, sign=1, shift=shape.padding),
+        _transform(shape, shape.result, lambda real, imaginary: np.stack([imaginary, real]), shares=shares),
     )
 
 
-def _transform(first: Tensor, second: Tensor) -> _Transform:
-    return _Transform(first.float(), second.float())
+def _of_kernel(real: Array, imaginary: Array) -> Array:
+    return np.stack([imaginary - real, -imaginary - real, real])
 
 
-def _steps(shape: Shape, size: tuple[int, int], *, sign: int, shift: tuple[int, int] = (0, 0)) -> tuple[Tensor, Tensor]:
-    """Return both steps of the transform of real [height, width], float64."""
+def _transform(  # noqa: PLR0913 - what is transformed, and how
+    shape: Shape,
+    size: tuple[int, int],
+    planes: _Planes,
+    *,
+    sign: int = -1,
+    shift: tuple[int, int] = (0, 0),
+    shares: tuple[float, float] = (1.0, 1.0),
+) -> _Transform:
+    """Return the transform of real [height, width]; ``shares`` multiply what is a complex number, and a real one."""
     (high, wide), rows = shape.period, shape.rows
-    second = _complex(size[1], wide, sign=sign, shift=shift[1]).repeat(rows, 1, 1)
-    second[0] = _two_real(size[1], wide, sign=sign, shift=shift[1])
-    return _real(size[0], high, sign=sign, shift=shift[0]), second
+    two_real, pairs = _two_real(size[1], wide, sign=sign, shift=shift[1]), _pairs(wide)
+    second = np.empty((rows, len(planes(*two_real)), wide, 2 * size[1]))
+    second[:] = shares[0] * planes(*_complex(size[1], wide, sign=sign, shift=shift[1]))
+    second[0] = shares[0] * planes(*two_real)
+    second[0, :, pairs] = 0
+    second[0, :2, pairs] = shares[1] * two_real[:, pairs].swapaxes(0, 1)
+    first = _real(size[0], high, sign=sign, shift=shift[0])
+    return _Transform(first.astype(np.float32), second.reshape(rows, -1, 2 * size[1]).astype(np.float32), period=wide)
 
 
-def _angles(frequencies: int, size: int, period: int, shift: int) -> Tensor:
-    positions = torch.arange(size, dtype=torch.float64) - shift
-    turns = torch.outer(torch.arange(frequencies, dtype=torch.float64), positions) % period
+def _angles(frequencies: int, size: int, period: int, shift: int) -> Array:
+    turns = np.outer(np.arange(frequencies), np.arange(size) - shift) % period
     return turns * (2 * math.pi / period)
 
 
-def _real(size: int, period: int, *, sign: int, shift: int) -> Tensor:
+def _real(size: int, period: int, *, sign: int, shift: int) -> Array:
     """Return the transform of real numbers: [2 x half the period, rounded up, size].
 
     Its rows are the real and imaginary parts of the frequencies, but for the first two: frequency 0 and half the
@@ -135,31 +176,29 @@ def _real(size: int, period: int, *, sign: int, shift: int) -> Tensor:
     """
     angles = _angles(period // 2 + 1, size, period, shift)
     kept = angles[: (period + 1) // 2]
-    rows = torch.stack([kept.cos(), sign * kept.sin()], dim=1)
-    rows[0, 1] = angles[-1].cos() if period % 2 == 0 else 0
-    return rows.flatten(0, 1)
+    rows = np.stack([np.cos(kept), sign * np.sin(kept)], axis=1)
+    rows[0, 1] = np.cos(angles[-1]) if period % 2 == 0 else 0
+    return rows.reshape(-1, size)
 
 
-def _complex(size: int, period: int, *, sign: int, shift: int) -> Tensor:
-    """Return the transform of complex numbers: [period x (real, imaginary), (real, imaginary) x size]."""
+def _complex(size: int, period: int, *, sign: int, shift: int) -> Array:
+    """Return the transform of complex numbers: (real, imaginary) of [period, (real, imaginary) x size]."""
     angles = _angles(period, size, period, shift)
-    cosines, sines = angles.cos(), sign * angles.sin()
-    real, imaginary = torch.cat([cosines, -sines], dim=1), torch.cat([sines, cosines], dim=1)
-    return torch.stack([real, imaginary], dim=1).flatten(0, 1)
+    cosines, sines = np.cos(angles), sign * np.sin(angles)
+    return np.stack([np.concatenate([cosines, -sines], axis=1), np.concatenate([sines, cosines], axis=1)])
 
 
-def _two_real(size: int, period: int, *, sign: int, shift: int) -> Tensor:
+def _two_real(size: int, period: int, *, sign: int, shift: int) -> Array:
     """Return the transforms of two rows of real numbers, in the shape of :func:`_complex`.
 
     The points of :func:`_pairs` hold two real numbers each; all others are those of one row, then of the other.
     """
     one = _real(size, period, sign=sign, shift=shift)
-    none = torch.zeros_like(one)
-    both = torch.cat([torch.cat([one, none], dim=1), torch.cat([none, one], dim=1)])
+    both = np.kron(np.eye(2), one)
     if period % 2:  # each has a zero beside its only real number: the other's goes there
         both[1] = both[len(one)]
-        both = torch.cat([both[: len(one)], both[len(one) + 2 :]])
-    return both
+        both = np.delete(both, [len(one), len(one) + 1], axis=0)
+    return np.stack([both[0::2], both[1::2]])
 
 
 def _pairs(period: int) -> list[int]:
@@ -167,77 +206,49 @@ def _pairs(period: int) -> list[int]:
     return [0] if period % 2 else [0, period // 2]
 
 
-def _flat(values: Tensor) -> Tensor:
-    """Return [b, c, h, w] as [h, w x b x c]."""
-    return values.permute(2, 3, 0, 1).reshape(values.shape[2], -1)
+def _flat(values: Tensor) -> Floats:
+    """Return [b, c, h, w] as [h, w, b, c]."""
+    return np.ascontiguousarray(values.detach().numpy().transpose(2, 3, 0, 1))
 
 
-def _doubled(planes: Tensor) -> Tensor:
-    """Return numbers [rows, period, 2, b, c] as the real matrices that multiply by them: [rows x period, 2 b, 2 c].
-
-    They are (Xr, -Xi) above (Xi, Xr), so that their product with (Vr, Vi) stacked is the complex product; for a pair of
-    real numbers (X, 0) above (0, Y).
-    """
-    rows, period, _, batch, channels = planes.shape
-    doubled = planes.new_empty((rows, period, 2, batch, 2, channels))
-    real, imaginary = planes[:, :, 0], planes[:, :, 1]
-    doubled[:, :, 0, :, 0] = doubled[:, :, 1, :, 1] = real
-    doubled[:, :, 1, :, 0] = imaginary
-    torch.neg(imaginary, out=doubled[:, :, 0, :, 1])
-    for point in _pairs(period):
-        doubled[0, point, 1, :, 1] = imaginary[0, point]
-        doubled[0, point, 0, :, 1] = doubled[0, point, 1, :, 0] = 0
-    return doubled.view(rows * period, 2 * batch, 2 * channels)
+def _tensor(values: Floats, *axes: int) -> Tensor:
+    return torch.from_numpy(values.transpose(axes))
 
 
-def _halved(doubled: Tensor, rows: int, batch: int) -> Tensor:
-    """Return the transpose of :func:`_doubled`: [rows x period, 2 b, 2 c] -> [rows, period x 2, b x c]."""
-    parts = doubled.view(rows, -1, 2, batch, 2, doubled.shape[2] // 2)
-    planes = doubled.new_empty((rows, parts.shape[1], 2, batch, parts.shape[-1]))
-    torch.add(parts[:, :, 0, :, 0], parts[:, :, 1, :, 1], out=planes[:, :, 0])
-    torch.sub(parts[:, :, 1, :, 0], parts[:, :, 0, :, 1], out=planes[:, :, 1])
-    for point in _pairs(parts.shape[1]):
-        planes[0, point, 0] = parts[0, point, 0, :, 0]
-        planes[0, point, 1] = parts[0, point, 1, :, 1]
-    return planes.view(rows, 2 * parts.shape[1], -1)
+_as_torch_does: Final = np.errstate(over="ignore", invalid="ignore")
+"""What overflows shows in the loss, or in the update."""
 
 
 class Convolution(torch.autograd.Function):
     """Convolution of x [b, c, h, w] with a kernel [o, c, k, l] and a bias [o] or None: [b, o, h', w']."""
 
     @staticmethod
+    @_as_torch_does
     def forward(ctx: Any, x: Tensor, kernel: Tensor, bias: Tensor | None, shape: Shape) -> Tensor:
         """Return the result, channels last; keep both spectra for the gradients."""
-        transforms, (rows, columns) = _transforms(shape), shape.result
-        (batch, channels), outputs, points = x.shape[:2], len(kernel), shape.rows * shape.period[1]
-        images = _doubled(transforms.image.of(_flat(x)).view(shape.rows, -1, 2, batch, channels))
-        taps = kernel.permute(2, 3, 1, 0).reshape(kernel.shape[2], -1)
-        kernels = transforms.kernel.of(taps).view(points, 2 * channels, outputs)
-        spectrum = torch.bmm(images, kernels)
-        values = transforms.result.transposed(spectrum.view(shape.rows, -1, batch * outputs))
-        placed = values.view(rows, columns, batch, outputs).permute(2, 0, 1, 3)
-        result = x.new_empty((batch, rows, columns, outputs))
-        result = result.copy_(placed) if bias is None else torch.add(placed, bias, out=result)
-        ctx.save_for_backward(images, kernels)
-        ctx.shape = shape
+        transforms = _transforms(shape)
+        images = transforms.image.of(_flat(x))
+        kernels = transforms.kernel.of(np.ascontiguousarray(kernel.detach().numpy().transpose(2, 3, 1, 0)))
+        values = transforms.result.transposed(images @ kernels).transpose(2, 0, 1, 3)
+        result = x.new_empty(values.shape)
+        torch.add(torch.from_numpy(values), 0 if bias is None else bias, out=result)
+        ctx.spectra, ctx.shape = (images, kernels), shape
         return result.permute(0, 3, 1, 2)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
+    @_as_torch_does
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of x, kernel and bias, where they are wanted."""
-        images, kernels = ctx.saved_tensors
-        shape, (batch, outputs) = ctx.shape, gradient.shape[:2]
-        transforms, flat = _transforms(shape), _flat(gradient)
-        spectrum = transforms.result.of(flat).view(len(images), 2 * batch, outputs)
+        images, kernels = ctx.spectra
+        transforms, flat = _transforms(ctx.shape), _flat(gradient)
+        spectrum = transforms.result.of(flat)
         into_x = into_kernel = into_bias = None
         if ctx.needs_input_grad[0]:
-            planes = _halved(torch.bmm(spectrum, kernels.transpose(1, 2)), shape.rows, batch)
-            into_x = transforms.image.transposed(planes).view(*shape.image, batch, -1).permute(2, 3, 0, 1)
+            into_x = _tensor(transforms.image.transposed(spectrum @ kernels.transpose(0, 2, 1)), 2, 3, 0, 1)
         if ctx.needs_input_grad[1]:
-            taps = torch.bmm(images.transpose(1, 2), spectrum)
-            into_kernel = transforms.kernel.transposed(taps.view(shape.rows, 2 * shape.period[1], -1))
-            into_kernel = into_kernel.view(*shape.kernel, -1, outputs).permute(3, 2, 0, 1)
+            into_kernel = _tensor(transforms.kernel.transposed(images.transpose(0, 2, 1) @ spectrum), 3, 2, 0, 1)
         if ctx.needs_input_grad[2]:
-            into_bias = flat.view(-1, outputs).sum(dim=0)
+            pixels = flat.reshape(-1, flat.shape[-1])
+            into_bias = torch.from_numpy(np.ones(len(pixels), dtype=np.float32) @ pixels)
         return into_x, into_kernel, into_bias, None

@@ -264,21 +264,23 @@ class _Trial:
     def _time(self, kernels: Kernels) -> float:
         """Return the seconds of processor time of some steps: other processes may be busy."""
         begun = time.thread_time()
-        self._descend(kernels, self.batches[0])
+        self._descent(kernels, self.batches[0])
         return time.thread_time() - begun
 
     def _change(self, kernels: Kernels, batch: int) -> tuple[Tensor, set[str]]:
         """Return the change of the parameters [size] by some steps, and the fields that made a difference."""
         self.network.load(self.start)
         torch.default_generator.manual_seed(0)
-        swapped = self._descend(kernels, self.batches[batch])
-        values = torch.empty_like(self.start)
-        self.network.read(values)
-        return values - self.start, swapped
+        return self._descent(kernels, self.batches[batch])
 
-    def _descend(self, kernels: Kernels, x: Tensor) -> set[str]:
+    def _descent(self, kernels: Kernels, x: Tensor) -> tuple[Tensor, set[str]]:
+        products, change = Products(self.network.tied), torch.empty_like(self.start)
+        swapped = self._descend(kernels, x, products)
+        self.network.read_change(self.start, change, products.moved)
+        return change, swapped
+
+    def _descend(self, kernels: Kernels, x: Tensor, products: Products) -> set[str]:
         """Take some steps, as what one puts off shows in the next; return the fields that made a difference."""
-        products = Products()
         context = layers(kernels, products)
         self.network.release_gradients()
         for _ in range(_STEPS):
@@ -288,5 +290,4 @@ class _Trial:
             (outputs * weights).mean().backward()  # type: ignore[no-untyped-call]  # torch has no types there
             self.network.descend(1.0)
             products.descend(1.0)
-        products.settle()
         return context.swapped if isinstance(context, Layers) else set()

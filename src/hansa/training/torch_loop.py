@@ -95,9 +95,11 @@ def train_clients(
             local = Local(x, y, _steps(batches, i), state, int(seeds[i]))
             if rate is None:
                 losses[i] = _train_client(work, network, loss, local, draws)
+                network.read_change(begin, delta[i])
             else:
-                losses[i] = _descend_client(rate, network, loss, local, draws)
-            network.read_change(begin, delta[i])
+                products = Products(network.tied)
+                losses[i] = _descend_client(rate, network, loss, local, draws, products)
+                network.read_change(begin, delta[i], products.moved)
             network.read_buffers(after[i])
     network.check_parameters()
     return Outcome(delta.numpy(), batches.steps, losses), after.numpy()
@@ -123,9 +125,14 @@ def _train_client(work: LocalWork, network: Network, loss: Loss, local: Local, d
     return total / max(len(local.steps), 1)
 
 
-def _descend_client(rate: float, network: Network, loss: Loss, local: Local, draws: Draws | None) -> float:
-    """Take every step of one client as :func:`_train_client` does, where a step is w <- w - rate g."""
-    total, products = 0.0, Products()
+def _descend_client(  # noqa: PLR0913, PLR0917 - as _train_client, and where gradients may stay
+    rate: float, network: Network, loss: Loss, local: Local, draws: Draws | None, products: Products
+) -> float:
+    """Take every step of one client as :func:`_train_client` does, where a step is w <- w - rate g.
+
+    What is put off stays in ``products``.
+    """
+    total = 0.0
     network.release_gradients()
     for number, positions in enumerate(local.steps, start=1):
         if len(positions):
@@ -134,7 +141,6 @@ def _descend_client(rate: float, network: Network, loss: Loss, local: Local, dra
             total += _backward(network, loss, local.x[positions], local.y[positions], draws, products)
             network.descend(rate)
             products.descend(rate)
-    products.settle()
     return total / max(len(local.steps), 1)
 
 

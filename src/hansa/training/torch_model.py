@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
@@ -138,6 +139,17 @@ class Network:
         return input_kind(self.module)
 
     @cached_property
+    def tied(self) -> frozenset[int]:
+        """Return the ids of the parameters whose memory is another parameter's too."""
+        places = Counter((id(group), place.start) for group in self.groups for _, place in group.members)
+        return frozenset(
+            id(parameter)
+            for group in self.groups
+            for parameter, place in group.members
+            if places[id(group), place.start] > 1
+        )
+
+    @cached_property
     def batch_norms(self) -> tuple[nn.Module, ...]:
         """Return the layers whose training needs more than one example."""
         return tuple(layer for layer in self.module.modules() if isinstance(layer, _BatchNorm))
@@ -205,10 +217,24 @@ class Network:
         for group in self.groups:
             values[group.place].copy_(group.values)
 
-    def read_change(self, start: Tensor, values: Tensor) -> None:
-        """Write how far the trainable parameters are from ``start`` to ``values``, both float32 [size]."""
+    def read_change(self, start: Tensor, values: Tensor, moved: Callable[[Tensor, Tensor], bool] | None = None) -> None:
+        """Write how far the trainable parameters are from ``start`` to ``values``, both float32 [size].
+
+        ``moved`` may know it of one that is still at its start: it writes its change, or returns False.
+        """
         for group in self.groups:
-            torch.sub(group.values.to(values), start[group.place], out=values[group.place])
+            begin, known = group.place.start, [] if moved is None else group.members
+            for parameter, place in known:
+                there = slice(group.place.start + place.start, group.place.start + place.stop)
+                if moved is not None and moved(parameter, values[there].view(parameter.shape)):
+                    self._read_change(group, start, values, slice(begin, there.start))
+                    begin = there.stop
+            self._read_change(group, start, values, slice(begin, group.place.stop))
+
+    @staticmethod
+    def _read_change(group: Group, start: Tensor, values: Tensor, there: slice) -> None:
+        own = slice(there.start - group.place.start, there.stop - group.place.start)
+        torch.sub(group.values[own].to(values), start[there], out=values[there])
 
     def read_buffers(self, values: Tensor) -> None:
         """Copy the floating, persistent buffers to ``values`` float32 [size of them]."""
