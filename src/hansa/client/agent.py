@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from hansa.client.machine import Machine, obstacles
+from hansa.client.participations import Participations
 from hansa.client.policy import Asked, Policy, objections, refused
 from hansa.client.site_data import Own, SiteData
 from hansa.client.state import DECLINED, OWN_METRICS, Id, Identity, Outcome, Pending, Report, StateFolder
@@ -92,6 +93,7 @@ class Agent:
         self._machine = machine or Machine()
         reach = Reach(server, ca=ca, certificate=certificate, plain=plain)
         self.state = StateFolder(Path(state_folder))
+        self._participations = Participations(self.state)
         self._usage = Usage(self.state, self._clock, kept=self.policy.resources.bytes_a_day is not None)
         self._transport = Transport(reach, clock=self._clock, sent=self._usage.count)
         self._sums = Summing(self.state, self._transport, self.policy.secure_sums, self._clock)
@@ -285,6 +287,8 @@ class Agent:
         if report is not None and outcome is not None:
             reached("client.outcome-learned")
             self.state.learned(report.id, outcome)
+            if outcome != "included":
+                self._participations.forget(report.id)
             log.info("outcome assignment=%s is=%s", report.id, outcome)
         self._learn_keys(answer)
         return answer
@@ -336,7 +340,7 @@ class Agent:
         """Return the report that is to be sent; None where the answer goes into a secure sum, which is begun."""
         job = self._workshop.job(assigned, self._transport)
         reasons = objections(self.policy, _asked(assigned, assignment, job))
-        reasons += self._too_many_bytes(assigned.model_size)
+        reasons += self._too_many_bytes(assigned.model_size) + self._participations.objections(job, assignment)
         if reasons:
             raise refused(reasons)
         model = self._workshop.model(assigned, self._transport)
@@ -345,6 +349,7 @@ class Agent:
         if answer.own is not None:
             own = {"run": assignment.run, "job": job.name, "round": assignment.round, **answer.own}
             self.state.note(OWN_METRICS, own)
+        self._participations.note(job, assignment)
         if answer.ring is not None:
             self.state.write_rows(assignment, answer.rows)
             self._sums.begin(assigned, job, answer, self._enrolled().server_keys[key_id])
@@ -357,6 +362,7 @@ class Agent:
         pause = self._sums.step(begun, self.wait, lambda pending: self._report(pending, resumes=False))
         if self._sums.left == begun.id:
             self._declined = begun.id
+            self._participations.forget(begun.id)
         return _rest(pause)
 
     def _too_many_bytes(self, model_size: int) -> list[str]:
@@ -393,10 +399,13 @@ class Agent:
                 raise
             log.warning("refused assignment=%s code=%s found=%r", assignment, error.code, error.found)
             self.state.acknowledged(pending, "refused")
+            self._participations.forget(assignment)
             return _AGAIN
         reached("client.acknowledged")
         late = answer.verdict == wire.VERDICT_LATE
         self.state.acknowledged(pending, "late" if late else "open")
+        if late:
+            self._participations.forget(assignment)
         log.info("reported assignment=%s verdict=%s", assignment, "late" if late else "accepted")
         return 0.0
 
