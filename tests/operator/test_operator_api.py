@@ -412,6 +412,7 @@ def test_who_invites_a_name_that_is_there_hears_how_to_invite_it_again(populated
 
 def test_usage_counts_what_a_tenant_has(released):
     usage = released.ok("GET", "/usage")
+    assert (usage["slot_bytes"], usage["update_bytes"]) == (0, 0)
     assert (usage["populations"], usage["clients"], usage["jobs"], usage["runs_by_state"]) == (1, 2, 1, {"running": 1})
     assert usage["model_bytes"] == 2 * len(MODEL)
     assert released.ok("GET", "/usage", by="other")["model_bytes"] == 0
