@@ -340,7 +340,7 @@ def test_what_a_server_wrote_before_it_died_is_not_swept_as_it_comes_back(tmp_pa
     run_async(work())
 
 
-def _lanes(layout, weight, count):
+def _lanes(layout, weight, count=1):
     return layout.encode_lanes({"count": np.full(1, float(count)), "weight.params": np.full(1, float(weight))}, 1)
 
 
