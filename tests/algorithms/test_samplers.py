@@ -232,3 +232,14 @@ def test_a_plan_that_passes_the_refusals_fills_every_cohort():
 )
 def test_the_expected_size_is_known_before_the_run(sampler, expected):
     assert sampler.expected_size(40) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("resting", [0, 50, 90])
+def test_min_separation_takes_the_first_rested_of_one_sequence_of_candidates(resting):
+    """However the sequence is cut: what is looked at together is a matter of speed."""
+    view = MemoryView(100)
+    view.record(7, np.arange(resting))
+    for seed in range(20):
+        drawn = MinSeparation(size=8, rounds=5).draw(view, 9, Streams(seed).of("cohort").coins())
+        candidates = Streams(seed).of("cohort").coins().integers(100, 1024).tolist()
+        assert drawn.tolist() == list(dict.fromkeys(each for each in candidates if each >= resting))[:8]

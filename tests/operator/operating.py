@@ -81,13 +81,17 @@ class World:
     def call(
         self, method: str, path: str, *, by: str | None = "owner", base: str = "/api/v1", **options: Any
     ) -> httpx.Response:
-        """Call with the token of a role; None: without any; a text that is no role stands for itself."""
+        """Call with the token of a role; None: without any; a text that is no role stands for itself.
+
+        ``address``: where the call comes from.
+        """
+        caller = (options.pop("address", "127.0.0.1"), 40000)
         headers = dict(options.pop("headers", {}))
         if by is not None:
             headers["Authorization"] = f"Bearer {self.tokens.get(by, by)}"
 
         async def go():
-            transport = httpx.ASGITransport(app=self.app, raise_app_exceptions=False)
+            transport = httpx.ASGITransport(app=self.app, raise_app_exceptions=False, client=caller)
             async with httpx.AsyncClient(transport=transport, base_url="https://testserver") as client:
                 return await client.request(method, base + path, headers=headers, **options)
 

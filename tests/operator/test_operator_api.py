@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from operating import LAYOUT, MODEL, MODEL_SHA256, PLAN, job
 
+from hansa.server.rounds_at_rest import part_name, slots_name
+from hansa.store.records import Round, RoundKey
 from hansa.wire.jobs import JobDescriptor
 from hansa.wire.server_models import ServedModel
 
@@ -412,9 +415,30 @@ def test_who_invites_a_name_that_is_there_hears_how_to_invite_it_again(populated
 
 def test_usage_counts_what_a_tenant_has(released):
     usage = released.ok("GET", "/usage")
+    assert (usage["slot_bytes"], usage["update_bytes"]) == (0, 0)
     assert (usage["populations"], usage["clients"], usage["jobs"], usage["runs_by_state"]) == (1, 2, 1, {"running": 1})
     assert usage["model_bytes"] == 2 * len(MODEL)
     assert released.ok("GET", "/usage", by="other")["model_bytes"] == 0
+
+
+def test_usage_counts_the_updates_of_open_rounds_and_what_optimizers_keep(released):
+    """A closed round's are swept; until then what is left of it is nobody's."""
+
+    async def open_round(rows):
+        run = await rows.runs.get(released.run_id)
+        key = RoundKey(run.id, "training", 2, 1)
+        await rows.rounds.add(Round(key, "opening", 0, run.model, 2, 2, 1.0, None, b"", {"tenant": run.tenant}), [])
+        return run, key
+
+    run, key = released.rows(open_round)
+    blobs = released.services.blobs
+    released.run(blobs.put_bytes(slots_name(run.slots), b"s" * 30))
+    released.run(blobs.put_bytes(part_name(key, "somebody", "0" * 64, 0), b"u" * 500))
+    released.run(blobs.put_bytes(part_name(replace(key, round=1), "somebody", "0" * 64, 0), b"u" * 9000))
+    usage = released.ok("GET", "/usage")
+    assert (usage["slot_bytes"], usage["update_bytes"]) == (30, 500)
+    other = released.ok("GET", "/usage", by="other")
+    assert (other["slot_bytes"], other["update_bytes"]) == (0, 0)
 
 
 def test_a_submitted_plan_loads_no_heavy_library(populated):

@@ -65,11 +65,17 @@ def test_a_session_ends_with_time_and_with_its_token(world):
     assert visit(world, "/runs", cookie=cookie).status_code == 303
 
 
+def test_a_session_is_good_where_it_was_opened_and_nowhere_else(world):
+    cookie = signed_in(world)
+    assert visit(world, "/runs", cookie=cookie, address="127.0.0.1").status_code == 200
+    assert visit(world, "/runs", cookie=cookie, address="192.0.2.7").status_code == 303
+
+
 def test_a_changed_session_is_none(world):
     content, key, signature = signed_in(world).partition("=")[2].split(".")
     for forged in (
         f"{content}A.{key}.{signature}",
-        f"{content}.{key}.{signature[:-2]}AA",
+        f"{content}.{key}.{'B' if signature[0] == 'A' else 'A'}{signature[1:]}",
         f"{content}.other.{signature}",
     ):
         assert visit(world, "/runs", cookie=f"__Host-hansa={forged}").status_code == 303

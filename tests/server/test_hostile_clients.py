@@ -340,14 +340,27 @@ def test_what_a_server_wrote_before_it_died_is_not_swept_as_it_comes_back(tmp_pa
     run_async(work())
 
 
-def _lanes(layout, weight):
-    return layout.encode_lanes({"count": np.ones(1), "weight.params": np.full(1, float(weight))}, 1)
+def _lanes(layout, weight, count=1):
+    return layout.encode_lanes({"count": np.full(1, float(count)), "weight.params": np.full(1, float(weight))}, 1)
 
 
-async def _send(server, device, assigned, value, weight=1.0):
+async def _send(server, device, assigned, value, weight=1.0, count=1):
     layout = (await server.context(assigned.id.run)).state.layout
     values = np.full((1, layout.size), value, dtype=np.float32)
-    return await device.put(assigned.id, encode_update(Batch(values, _lanes(layout, weight), layout)))
+    return await device.put(assigned.id, encode_update(Batch(values, _lanes(layout, weight, count), layout)))
+
+
+def test_an_update_that_counts_nobody_is_refused_and_named(tmp_path):
+    """Its weight would move the model, and no report of the round would show it."""
+
+    async def work():
+        async with deployed(tmp_path) as server:
+            (device, assigned), _ = await _asked(server)
+            answer = await _send(server, device, assigned, 1e-3, count=0)
+            assert (answer.status_code, code_of(answer)) == (400, "HANSA-REPORT-INVALID")
+            assert len(await server.events("report.refused")) == 1
+
+    run_async(work())
 
 
 WEIGHED = 'transforms=[{kind="clip",clip_norm=1.0},{kind="weigh-by-size",maximum=300}]'

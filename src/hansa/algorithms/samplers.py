@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, Final
 
@@ -17,7 +18,10 @@ from hansa.core.schema import Doc
 from hansa.core.streams import Coins
 
 _FRUITLESS_DRAWS: Final = 64
-"""Draws of twice the cohort before the whole population is looked through once."""
+"""Candidates, as multiples of twice the cohort, before the whole population is looked through once."""
+_SPARE: Final = 1.25
+_SPARE_CANDIDATES: Final = 16
+"""Candidates that are looked at beyond those that are missing, by the share of those before that had rested."""
 _AT_ONCE: Final = 1 << 16
 """Clients looked at together then: what is held are those that rested."""
 
@@ -111,9 +115,15 @@ class MinSeparation:
         pass over the population takes the place of endless draws.
         """
         chosen: dict[int, None] = {}
-        for _ in range(_FRUITLESS_DRAWS if eligible.size else 0):
-            candidates = coins.integers(eligible.size, 2 * self.size)
-            for ordinal in candidates[self._rested(eligible, candidates, round_number)].tolist():
+        looked, rested, most = 0, 0, (_FRUITLESS_DRAWS * 2 * self.size if eligible.size else 0)
+        while (
+            looked < most
+        ):  # one sequence of candidates, however it is cut: what is asked of the view is what is needed
+            missing = _SPARE * (self.size - len(chosen)) * (looked + 1) / (rested + 1) + _SPARE_CANDIDATES
+            candidates = coins.integers(eligible.size, min(math.ceil(missing), 2 * self.size, most - looked))
+            found = candidates[self._rested(eligible, candidates, round_number)].tolist()
+            looked, rested = looked + len(candidates), rested + len(found)
+            for ordinal in found:
                 chosen.setdefault(ordinal)
                 if len(chosen) == self.size:
                     return np.fromiter(chosen, dtype=np.int64)

@@ -1,7 +1,7 @@
 """Cohorts of a federation: drawn by the plan's sampler from those who are eligible, in the time of the cohort.
 
 Eligibility is an expression over attributes. It is decided once for each distinct set of attributes (a profile), and a
-sampler's draw is filtered by profile and state; what was lost is drawn again.
+sampler draws from those who have an eligible one, in a random order that is revealed as far as it looks.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ import asyncio
 import math
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hansa.algorithms.plan import Plan
 from hansa.algorithms.rounds import open_round
@@ -26,7 +27,13 @@ from hansa.store.store import Rows, Store
 
 _DRAWS: Final = 16
 """Draws of a fixed number before a smaller cohort is taken."""
-_MARGIN: Final = 1.2
+_MARGIN: Final = 1.05
+_SPARE: Final = 64
+"""Numbers that are looked at beyond those that hold enough eligible clients as a rule."""
+_AT_ONCE: Final = 20_000
+"""Numbers that are looked at in one query."""
+_MOST: Final = 4
+"""Where more than this part of all numbers is to be looked at, the list of all who are eligible is read."""
 
 
 def secret_coins() -> Coins:
@@ -71,25 +78,80 @@ async def eligible_clients(
     return Eligible(population, kept, len(kept), allowed, len(kept))
 
 
+@dataclass
+class _Revealed:
+    """The eligible of a whole population in random order, found one after another as a sampler asks for them.
+
+    Numbers are drawn without replacement from all that were given; who is eligible of them is next in the order. That
+    order is uniform, so a sampler of ordinals picks as it would from a list of all, which nobody needs to make: what is
+    read grows with the clients that are looked at, divided by the share of those who are eligible. Where that would be
+    most, the list is read after all. An ordinal whose client is gone since the eligible were counted has the number -1.
+    """
+
+    eligible: Eligible
+    store: Store
+    coins: Coins
+    order: Int64s = field(init=False)
+    """The number of each ordinal, or -1."""
+    tried: NDArray[np.bool_] = field(init=False)
+    spare: Int64s = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    """Eligible clients that were found, and have no ordinal yet."""
+    complete: bool = False
+
+    def __post_init__(self) -> None:
+        self.order = np.full(self.eligible.count, -1, dtype=np.int64)
+        self.tried = np.zeros(self.eligible.numbers_given, dtype=np.bool_)
+
+    async def numbers(self, ordinals: Int64s) -> Int64s:
+        """Return the numbers of some ordinals: int64 [n]."""
+        if self.eligible.base is not None:
+            return self.eligible.base[ordinals]
+        new = np.unique(ordinals[self.order[ordinals] < 0])
+        while len(self.spare) < len(new) and not self.complete:
+            await self._find(len(new) - len(self.spare))
+        taken, self.spare = self.spare[: len(new)], self.spare[len(new) :]
+        self.order[new[: len(taken)]] = taken
+        return self.order[ordinals]
+
+    async def _find(self, missing: int) -> None:
+        """Find some more who are eligible, at random."""
+        of, given = self.eligible, self.eligible.numbers_given
+        wanted = math.ceil(_MARGIN * missing * given / max(of.count, 1)) + _SPARE
+        async with self.store.reading() as rows:
+            if wanted > given // _MOST:
+                found = await rows.clients.all_eligible(of.population, of.profiles)
+                found = found[found < given]
+                found = found[~self.tried[found]]
+                self.complete = True
+                more = found[np.argsort(self.coins.words(len(found)), kind="stable")]
+            else:
+                drawn = self.coins.integers(given, min(wanted, _AT_ONCE))
+                drawn = drawn[np.sort(np.unique(drawn, return_index=True)[1])]
+                drawn = drawn[~self.tried[drawn]]
+                self.tried[drawn] = True
+                more = drawn[await rows.clients.eligible(of.population, drawn, of.profiles)]
+        self.spare = np.concatenate([self.spare, more])
+
+
 @dataclass(frozen=True)
 class _View:
     """The ``EligibleView`` of a run, for a sampler in a thread of its own: what it asks is read by the event loop."""
 
-    eligible: Eligible
+    revealed: _Revealed
     run: str
-    store: Store
     loop: asyncio.AbstractEventLoop
     asked: dict[bytes, tuple[Int64s, Int64s]] = field(default_factory=dict)
     """What was read of the last clients asked for: a sampler asks twice for the same."""
 
     @property
     def size(self) -> int:
-        """Return how many numbers there are to draw from."""
-        return self.eligible.size
+        """Return how many are eligible."""
+        return self.revealed.eligible.count
 
     def ids(self, ordinals: Int64s) -> list[str]:
         """Return the numbers as text: a sampler never learns who a client is."""
-        return [str(number) for number in self.eligible.numbers(ordinals).tolist()]
+        numbers = asyncio.run_coroutine_threadsafe(self.revealed.numbers(ordinals), self.loop).result()
+        return [str(number) for number in numbers.tolist()]
 
     def last_round(self, ordinals: Int64s) -> Int64s:
         """Return the last round in which each took part, or -1: int64 [n]."""
@@ -101,8 +163,9 @@ class _View:
 
     def _participation(self, ordinals: Int64s) -> tuple[Int64s, Int64s]:
         async def read() -> tuple[Int64s, Int64s]:
-            async with self.store.reading() as rows:
-                return await rows.participation.of(self.run, self.eligible.numbers(ordinals))
+            numbers = await self.revealed.numbers(ordinals)
+            async with self.revealed.store.reading() as rows:
+                return await rows.participation.of(self.run, numbers)
 
         which = ordinals.tobytes()
         if which not in self.asked:
@@ -114,44 +177,16 @@ class _View:
 async def draw(  # noqa: PLR0913 - what a draw depends on
     store: Store, plan: Plan, state: ServerState, *, run: str, eligible: Eligible, coins: Coins
 ) -> Int64s:
-    """Return the numbers of the clients picked for the next round of training, in the order of the cohort."""
-    view = _View(eligible, run, store, asyncio.get_running_loop())
-    wanted = _size(plan)
-    enlarged = plan if wanted is None else _enlarged(plan, eligible)
-    found = np.zeros(0, dtype=np.int64)
-    for _ in range(_DRAWS if wanted is not None else 1):
-        assignment = await asyncio.to_thread(open_round, enlarged, state, view, coins)
-        drawn = eligible.numbers(assignment.cohort)
-        if eligible.base is None:
-            async with store.reading() as rows:
-                drawn = drawn[await rows.clients.eligible(eligible.population, drawn, eligible.profiles)]
-        if wanted is not None:
-            drawn = drawn[np.argsort(coins.words(len(drawn)), kind="stable")]
-            drawn = drawn[~np.isin(drawn, found)]
-        found = np.concatenate([found, drawn])
-        if wanted is None or len(found) >= min(wanted, eligible.count):
-            break
-    return found if wanted is None else found[:wanted]
+    """Return the numbers of the clients picked for the next round of training, in the order of the cohort.
 
-
-def _size(plan: Plan) -> int | None:
-    """Return how many clients a cohort has, those on top included, or None where that is left to coins."""
-    sampler: Any = plan.cohort
-    if not has_fixed_size(sampler):
-        return None
-    over: float = getattr(plan.schedule, "over_selection", 0.0)
-    size: int = math.ceil(sampler.size * (1 + over) - 1e-9)
-    return size
-
-
-def _enlarged(plan: Plan, eligible: Eligible) -> Plan:
-    """Return a plan that draws as many more as are not eligible, so that one draw is enough as a rule."""
-    share = max(eligible.count, 1) / max(eligible.size, 1)
-    if share >= 1:
-        return plan
-    sampler: Any = plan.cohort
-    size = min(eligible.size, math.ceil(sampler.size / share * _MARGIN) + 8)
-    return replace(plan, cohort=replace(sampler, size=size))
+    It is smaller than the plan's where clients became ineligible since they were counted.
+    """
+    revealed = _Revealed(eligible, store, coins)
+    view = _View(revealed, run, asyncio.get_running_loop())
+    assignment = await asyncio.to_thread(open_round, plan, state, view, coins)
+    drawn = await revealed.numbers(assignment.cohort)
+    drawn = drawn[drawn >= 0]
+    return drawn if has_fixed_size(plan.cohort) else np.sort(drawn)
 
 
 def everyone(eligible: Eligible, chosen: Array) -> Int64s:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from hansa.algorithms.plan import Plan
-from hansa.core.layout import Layout
+from hansa.core.layout import COUNT, Lane, Layout
 from hansa.core.registry import kind_of
 
 _SLACK: Final = 1.001
@@ -15,12 +15,18 @@ _SLACK: Final = 1.001
 
 
 def limited_lanes(plan: Plan, layout: Layout) -> Layout:
-    """Return a layout whose lanes of weights end where the plan's weights do; those of other people's code are free."""
+    """Return the layout of an honest client's update of training: it counts one client, and weighs what the plan says.
+
+    Weights of other people's code are as large as they like.
+    """
     most = _most_weight(plan.transforms)
-    if most is None:
-        return layout
-    lanes = [replace(lane, high=min(lane.high, most)) if lane.purpose == "weight" else lane for lane in layout.lanes]
-    return replace(layout, lanes=tuple(lanes))
+
+    def limited(lane: Lane) -> Lane:
+        if lane.name == COUNT.name:
+            return replace(lane, low=lane.high)
+        return lane if most is None or lane.purpose != "weight" else replace(lane, high=min(lane.high, most))
+
+    return replace(layout, lanes=tuple(limited(lane) for lane in layout.lanes))
 
 
 def norm_limits(plan: Plan, layout: Layout, largest: float) -> dict[str, float]:

@@ -386,4 +386,8 @@ class Usage(_Given):
     runs_by_state: dict[str, int]
     models: int
     model_bytes: int
+    slot_bytes: int
+    """What server optimizers keep."""
+    update_bytes: int
+    """Sealed updates of open rounds."""
     quota_bytes: int | None

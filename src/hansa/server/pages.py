@@ -1,7 +1,8 @@
 """Plain operator pages, made on the server: runs, a run's curves and participation, clients by state and version.
 
 They show and change nothing. Who pastes a token gets a session: a cookie that no script reads and no other site sends,
-signed by the server and good for some hours; the token itself is not in it, and revoking it ends the session.
+signed by the server and good for an hour, from the address that signed in. The token itself is not in it, and revoking
+the token ends the session.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from hansa.wire import signatures
 if TYPE_CHECKING:
     from hansa.server.services import Services
 
-SESSION_SECONDS: Final = 8 * 3600
+SESSION_SECONDS: Final = 3600
 _PREFIX: Final = b"hansa-session-1\0"
 _LARGEST_FORM: Final = 4096
 _POLICY: Final = (
@@ -97,7 +98,7 @@ class _Desk:
         answer = RedirectResponse("/runs", 303, headers=_HEADERS)
         answer.set_cookie(
             self._cookie(),
-            self._session(token),
+            self._session(token, request),
             max_age=SESSION_SECONDS,
             path="/",
             secure=self._secure(),
@@ -134,7 +135,7 @@ class _Desk:
     async def _caller(self, request: Request) -> Token | None:
         """Return whose session a request carries: signed by this server, not over, its token still good."""
         now = self._services.clock.now()
-        digest = self._opened(request.cookies.get(self._cookie(), ""), now)
+        digest = self._opened(request, now)
         if digest is None:
             return None
         try:
@@ -142,30 +143,36 @@ class _Desk:
         except RefusedError:
             return None
 
-    def _session(self, token: Token) -> str:
-        content = json.dumps([token.digest, int(self._services.clock.now()) + SESSION_SECONDS]).encode()
+    def _session(self, token: Token, request: Request) -> str:
+        ends = int(self._services.clock.now()) + SESSION_SECONDS
+        content = json.dumps([token.digest, ends, _address(request)]).encode()
         signature, key_id = self._services.signer.sign(_PREFIX + content)
         return ".".join((_encoded(content), key_id, _encoded(signature)))
 
-    def _opened(self, session: str, now: float) -> str | None:
-        """Return the digest in a session, or None for one that this server did not sign or that is over."""
-        parts = session.split(".")
+    def _opened(self, request: Request, now: float) -> str | None:
+        """Return the digest in a session, or None for one that is over, of another address, or not signed here."""
+        parts = request.cookies.get(self._cookie(), "").split(".")
         keys = {key.key_id: key.public_key for key in self._services.signer.published()}
         if len(parts) != 3 or parts[1] not in keys:
             return None
         try:
             content, signature = _decoded(parts[0]), _decoded(parts[2])
             signatures.verify(keys[parts[1]], signature, _PREFIX + content)
-            digest, ends = json.loads(content)
+            digest, ends, address = json.loads(content)
         except (ValueError, binascii.Error, RefusedError):
             return None
-        return str(digest) if now < ends else None
+        return str(digest) if now < ends and address == _address(request) else None
 
     def _secure(self) -> bool:
         return self._services.settings.url.startswith("https:")
 
     def _cookie(self) -> str:
         return "__Host-hansa" if self._secure() else "hansa"
+
+
+def _address(request: Request) -> str:
+    """Return where a request comes from: behind a proxy, the proxy."""
+    return request.client.host if request.client is not None else ""
 
 
 def _encoded(content: bytes) -> str:

@@ -33,7 +33,7 @@ from hansa.store.keys import KeyProvider, LocalKeys
 from hansa.store.object_blobs import open_blobs
 from hansa.store.store import Store
 
-_READ_AHEAD: Final = 128 * 1024
+_READ_AHEAD: Final = 256 * 1024
 """Bytes of a body that are read from a connection before they are asked for."""
 
 

@@ -104,7 +104,11 @@ class ServerSettings:
     ] = 1e9
     largest_model_bytes: Annotated[int, Ge(1), Doc("the largest initial model that may be submitted")] = 2048 * MIB
     largest_request_bytes: Annotated[int, Ge(4096), Doc("the largest body of any other call")] = 4 * MIB
-    quota_bytes: Annotated[int, Ge(0), Doc("models that one tenant may have when it submits another; 0: no limit")] = 0
+    quota_bytes: Annotated[
+        int,
+        Ge(0),
+        Doc("bytes of models, slots and open updates that a tenant may have when it submits a model; 0: no limit"),
+    ] = 0
     retention_days: Annotated[
         float,
         Gt(0),

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from hansa.core.errors import StoreError
 from hansa.server.operator_bodies import Usage
-from hansa.server.rounds_at_rest import model_name
+from hansa.server.rounds_at_rest import model_name, round_prefix, slots_name
 from hansa.server.submissions import size_of, upload_name
 
 if TYPE_CHECKING:
     from hansa.server.services import Services
 
 _ALL: Final = 1_000_000
+_GOING_ON: Final = ("running", "paused")
 
 
 async def of_tenant(services: Services, tenant: str) -> Usage:
@@ -24,6 +26,7 @@ async def of_tenant(services: Services, tenant: str) -> Usage:
         jobs = await rows.jobs.of(tenant, _ALL)
         runs = await rows.runs.of(tenant, state=None, limit=_ALL)
         releases = await rows.releases.of(tenant)
+        coming = [each.id for run in runs if run.state in _GOING_ON for each in await rows.rounds.open_of(run.id)]
     digests = {release.sha256 for release in releases} | {job.model for job in jobs} | {run.model for run in runs}
     return Usage(
         populations=len(populations),
@@ -32,6 +35,8 @@ async def of_tenant(services: Services, tenant: str) -> Usage:
         runs_by_state=dict(Counter(run.state for run in runs)),
         models=len(digests),
         model_bytes=await _bytes(services, tenant, digests),
+        slot_bytes=await _sum(services, [slots_name(run.slots) for run in runs if run.slots is not None]),
+        update_bytes=sum([each.size for key in coming for each in await services.blobs.listed(round_prefix(key))]),
         quota_bytes=services.settings.quota_bytes or None,
     )
 
@@ -41,11 +46,12 @@ async def require_room(services: Services, tenant: str, more: int) -> None:
     quota = services.settings.quota_bytes
     if not quota:
         return
-    used = (await of_tenant(services, tenant)).model_bytes
+    of = await of_tenant(services, tenant)
+    used = of.model_bytes + of.slot_bytes + of.update_bytes
     if used + more > quota:
         raise StoreError(
             "HANSA-SERVER-STORAGE",
-            rule=f"A tenant has at most {quota} bytes of models here.",
+            rule=f"A tenant has at most {quota} bytes of models, optimizers' slots and updates of open rounds here.",
             found=f"It has {used}, and {more} more were to come.",
             action="Ask the server's administrator for more room, or wait until models of ended runs are removed.",
         )
@@ -54,5 +60,9 @@ async def require_room(services: Services, tenant: str, more: int) -> None:
 async def _bytes(services: Services, tenant: str, digests: set[str]) -> int:
     names = [model_name(digest) for digest in digests]
     names += await services.blobs.names(upload_name(tenant, ""))
-    sizes = [await size_of(services.blobs, name) for name in names]
+    return await _sum(services, names)
+
+
+async def _sum(services: Services, names: Iterable[str]) -> int:
+    sizes = [await size_of(services.blobs, name) for name in sorted(set(names))]
     return sum(size or 0 for size in sizes)

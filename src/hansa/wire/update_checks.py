@@ -260,17 +260,16 @@ class UpdateCheck:
         self._entries += len(numbers)
 
     def _check_lanes(self, layout: Layout) -> None:
-        totals = np.frombuffer(bytes(self._lanes), dtype="<i8").tolist()
+        totals, columns = np.frombuffer(bytes(self._lanes), dtype="<i8").tolist(), layout.lane_index
+        if NON_FINITE.name in columns and totals[columns[NON_FINITE.name]] == 1:
+            raise not_finite()  # such an update is empty and counts nothing: that is the reason to tell
         for lane, total in zip(layout.lanes, totals, strict=True):
             low, high = (round(bound / lane.resolution) for bound in (lane.low, lane.high))
             if not low <= total <= high:
                 raise invalid(f"Lane {lane.name!r} is outside what it declares.")
-            if lane.name == NON_FINITE.name and total:
-                raise not_finite()
         if self.code is not None:
             require_integers(self.code, sum(self._squares.values()))
             return
-        columns = layout.lane_index
         weights = {
             name: layout.lanes[columns[weight_lane(name)]].decode(totals[columns[weight_lane(name)]])
             for name in self.limits
