@@ -78,7 +78,8 @@ def checker(posted: Posted, largest_norm: float) -> Check:
         return UpdateCheck(statistics_layout(context.plan.features))
     if context.plan.privacy is not None:
         code = training_code(context.plan, context.state.layout)
-        return UpdateCheck(released(context.state.layout), encoded=posted.encoded, code=code)
+        layout = limited_lanes(context.plan, released(context.state.layout))
+        return UpdateCheck(layout, encoded=posted.encoded, code=code)
     layout = limited_lanes(context.plan, context.state.layout)
     plain = all(transform.linear for transform in context.plan.transforms)
     limits = norm_limits(context.plan, layout, largest_norm) if plain else {}  # others are measured once decoded
