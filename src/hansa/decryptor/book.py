@@ -15,13 +15,15 @@ from typing import Final
 
 FILE: Final = "decryptor.sqlite"
 _PRAGMAS: Final = ("journal_mode = DELETE", "synchronous = EXTRA", "secure_delete = ON")
-_TABLES: Final = (
-    "CREATE TABLE IF NOT EXISTS keys (nonce BLOB PRIMARY KEY, public BLOB NOT NULL UNIQUE, secret BLOB NOT NULL,"
-    " at REAL NOT NULL)",
-    "CREATE TABLE IF NOT EXISTS tasks (hash BLOB PRIMARY KEY, server BLOB NOT NULL, first BLOB, batch BLOB,"
-    " request BLOB, answer BLOB, at REAL NOT NULL)",
-    "CREATE TABLE IF NOT EXISTS spent (id BLOB PRIMARY KEY) WITHOUT ROWID",
-)
+_TABLES: Final = """
+CREATE TABLE IF NOT EXISTS keys (
+    nonce BLOB PRIMARY KEY, public BLOB NOT NULL UNIQUE, secret BLOB NOT NULL, at REAL NOT NULL
+);
+CREATE TABLE IF NOT EXISTS tasks (
+    hash BLOB PRIMARY KEY, server BLOB NOT NULL, first BLOB, batch BLOB, request BLOB, answer BLOB, at REAL NOT NULL
+);
+CREATE TABLE IF NOT EXISTS spent (id BLOB PRIMARY KEY) WITHOUT ROWID;
+"""
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,7 @@ class Book:
         (folder / FILE).chmod(0o600)
         for pragma in _PRAGMAS:
             self._on.execute(f"PRAGMA {pragma}")
-        for table in _TABLES:
-            self._on.execute(table)
+        self._on.executescript(_TABLES)
 
     def close(self) -> None:
         """Close the file."""

@@ -36,7 +36,9 @@ class DecryptorSettings:
     ] = "pinned"
     peers: Annotated[
         tuple[str, ...],
-        Doc("keys of all clients that may take part, as `hansa client key` prints them; reports of others are left out"),
+        Doc(
+            "keys of all clients that may take part, as `hansa client key` prints them; reports of others are left out"
+        ),
     ] = ()
     minimum_survivors: Annotated[
         int, Ge(3), Doc("fewest clients whose sum of masks it gives, whatever a plan says")
@@ -92,9 +94,7 @@ class DecryptorSettings:
             if not _DIGEST.fullmatch(text):
                 yield Problem(f"plans.{position}", "is no SHA-256 of a plan: 64 digits of 0-9 and a-f.")
         if self.registrar == "pinned" and len(self.peers) < self.minimum_survivors:
-            yield Problem(
-                "peers", f"are {len(self.peers)}, fewer than minimum_survivors: list them, or set registrar."
-            )
+            yield Problem("peers", f"are {len(self.peers)}, fewer than minimum_survivors: list them, or set registrar.")
         for name in ("tls_certificate", "tls_key"):
             value = getattr(self, name)
             if bool(value) != (self.tls == "files"):

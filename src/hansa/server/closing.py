@@ -19,7 +19,6 @@ from hansa.algorithms.fold import BLOCK, Collector, Fold, collector
 from hansa.algorithms.plan import Plan
 from hansa.algorithms.prologue import close_prologue, statistics_layout
 from hansa.algorithms.rounds import close_round, receive
-from hansa.algorithms.secure_sums import Groups
 from hansa.algorithms.secure_sums import Opening as SumOpening
 from hansa.core.errors import RefusedError
 from hansa.core.layout import Array, Layout, weight_lane
@@ -27,6 +26,7 @@ from hansa.core.nouns import Aggregate, Assignment, Batch, RoundReport, ServerSt
 from hansa.core.ring import RingVector
 from hansa.evaluation.lanes import tallies_of
 from hansa.server.contexts import RunContext
+from hansa.server.held_sums import groups_of
 from hansa.server.limits import norm_limits
 from hansa.server.reading import BrokenUpdateError, SealedUpdate, UpdateColumns
 from hansa.server.secure_tasks import code_of
@@ -116,14 +116,22 @@ async def _folded_columns(
 
 
 async def close_sum(
-    context: RunContext, round_: Round, reports: Sequence[Report], *, total: RingVector, now: float
+    context: RunContext,
+    round_: Round,
+    reports: Sequence[Report],
+    *,
+    totals: Sequence[tuple[RingVector, int]],
+    now: float,
 ) -> Closed:
-    """Close a frozen round of which only the sum is known. Raises HansaError for one out of its range."""
+    """Close a frozen round of which only sums are known, each with how many are in it.
+
+    Raises HansaError for one out of its range.
+    """
     kind, count = round_.id.kind, len(reports)
     code = code_of(context, kind, round_.cohort_size)
-    opening = SumOpening(code, Groups(round_.cohort_size, 1), round_.id.round, context.streams)
+    opening = SumOpening(code, groups_of(context, round_.cohort_size), round_.id.round, context.streams)
     aggregator = context.plan.aggregator if kind == "training" else FixedMean(divisor=1.0)
-    summed = await asyncio.to_thread(opening.aggregate, [(total, count)], aggregator, round_.population)
+    summed = await asyncio.to_thread(opening.aggregate, totals, aggregator, round_.population)
     if kind == "statistics":
         closed = close_prologue(context.plan, context.state, summed)
         return Closed(closed, {"event": "statistics", "round": 0, "cohort": count}, {"statistics": True})

@@ -20,15 +20,14 @@ from hansa.algorithms.stopping import stopping_reason
 from hansa.core.errors import DivergenceError, HansaError, StoreConflictError, StoreError
 from hansa.core.killpoints import reached
 from hansa.core.ring import RingVector
-from hansa.secagg.server import Phase
 from hansa.server import buffered_runs, closing, lifecycle
 from hansa.server.contexts import RunContext, load_context, store_state
+from hansa.server.held_sums import HeldRound
 from hansa.server.leaving import leave_all, tell
 from hansa.server.measures import ROUND_SECONDS, ROUNDS
 from hansa.server.opening import NotYet, Opening, open_next
 from hansa.server.reading import BrokenUpdateError
 from hansa.server.rounds_at_rest import round_name, round_prefix
-from hansa.server.secure_sums import Held
 from hansa.server.services import Services
 from hansa.store.records import Fate, Release, Report, Round, RoundKey, Run
 from hansa.store.store import Rows
@@ -241,32 +240,37 @@ class Coordinator:
                 raise
             await self._abandon(round_, f"its secure sum cannot be read: {error.code}")
             return True
-        if held.server.phase is Phase.ABORTED:
-            await self._blame(round_, held)
-            await self._abandon(held.round, held.server.abort_reason)
-            return True
-        if held.server.result is None:
+        if not held.over:
             return False
+        await self._blame(held)
+        if not held.done:
+            await self._abandon(held.round, held.why)
+            return True
         async with self.services.store.reading() as rows:
             reports = await rows.reports.of(round_.id)
+            assigned = await rows.rounds.assigned(round_.id)
             frozen = await rows.rounds.get(round_.id)
         if frozen is None or frozen.state != "aggregating":
             raise StoreConflictError(f"The round {round_.id.name}")
-        await self._blame(round_, held)
-        await self._close(context, frozen, reports, total=held.server.result)
+        inside = [each for each in reports if each.position in held.included]
+        survivors = [str(each.number) for each in assigned if each.position in held.included]
+        frozen = replace(frozen, notes={**frozen.notes, "survivors": survivors})
+        totals = [(each.result, len(each.vectors)) for each in held.done if each.result is not None]
+        await self._close(context, frozen, inside, totals=totals)
         return True
 
-    async def _blame(self, round_: Round, held: Held) -> None:
+    async def _blame(self, held: HeldRound) -> None:
         """Name to the operator whoever sent what no honest client sends."""
-        clients = {position: client for client, position in held.positions.items()}
+        round_, clients = held.round, {position: client for client, position in held.positions.items()}
         async with self.services.store.transaction() as rows:
-            for each in held.server.blamed:
-                detail = _named(round_, why=each.reason)
-                tenant, at = str(round_.notes["tenant"]), self.services.clock.now()
-                who = clients[each.client]
-                await rows.events.add(
-                    "client.blamed", tenant=tenant, at=at, run=round_.id.run, client=who, detail=detail
-                )
+            for of in held.sums:
+                for each in getattr(of.server, "blamed", ()):
+                    detail = _named(round_, why=each.reason)
+                    tenant, at = str(round_.notes["tenant"]), self.services.clock.now()
+                    who = clients[of.first + each.client]
+                    await rows.events.add(
+                        "client.blamed", tenant=tenant, at=at, run=round_.id.run, client=who, detail=detail
+                    )
 
     async def _freeze(self, round_: Round) -> None:
         """Fix the survivors, once: whoever has an acknowledged report now. Who reports later is late."""
@@ -285,12 +289,16 @@ class Coordinator:
         reached("coordinator.round.frozen")
 
     async def _close(
-        self, context: RunContext, round_: Round, reports: list[Report], total: RingVector | None = None
+        self,
+        context: RunContext,
+        round_: Round,
+        reports: list[Report],
+        totals: Sequence[tuple[RingVector, int]] | None = None,
     ) -> None:
         services, now = self.services, self.services.clock.now()
         key = await asyncio.to_thread(services.keys.unwrap, round_name(round_.id), round_.key)
         try:
-            if total is None:
+            if totals is None:
                 closed = await closing.close(
                     context,
                     round_,
@@ -301,14 +309,14 @@ class Coordinator:
                     now=now,
                 )
             else:
-                closed = await closing.close_sum(context, round_, reports, total=total, now=now)
+                closed = await closing.close_sum(context, round_, reports, totals=totals, now=now)
         except BrokenUpdateError as error:
             await self._abandon(
                 round_, f"an update was not what was acknowledged [{error.code}]", suspended=[error.report.client]
             )
             return
         except DivergenceError as error:
-            if total is not None or not (
+            if totals is not None or not (
                 found := await closing.exploded(
                     context,
                     round_,
@@ -338,6 +346,8 @@ class Coordinator:
         async with services.store.transaction() as rows:
             await rows.rounds.change(lifecycle.advance(round_, "closed", closed_at=now, report=closed.event))
             run = await rows.runs.change(replace(context.run, model=model, slots=slots, round=number, notes=notes))
+            if totals is not None:
+                await _leave_others(rows, round_, reports)
             await rows.rounds.set_fates(round_.id, {report.client: "included" for report in reports})
             if round_.id.kind == "training":
                 await rows.participation.record(run.id, numbers, number)
@@ -448,6 +458,15 @@ class Coordinator:
         tenant = str(round_.notes["tenant"])
         at = self.services.clock.now()
         await rows.events.add(kind, tenant=tenant, at=at, run=round_.id.run, detail=_named(round_, **detail))
+
+
+async def _leave_others(rows: Rows, round_: Round, included: Sequence[Report]) -> None:
+    """Let those be lost whose vectors went into a sum that was given up, beside others that were not."""
+    inside = {report.client for report in included}
+    assigned = await rows.rounds.assigned(round_.id)
+    left = [each.client for each in assigned if each.fate == "reported" and each.client not in inside]
+    lost: dict[str, Fate] = dict.fromkeys(left, "lost")
+    await rows.rounds.set_fates(round_.id, lost)
 
 
 async def abandon(rows: Rows, round_: Round, why: str, now: float) -> None:

@@ -14,7 +14,7 @@ from hansa.wire.signatures import SKEW, Signs, bad_signature, read_credentials, 
 KEYS: Final = "/v1/keys"
 """A nonce of 32 bytes -> the X25519 key of one task, 32 bytes."""
 TASKS: Final = "/v1/tasks"
-"""A task's canonical bytes and the registrar's signature, each prefixed by its length -> the signature over the task."""
+"""A task's canonical bytes and the registrar's signature, each behind its length -> the signature over the task."""
 MESSAGES: Final = "/v1/messages"
 """A Batch -> Valid; a Request -> Answer."""
 MEDIA_TYPE: Final = "application/octet-stream"
