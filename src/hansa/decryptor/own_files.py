@@ -89,8 +89,9 @@ def certificate(folder: Path, names: Sequence[str]) -> tuple[Path, Path]:
 
 
 def _self_signed(key: ec.EllipticCurvePrivateKey, names: Sequence[str]) -> x509.Certificate:
-    own = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Hansa decryptor")])
     now, public = datetime.now(UTC), key.public_key()
+    named = x509.SubjectKeyIdentifier.from_public_key(public).digest.hex()  # its own: those of several lie in one file
+    own = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"Hansa decryptor {named[:16]}")])
     usage = dict.fromkeys(
         ("content_commitment", "key_encipherment", "data_encipherment", "key_agreement", "crl_sign", "encipher_only",
          "decipher_only"), False,
@@ -106,6 +107,7 @@ def _self_signed(key: ec.EllipticCurvePrivateKey, names: Sequence[str]) -> x509.
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(x509.KeyUsage(digital_signature=True, key_cert_sign=True, **usage), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(public), critical=False)
         .add_extension(x509.SubjectAlternativeName([*map(_alternative, names)]), critical=False)
         .sign(key, hashes.SHA256())
     )
