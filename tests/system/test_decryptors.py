@@ -1,7 +1,7 @@
 """Four hospitals, a server and two decryptors as processes over TLS: what they learn, survive and keep.
 
-Clients round by coins of their own, so test code within the agents' processes takes those of the seed: then the model is
-the simulation's, bit for bit, whoever is killed.
+Clients round by coins of their own, so test code within the agents' processes takes those of the seed: then the model
+is the simulation's, bit for bit, whoever is killed.
 """
 
 from __future__ import annotations
