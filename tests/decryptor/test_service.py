@@ -52,9 +52,7 @@ class Operated:
         self.service = None
         self.restart()
         nonce = hashlib.sha256(f"{attempt}/{round_number}".encode()).digest()
-        own = DecryptorKeys(
-            operator="operator 0", identity=public(self.key), sealing=self.service.public_key(nonce)
-        )
+        own = DecryptorKeys(operator="operator 0", identity=public(self.key), sealing=self.service.public_key(nonce))
         named = (own, *probe.settings["decryptors"][1:])
         self.one = OneShotFederation(
             clients, settings={"decryptors": named, "attempt": attempt, "round": round_number},
