@@ -9,13 +9,14 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from hansa.algorithms.secure_sums import Groups
+from hansa.core.errors import RefusedError
 from hansa.core.ring import RingVector
 from hansa.secagg.messages import header_of
 from hansa.secagg.oneshot_messages import Batch, Request
 from hansa.secagg.protocols import Server
 from hansa.secagg.step import Step
 from hansa.server.contexts import RunContext
-from hansa.store.records import Round
+from hansa.store.records import Client, Round
 
 _ASKS: Final = (Batch.kind, Request.kind)
 """Messages to decryptors."""
@@ -149,7 +150,7 @@ class HeldRound:
 
     def of(self, position: int) -> tuple[Held, int]:
         """Return the sum of a position in the cohort, and the client's number in it."""
-        held = next(each for each in self.sums if each.first <= position < each.first + each.size)
+        held = self.sums[((position + 1) * len(self.sums) - 1) // self.round.cohort_size]
         return held, position - held.first
 
     @property
@@ -183,3 +184,33 @@ def bounds_of(groups: Groups) -> Iterator[tuple[int, int, int]]:
     """Yield (group, first position, size)."""
     for number in range(groups.count):
         yield number, groups.bounds(number)[0], groups.size(number)
+
+
+def machine_of(held: Held) -> Server:
+    """Return a sum's machine. Raises RefusedError where there is none yet."""
+    if held.server is None:
+        raise not_asked()
+    return held.server
+
+
+def position_of(round_: HeldRound, client: Client) -> int:
+    """Return a client's position in a round's cohort. Raises RefusedError where it has none."""
+    position = round_.positions.get(client.id)
+    if position is None:
+        raise not_asked()
+    return position
+
+
+def is_missing(held: Held, client: int) -> bool:
+    """Return True where a masked vector that was reported is not in its machine."""
+    return held.takes_vectors and held.server is not None and client in held.server.waits_for
+
+
+def not_asked() -> RefusedError:
+    """Return the error of a client's message that no sum of its own asks for."""
+    return RefusedError(
+        "HANSA-REPORT-UNEXPECTED",
+        rule="A client takes part in the secure sums of its own assignments, with messages of its own.",
+        found="It has no part in that one, or not with this message.",
+        action="Leave this sum; check in, and take part in what is assigned.",
+    )

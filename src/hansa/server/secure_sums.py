@@ -21,14 +21,23 @@ from hansa.core.killpoints import reached
 from hansa.secagg.convention import Convention
 from hansa.secagg.messages import MAGIC, Masked, header_of
 from hansa.secagg.oneshot_messages import Report as OneShot
-from hansa.secagg.protocols import Server, restore_server, start_server
+from hansa.secagg.protocols import restore_server, start_server
 from hansa.secagg.records import closes_phase
 from hansa.secagg.step import Step
 from hansa.server.board import Board
 from hansa.server.contexts import RunContext
 from hansa.server.decrypting import Decrypting
 from hansa.server.freezing import settle
-from hansa.server.held_sums import Held, HeldRound, bounds_of, groups_of
+from hansa.server.held_sums import (
+    Held,
+    HeldRound,
+    bounds_of,
+    groups_of,
+    is_missing,
+    machine_of,
+    not_asked,
+    position_of,
+)
 from hansa.server.reading import SealedUpdate
 from hansa.server.rounds_at_rest import round_name, sum_binding
 from hansa.server.secure_tasks import Prepared, convention_of
@@ -107,7 +116,7 @@ class SecureSums:
         while True:
             async with self.lock(key):
                 round_ = await self.current(context, key)
-                position = _position(round_, client)
+                position = position_of(round_, client)
                 held, number = round_.of(position)
                 if message and not held.news_for(number, seen):
                     round_ = await self._take(context, round_, position, message, now)
@@ -138,11 +147,11 @@ class SecureSums:
         """
         async with self.lock(key):
             round_ = await self.current(context, key)
-            held, number = round_.of(_position(round_, client))
+            held, number = round_.of(position_of(round_, client))
             _require_own(content, number)
             if header_of(content).kind not in _VECTORS:
                 raise not_asked()
-            step = await self.moved(round_, _machine(held).on_message, content)
+            step = await self.moved(round_, machine_of(held).on_message, content)
             try:
                 verdict = await record()
             except BaseException:
@@ -175,8 +184,12 @@ class SecureSums:
     async def give_up(self, round_: HeldRound, held: Held, now: float) -> None:
         """Give up a sum whose decryptors do not stand ready: there is no record of it but its clients' fates."""
         held.failed = "the decryptors do not stand ready"
-        async with self.store.transaction() as rows:
-            settled = await settle(rows, round_, held, now)
+        try:
+            async with self.store.transaction() as rows:
+                settled = await settle(rows, round_, held, now)
+        except BaseException:
+            self.drop(round_.round.id)
+            raise
         if settled:
             self.board.take_down(round_.round.id)
             self.board.changed.set()
@@ -200,7 +213,7 @@ class SecureSums:
             raise not_asked()  # masked vectors come as reports do
         for last_try in (False,) * (_TRIES - 1) + (True,):
             held = round_.of(position)[0]
-            step = await self.moved(round_, _machine(held).on_message, message)
+            step = await self.moved(round_, machine_of(held).on_message, message)
             try:
                 await self.apply(round_, held, step, now)
             except StoreConflictError:
@@ -282,7 +295,7 @@ class SecureSums:
             if any(counts.get(each.group, 0) != each.place for each in round_.sums):
                 return False
             reports = await rows.reports.of(key) if collecting else []
-        return not any(_is_missing(*round_.of(each.position)) for each in reports)
+        return not any(is_missing(*round_.of(each.position)) for each in reports)
 
     async def _anew(self, context: RunContext, key: RoundKey) -> HeldRound:
         """Read a round's machines from the store."""
@@ -331,9 +344,9 @@ class SecureSums:
         """Add the masked vectors that came since the last phase closed."""
         for report in reports:
             of, client = round_.of(report.position)
-            if of is held and _is_missing(held, client):
+            if of is held and is_missing(held, client):
                 content = await self.vector(round_, report)
-                more = await asyncio.to_thread(_machine(held).on_message, content)
+                more = await asyncio.to_thread(machine_of(held).on_message, content)
                 await self.apply(round_, held, more, report.received_at)
 
     async def vector(self, round_: HeldRound, report: Report) -> bytes:
@@ -381,24 +394,6 @@ def _decryptors(context: RunContext) -> Sequence[Any]:
     return () if section is None else section.decryptors
 
 
-def _machine(held: Held) -> Server:
-    if held.server is None:
-        raise not_asked()
-    return held.server
-
-
-def _position(round_: HeldRound, client: Client) -> int:
-    position = round_.positions.get(client.id)
-    if position is None:
-        raise not_asked()
-    return position
-
-
-def _is_missing(held: Held, client: int) -> bool:
-    """Return True where a masked vector that was reported is not in its machine."""
-    return held.takes_vectors and held.server is not None and client in held.server.waits_for
-
-
 def _is_vector(record: Any) -> bool:
     return bytes(record[: len(MAGIC)]) == MAGIC and header_of(record).kind in _VECTORS
 
@@ -414,13 +409,3 @@ def _split(joined: bytes) -> list[bytes]:
 
 def _unsealed(key: bytes, of: RoundKey, record: SumRecord) -> bytes:
     return b"".join(unseal(key, sum_binding(of, record.part, record.place), [record.content]))
-
-
-def not_asked() -> RefusedError:
-    """Return the error of a client's message that no sum of its own asks for."""
-    return RefusedError(
-        "HANSA-REPORT-UNEXPECTED",
-        rule="A client takes part in the secure sums of its own assignments, with messages of its own.",
-        found="It has no part in that one, or not with this message.",
-        action="Leave this sum; check in, and take part in what is assigned.",
-    )
