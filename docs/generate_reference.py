@@ -27,6 +27,7 @@ from hansa.core.schema import Field, fields_of
 from hansa.core.sections import DeviceClass
 from hansa.core.settings import SETTINGS
 from hansa.data import listing
+from hansa.decryptor.settings import DecryptorSettings
 from hansa.server.settings import ServerSettings
 from hansa.server.settings import settings_table as server_settings
 from hansa.server.tokens import ROLES, Permission
@@ -84,6 +85,7 @@ def generate(folder: Path = GENERATED) -> None:
         "commands": commands_page(),
         "errors": errors_page(),
         "server-settings": server_settings_page(),
+        "decryptor-settings": decryptor_settings_page(),
         "roles": roles_page(),
     }
     for page in set(folder.glob("*.md")) - {folder / f"{name}.md" for name in pages}:
@@ -335,6 +337,15 @@ def server_settings_page() -> str:
         "commas. Paths are from the folder that the server is started in. A key or variable that is not in the list is "
         "an error; `hansa server settings` shows what holds.\n\n"
         + _table(("key", "variable", "meaning", "default"), rows)
+    )
+
+
+def decryptor_settings_page() -> str:
+    """Return the page of a decryptor's settings."""
+    return (
+        "(reference-decryptor-settings)=\n# Settings of a decryptor\n\nKeys of the file that `hansa decryptor serve "
+        "--config` names (TOML, no tables). Paths are from the folder that it is started in. A key that is not in the "
+        "list is an error.\n\n" + settings_table(DecryptorSettings, "")
     )
 
 

@@ -135,6 +135,19 @@ def test_a_plan_with_secure_sums_says_who_sees_what_and_on_which_assumptions(han
         assert all(sentence in found.said for sentence in sentences)
 
 
+def test_decryptors_are_who_must_pin_where_clients_are_not_told_each_others_keys(hansa, plan):
+    named = ", ".join(f'{{name="{each}", operator="{each}", url="https://{each}"}}' for each in ("north", "south"))
+    decryptors = (
+        f'secure_aggregation={{protocol="oneshot-seeds", maximum_cohort=4, max_weight=300.0, decryptors=[{named}]}}'
+    )
+    found = hansa("check", plan, "--set", decryptors, "--json")
+    assert found.status == 0, found.err
+    told = found.json["promises"]["secure_aggregation"]
+    assert told["it_assumes"][1].startswith("each decryptor's own list holds the keys of the clients")
+    assert told["it_assumes"][2].startswith("one of north and south does not work with the server")
+    assert "one sum of the masks of its seeds in which a client's of a round is" in told["a_decryptor_sees"][0]
+
+
 def test_the_split_of_the_integers_is_printed_with_its_errors_and_bytes(hansa, plan):
     found = hansa("check", plan, *SECURE, "--json")
     said = found.json["promises"]["secure_aggregation"]["integers"]

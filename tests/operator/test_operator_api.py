@@ -145,12 +145,12 @@ def test_what_cannot_work_in_a_federation_is_refused(populated):
 @pytest.mark.parametrize(
     ("section", "path"),
     [
-        ({"protocol": "oneshot-seeds", "decryptors": DECRYPTORS}, "secure_aggregation.protocol"),
+        ({"protocol": "oneshot-seeds", "decryptors": DECRYPTORS}, "secure_aggregation.decryptors.1.key"),
+        ({"protocol": "oneshot-seeds", "decryptors": DECRYPTORS}, "secure_aggregation.decryptors.0.url"),
         ({"registrar": "authority"}, "secure_aggregation.registrar"),
-        ({"group_size": 4}, "secure_aggregation.group_size"),
     ],
 )
-def test_secure_sums_that_only_simulations_have_are_refused(populated, section, path):
+def test_secure_sums_that_this_server_cannot_hold_are_refused(populated, section, path):
     section = {"maximum_cohort": 5, "max_weight": 9, **section}
     error = refused(populated, plan={**PLAN, "secure_aggregation": section})
     assert path in {problem["path"] for problem in error["problems"]}

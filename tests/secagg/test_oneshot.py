@@ -367,7 +367,7 @@ def test_a_server_whose_frozen_set_is_lost_gives_up():
         assert server.phase is Phase.ABORTED
 
 
-def test_of_all_attempts_of_a_round_a_decryptor_answers_one():
+def test_no_vector_goes_into_two_sums_of_one_round():
     """A sum over A and one over A with somebody more would give that client away."""
     spent = set()
     answers = 0
@@ -377,8 +377,19 @@ def test_of_all_attempts_of_a_round_a_decryptor_answers_one():
         try:
             one.decryptors[0].on_message(sent[0])
         except RefusedError as error:
-            assert "another attempt" in str(error)  # noqa: PT017 - the first is answered
+            assert "another sum of the round" in str(error)  # noqa: PT017 - the first is answered
+            assert one.decryptors[0].uses == ()
         else:
             answers += 1
-            spent.add(one.task.report_id)
+            spent |= set(one.decryptors[0].uses)
     assert answers == 1
+
+
+def test_one_client_in_common_is_enough_to_refuse_and_groups_apart_have_a_sum_each():
+    one, sent = to_kind(Request.kind)
+    machine = one.decryptors[0]
+    machine._spent = {one.task.given_by(one.roster.identities[4])}
+    refuses(machine, sent[0], "another sum of the round")
+    machine._spent = {one.task.given_by(one.key("somebody of another group").public_key().public_bytes_raw())}
+    assert machine.on_message(sent[0]).send
+    assert machine.uses == tuple(map(one.task.given_by, one.roster.identities))

@@ -187,7 +187,7 @@ async def swept(server: Deployed, part: Part) -> None:
     """Wait until nothing of a sum is left: no record, no masked vector."""
     for _ in range(500):
         async with server.services.store.reading() as rows:
-            records = await rows.sums.after(key_of(part))
+            records = await rows.sums.of(key_of(part))
         if not records and not await server.services.blobs.names("updates/"):
             return
         await asyncio.sleep(0.01)

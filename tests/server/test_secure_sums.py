@@ -30,9 +30,9 @@ def sums(monkeypatch):
     seen = []
     close_sum = closing.close_sum
 
-    async def seeing(*args, total, **more):
-        seen.append([list(map(int, each)) for each in total])
-        return await close_sum(*args, total=total, **more)
+    async def seeing(*args, totals, **more):
+        seen.extend([list(map(int, each)) for each in total] for total, _ in totals)
+        return await close_sum(*args, totals=totals, **more)
 
     monkeypatch.setattr(closing, "close_sum", seeing)
     return seen

@@ -66,7 +66,10 @@ def test_every_setting_can_be_given_by_the_environment(name, tmp_path):
         "log_format": "json",
         "code_allow": "our.pieces:*, other:Thing",
         "host_names": '["a", "b"]',
-        **dict.fromkeys(("tls_certificate", "tls_key", "client_ca", "enrolment_ca"), str(tmp_path / "file.pem")),
+        "decryptor_urls": "https://a.example:8444, https://b.example:8444",
+        **dict.fromkeys(
+            ("tls_certificate", "tls_key", "client_ca", "enrolment_ca", "decryptor_ca"), str(tmp_path / "file.pem")
+        ),
     }
     default = getattr(ServerSettings(), name)
     text = values.get(name) or (str(default * 2) if isinstance(default, int | float) and default else "7")

@@ -489,16 +489,19 @@ def test_records_of_a_sum_have_one_place_each(run_on):
         assert [type(each) for each in found if each is not None] == [StoreConflictError] * 5
         winner = bytes([found.index(None)])
         async with store.reading() as rows:
-            assert [(each.place, each.content) for each in await rows.sums.after(round_.id)] == [
+            assert [(each.place, each.content) for each in await rows.sums.of(round_.id)] == [
                 (0, b"first"),
                 (1, b"first"),
                 (2, winner),
                 (3, winner),
             ]
-            assert [each.place for each in await rows.sums.after(round_.id, 3)] == [3]
+        other = SumRecord(0, b"of another group", 1.0, part=7)
         async with store.transaction() as rows:
+            await rows.sums.add(round_.id, [other])
+            assert await rows.sums.counts(round_.id) == {0: 4, 7: 1}
+            assert (await rows.sums.of(round_.id))[-1] == other
             await rows.sums.remove(round_.id)
         async with store.reading() as rows:
-            assert await rows.sums.after(round_.id) == []
+            assert await rows.sums.of(round_.id) == []
 
     run_on(test)

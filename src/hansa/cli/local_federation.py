@@ -99,14 +99,25 @@ class LocalFederation:
             options += ["--policy", str(self._policy(name))]
         self.start(name, ["client", *options], {"HANSA_TOKEN": token, **(environment or {})})
 
-    def introduce(self, names: Iterable[str]) -> None:
-        """Let agents know each other's keys before they start, as sites that pin their peers do."""
+    def introduce(self, names: Iterable[str], decryptors: Mapping[str, str] | None = None) -> None:
+        """Let agents know each other's keys before they start, as sites that pin their peers do.
+
+        ``decryptors``: the operators that they trust -> the keys of their decryptors.
+        """
+        keys = self.peers(names)
+        lines = ["[secure_sums]", f"peers = {json.dumps([*keys.values()])}"]
+        for operator, key in (decryptors or {}).items():
+            lines += ["[[secure_sums.decryptors]]", f"operator = {json.dumps(operator)}", f'key = "{key}"']
+        for name in keys:
+            self._policy(name).write_text("\n".join([*lines, ""]), encoding="utf-8")
+
+    def peers(self, names: Iterable[str]) -> dict[str, str]:
+        """Return the public keys of agents, which are made where there are none."""
         keys = {}
         for name in names:
             with contextlib.closing(StateFolder(self.state(name))) as state:
                 keys[name] = base64.b64encode(state.key().public_key().public_bytes_raw()).decode()
-        for name in keys:
-            self._policy(name).write_text(f"[secure_sums]\npeers = {json.dumps([*keys.values()])}\n", encoding="utf-8")
+        return keys
 
     def state(self, name: str) -> Path:
         """Return the folder in which an agent keeps what is its own."""
@@ -130,13 +141,16 @@ class LocalFederation:
 
     def wait_until_ready(self, name: str = "server") -> None:
         """Wait until the server answers that it is ready."""
+        self.wait_for(name, self.url_at(self.ports.get(name, self.port)), self.ca)
+
+    def wait_for(self, name: str, url: str, ca: Path) -> None:
+        """Wait until a process answers at a URL that it is ready."""
         until = time.monotonic() + _READY
         while time.monotonic() < until:
             if self.processes[name].poll() is not None:
                 raise self._failed(name, "it ended")
             with contextlib.suppress(OSError):
-                context = ssl.create_default_context(cafile=str(self.ca)) if self.url.startswith("https") else None
-                url = self.url_at(self.ports.get(name, self.port))
+                context = ssl.create_default_context(cafile=str(ca)) if url.startswith("https") else None
                 with urllib.request.urlopen(f"{url}/readyz", timeout=2, context=context) as answer:  # noqa: S310 - our own server
                     if answer.status == 200:
                         return

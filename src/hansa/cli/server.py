@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -205,6 +207,20 @@ async def _put_back(settings: ServerSettings, now: float) -> int:
         return await after_restore(store, now=now)
     finally:
         await store.close()
+
+
+@app.command()
+def key(*, config: Config = None, as_json: AsJson = False) -> None:
+    """Print the public key that signs for the server now, as decryptors name it among their server_keys."""
+
+    async def current(services: Services) -> str:
+        return base64.b64encode(services.signer.published()[-1].public_key).decode()
+
+    found = _with_services(_settings(config), current)
+    if as_json:
+        print_json({"public_key": found})
+    else:
+        sys.stdout.write(f"{found}\n")
 
 
 @app.command(name="rotate-key")

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Gt, Le, MinLen
 
 from hansa.core.allowed import DEFAULT, Allowance, record
 from hansa.core.errors import PlanError, RefusedError
@@ -103,6 +103,17 @@ class Code:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrustedDecryptor:
+    """A decryptor that a site trusts not to work with the server, and the key by which it is known."""
+
+    operator: Annotated[str, MinLen(1), Doc("the organisation that runs it, as plans name it")]
+    key: Annotated[str, Doc("its key, as `hansa decryptor key` prints it: had from its operator, not from the server")]
+
+    def __post_init__(self) -> None:
+        _read_key("decryptors", self.key, "hansa decryptor key")
+
+
+@dataclass(frozen=True, kw_only=True)
 class SecureSums:
     """What a site demands of secure sums, beside what a plan says."""
 
@@ -119,21 +130,23 @@ class SecureSums:
     ] = "malicious"
     minimum_cohort: Annotated[int, Ge(3), Doc("fewest clients with which a sum begins")] = 3
     minimum_survivors: Annotated[int, Ge(3), Doc("fewest clients whose sum is shown to the server")] = 3
+    decryptors: Annotated[
+        tuple[TrustedDecryptor, ...],
+        Doc("decryptors that this site trusts; a plan of oneshot-seeds that names another is not answered"),
+    ] = ()
 
     def __post_init__(self) -> None:
         self.keys()
+        if len({each.operator for each in self.decryptors}) < len(self.decryptors):
+            raise Unsound("decryptors names an operator twice.")
 
     def keys(self) -> tuple[bytes, ...]:
         """Return the peers' keys, 32 bytes each."""
-        found = []
-        for text in self.peers:
-            try:
-                found.append(base64.b64decode(text, validate=True))
-            except ValueError:
-                found.append(b"")
-            if len(found[-1]) != _KEY_BYTES:
-                raise Unsound(f"peers holds {text[:60]!r}, which is no key as `hansa client key` prints it.")
-        return tuple(found)
+        return tuple(_read_key("peers", text, "hansa client key") for text in self.peers)
+
+    def decryptor_keys(self) -> dict[str, bytes]:
+        """Return the keys of the decryptors that are trusted, by operator."""
+        return {each.operator: _read_key("decryptors", each.key, "hansa decryptor key") for each in self.decryptors}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,6 +247,17 @@ def refused(reasons: list[str] | tuple[str, ...]) -> RefusedError:
         found=f"{'; '.join(reasons)}.".capitalize(),
         action="Change the policy, or ask for another plan.",
     )
+
+
+def _read_key(field: str, text: str, command: str) -> bytes:
+    """Return a key, 32 bytes. Raises Unsound."""
+    try:
+        key = base64.b64decode(text, validate=True)
+    except ValueError:
+        key = b""
+    if len(key) != _KEY_BYTES:
+        raise Unsound(f"{field} holds {text[:60]!r}, which is no key as `{command}` prints it.")
+    return key
 
 
 def _invalid(found: str) -> RefusedError:

@@ -15,13 +15,14 @@ from hansa.core.killpoints import reached
 from hansa.core.ring import Ring, Segment
 from hansa.core.schema import build
 from hansa.core.secure_aggregation import SecureAggregation
-from hansa.secagg.client import MaskingClient
 from hansa.secagg.contribution import Contribution
 from hansa.secagg.messages import Announcement, Masked, header_of
+from hansa.secagg.oneshot_messages import Report
 from hansa.secagg.planned import graph_of
 from hansa.secagg.policy import ClientPolicy
+from hansa.secagg.protocols import Client, restore_client, start_client
 from hansa.secagg.step import Step
-from hansa.secagg.task import Task
+from hansa.secagg.task import Task, read_task
 from hansa.wire.generated import federation_pb2 as wire
 
 
@@ -30,7 +31,7 @@ class SumPart:
     """One secure sum that this client takes part in. Made by :meth:`resume`, also after :meth:`SumFolder.begin`."""
 
     id: Id
-    machine: MaskingClient
+    machine: Client
     folder: SumFolder
     reply: bytes = b""
     """The last message to the server."""
@@ -46,25 +47,25 @@ class SumPart:
         )
         section, identity, records = _section(begun), key.public_key().public_bytes_raw(), folder.records()
         policy = _policy(begun, section, demands, key)
+        _require_this(_announced(begun), begun, section, ring)
         if records:
-            machine, step = MaskingClient.restore(records, signer=key, identity=identity, policy=policy, given=given)
+            machine, step = restore_client(records, signer=key, identity=identity, policy=policy, given=given)
             part = cls(begun.id, machine, folder)
             if len(records) > 1:
                 part.seen = header_of(records[-1]).kind
         else:
-            machine, step = MaskingClient.start(
+            machine, step = start_client(
                 begun.announcement, signer=key, identity=identity, policy=policy, given=given,
                 random=secrets.token_bytes, spent=folder.spent(),
             )  # fmt: skip
             part = cls(begun.id, machine, folder)
-        _require_this(machine.task, begun, section, ring)
         part._keep(step)
         return part
 
     @property
     def gives_vector(self) -> bool:
         """Return True where the next message is the masked vector, which travels as a report."""
-        return bool(self.reply) and header_of(self.reply).kind == Masked.kind
+        return bool(self.reply) and header_of(self.reply).kind in (Masked.kind, Report.kind)
 
     @property
     def done(self) -> bool:
@@ -108,7 +109,14 @@ def _policy(begun: Begun, section: SecureAggregation, demands: SecureSums, key: 
         server="malicious" if "malicious" in {section.server, demands.server} else "curious",
         minimum_cohort=max(section.minimum_cohort, demands.minimum_cohort),
         minimum_survivors=max(section.minimum_survivors, demands.minimum_survivors),
+        decryptors=demands.decryptor_keys(),
     )
+
+
+def _announced(begun: Begun) -> Task:
+    """Return the task that was announced, whoever signed it."""
+    message = Announcement.decode(begun.announcement, header_of(begun.announcement).task)
+    return read_task(message.descriptor)
 
 
 def _require_this(task: Task, begun: Begun, section: SecureAggregation, ring: Ring) -> None:
@@ -116,6 +124,9 @@ def _require_this(task: Task, begun: Begun, section: SecureAggregation, ring: Ri
     named = (f"{begun.id.run}/{begun.id.kind}", begun.id.round, begun.id.attempt)
     protocol, graph = graph_of(section, task.roster_size)
     same = (task.protocol, task.neighbours, task.threshold) == (protocol, graph.neighbours, graph.threshold)
+    same &= [(each.operator, each.identity) for each in task.decryptors] == [
+        (each.operator, each.identity) for each in section.decryptors
+    ]
     if not same or (task.run, task.round, task.attempt) != named or task.ring != ring:
         raise RefusedError(
             "HANSA-SECAGG-REFUSED",

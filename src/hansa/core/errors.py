@@ -105,6 +105,10 @@ CATALOGUE: Final[dict[str, Entry]] = {
     "HANSA-SECAGG-REFUSED": Entry(
         3, "a check of a secure sum's keys, signatures, sets or floors does not hold", 403, "permission_denied"
     ),
+    "HANSA-DECRYPTOR-SETTINGS": Entry(2, "the decryptor's settings have problems; each is listed with its key path"),
+    "HANSA-DECRYPTOR-FOLDER": Entry(4, "the decryptor's folder cannot be used"),
+    "HANSA-DECRYPTOR-REFUSED": Entry(3, "a decryptor does not help with a sum", 403, "permission_denied"),
+    "HANSA-DECRYPTOR-UNREACHABLE": Entry(7, "a decryptor cannot be reached", 503, "unavailable"),
     "HANSA-PRIVACY-INVALID": Entry(2, "numbers of a privacy mechanism that make no sense, or claim what does not hold"),
     "HANSA-PRIVACY-UNREACHABLE": Entry(2, "no setting within the limits meets the privacy or utility that is asked"),
     "HANSA-BUDGET-OVERDRAWN": Entry(

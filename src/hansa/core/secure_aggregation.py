@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -23,6 +24,17 @@ class Decryptor:
     name: Annotated[str, MinLen(1), Doc("what it is called")]
     url: Annotated[str, MinLen(1), Doc("where the server reaches it")]
     operator: Annotated[str, MinLen(1), Doc("the organisation that runs it, and must not collude with the others")]
+    key: Annotated[
+        str | None, Doc("its public key, as `hansa decryptor key` prints it; a simulation draws one of its own")
+    ] = None
+
+    @property
+    def identity(self) -> bytes:
+        """Return the public key, 32 bytes; none where it is not named, or is no key."""
+        try:
+            return base64.b64decode(self.key or "", validate=True)
+        except ValueError:
+            return b""
 
 
 @dataclass(frozen=True, kw_only=True)

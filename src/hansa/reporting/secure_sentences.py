@@ -22,6 +22,10 @@ _REGISTRAR: Final = {
         "for the server"
     ),
 }
+_PINNED_AT_DECRYPTORS: Final = (
+    "each decryptor's own list holds the keys of the clients, who are not told each other's: a server that lies cannot "
+    "invent a client as long as one decryptor that does not work with it keeps such a list"
+)
 _SERVER: Final = {
     "curious": "the server keeps to the protocol; it looks at all that it gets, and so does who steals its database",
     "malicious": "the server may lie in any message; it still learns a sum that the clients agreed on, or nothing",
@@ -84,8 +88,8 @@ def _others(section: SecureAggregation, code: RingCode) -> Iterator[Sentence]:
     if section.protocol == "oneshot-seeds":
         yield Sentence(
             "a decryptor sees",
-            "who reported, and one sealed seed of 32 bytes of each; no vector. It gives the sum of the masks of its "
-            "seeds once, and not below its own minimum",
+            "who reported, and one sealed seed of 32 bytes of each; no vector. It gives one sum of the masks of its "
+            "seeds in which a client's of a round is, and none below its own minimum",
         )
         yield Sentence("another client sees", "the model and the decryptors' keys; of other clients nothing")
     else:
@@ -157,7 +161,8 @@ def _minimum(section: SecureAggregation, clients: int) -> Sentence:
 def _assumptions(section: SecureAggregation, clients: int) -> Iterator[Sentence]:
     """Yield what is taken for granted, and what a sum does not hide."""
     yield Sentence("it assumes", _SERVER[section.server])
-    yield Sentence("", _REGISTRAR[section.registrar])
+    at_decryptors = section.registrar == "pinned" and section.decryptors
+    yield Sentence("", _PINNED_AT_DECRYPTORS if at_decryptors else _REGISTRAR[section.registrar])
     if section.decryptors:
         *rest, last = sorted({each.operator for each in section.decryptors})
         named = f"{', '.join(rest)} and {last}"

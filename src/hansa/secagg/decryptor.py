@@ -87,7 +87,10 @@ class Decryptor:
         """What tells clients that this decryptor stands ready for the task with the key that it names."""
         self._policy, self._signer, self._noise, self._threads = policy, signer, noise, threads
         self._secret, self._spent = secret, spent
+        self.uses: tuple[bytes, ...] = ()
+        """What the answer uses up, once there is one: it goes into ``spent`` with the answer, before that is sent."""
         self._seeds: dict[int, bytes] = {}
+        self._identities: tuple[bytes, ...] = ()
         self._asked: dict[Phase, bytes] = {}
         self._reply = b""
 
@@ -108,8 +111,8 @@ class Decryptor:
         """Return a decryptor that stands ready for a task: its canonical bytes, and the registrar's signature.
 
         ``secret`` is the X25519 key of this round, 32 bytes that nobody can guess. ``spent`` holds ``hash`` of the
-        tasks that this decryptor ever stood ready for, and ``report_id`` of those whose answer is durable: of all
-        attempts of a round it answers one. Raises RefusedError where a check fails.
+        tasks that this decryptor ever stood ready for, and ``uses`` of those whose answer is durable: no client's
+        vector goes into two sums of one round. Raises RefusedError where a check fails.
         """
         first = content, registered, secret
         decryptor = cls(
@@ -171,7 +174,9 @@ class Decryptor:
         if phase != self.phase + 1:
             raise unexpected("A sum is asked for before the batch was checked.")
         if phase is Phase.CHECKED:
-            self._seeds, reply = self._checked(Batch.decode(message, self.task.hash))
+            batch = Batch.decode(message, self.task.hash)
+            self._seeds, reply = self._checked(batch)
+            self._identities = batch.identities
             persist: tuple[Buffer, ...] = (message,)
         else:
             reply = self._summed(Request.decode(message, self.task.hash))
@@ -222,8 +227,9 @@ class Decryptor:
         fewest = max(self._policy.minimum_survivors, self.task.minimum_survivors)
         if len(members) < fewest:
             raise untrusted(f"A sum is asked for over {len(members)} reports, fewer than {fewest}.")
-        if self.task.report_id in self._spent:
-            raise answered("This decryptor has answered another attempt of the round.")
+        uses = tuple(self.task.given_by(self._identities[each]) for each in members)
+        if any(each in self._spent for each in uses):
+            raise answered("A client's vector is in another sum of the round, which this decryptor has answered.")
         ring, task = self.task.ring, self.task.hash
         total = ring.zeros()
         masks = [Mask(seed_key(self._seeds[each], task, each, self.place)) for each in members]
@@ -236,4 +242,5 @@ class Decryptor:
         packed = ring.pack(total)
         content = hashlib.sha256(packed).digest()
         signature = keys.sign(self._signer, "answer", task, u32(self.place), request.members, content)
+        self.uses = uses
         return Answer(self.place, task, request.members, signature, packed).encode()

@@ -14,7 +14,7 @@ from hansa.core.ring import RingVector
 from hansa.secagg import keys
 from hansa.secagg.composing import announcements
 from hansa.secagg.convention import Convention
-from hansa.secagg.encoding import Buffer, from_bitmap, to_bitmap
+from hansa.secagg.encoding import Buffer, Reader, from_bitmap, prefixed, to_bitmap
 from hansa.secagg.known import Known
 from hansa.secagg.masks import add, subtract
 from hansa.secagg.messages import SEALED_SEED_BYTES, Abort, Message, answer_id, header_of
@@ -71,6 +71,11 @@ class SummingServer:
         if server.phase < Phase.DONE and not server.waits_for:
             return server, server._close(())
         return server, Step(send=server._sends(), again=server._again())
+
+    @property
+    def reporters(self) -> tuple[int, ...]:
+        """Return whose reports came, until the task is over."""
+        return tuple(sorted(self._reports))
 
     @property
     def waits_for(self) -> tuple[int, ...]:
@@ -176,7 +181,9 @@ class SummingServer:
         if len(members) < fewest:
             reason = f"{len(members)} reports are left after phase {self.phase.name}, fewer than {fewest}"
             return self._end(Phase.ABORTED, reason, persist)
-        payload = b"" if self.phase is Phase.CHECK else self.task.ring.pack(self._total)
+        payload = b"" if self.phase is Phase.CHECK else bytes(self.task.ring.pack(self._total))
+        if self.phase is Phase.COLLECT:
+            payload = prefixed(payload, Batch(0, self.task.hash, (), self._sealed()).encode())
         record = closed(self.task, self.phase, members, payload)
         self._begin(self.phase, members)
         if not self.waits_for:  # nobody is to be taken out
@@ -207,9 +214,8 @@ class SummingServer:
         if self.phase is Phase.COLLECT:
             messages = list(announcements(self._convention, self.waits_for))
         elif self.phase is Phase.CHECK:
-            reports = tuple(self._reports[each] for each in sorted(self._reports))
             identities = self._convention.roster.identities
-            messages = [Batch(each, task, identities, reports) for each in self.waits_for]
+            messages = [Batch(each, task, identities, self._sealed()) for each in self.waits_for]
         elif self.phase is Phase.DECRYPT:
             unsigned = [Request(each, task, to_bitmap(self.survivors, size), b"") for each in self.waits_for]
             messages = [
@@ -220,6 +226,10 @@ class SummingServer:
         elif self.phase is Phase.ABORTED:
             messages = [Abort(each, task) for each in range(size)]
         return tuple(Outgoing(each.client, each.encode()) for each in messages)
+
+    def _sealed(self) -> tuple[Sealed, ...]:
+        """Return what decryptors need of all reports."""
+        return tuple(self._reports[each] for each in self.reporters)
 
     def _replay(self, record: Buffer) -> None:
         if not is_message(record):
@@ -251,6 +261,11 @@ class SummingServer:
             return
         if phase is not self.phase:
             raise malformed("A record of a phase is missing.")
-        if closing.payload:
-            self._total = tuple(array.copy() for array in self.task.ring.unpack(closing.payload))
+        packed = closing.payload
+        if phase is Phase.COLLECT:
+            reader = Reader(packed)
+            packed, batch = reader.blob(), reader.blob()
+            self._reports = {each.client: each for each in Batch.decode(batch, self.task.hash).reports}
+        if packed:
+            self._total = tuple(array.copy() for array in self.task.ring.unpack(packed))
         self._begin(phase, closing.members)

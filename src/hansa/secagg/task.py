@@ -75,6 +75,13 @@ class Task:
         """Return what all attempts of one round have in common: of these at most one sum may ever be uncovered."""
         return digest("attempts", self.run.encode(), u32(self.round))
 
+    def given_by(self, identity: bytes) -> bytes:
+        """Return what all sums of one round that hold a client's vector have in common: a decryptor gives one of them.
+
+        Groups of a cohort have clients apart, so each has its own sum; another attempt with any of them has none.
+        """
+        return digest("attempts", self.run.encode(), u32(self.round), identity)
+
     def check(self) -> None:
         """Raise RefusedError unless the parameters fit together."""
         for good, found in self._rules():

@@ -29,6 +29,7 @@ from hansa.core.nouns import Aggregate, Assignment, Batch, RoundReport, ServerSt
 from hansa.core.ring import RingVector
 from hansa.evaluation.lanes import tallies_of
 from hansa.server.contexts import RunContext
+from hansa.server.held_sums import groups_of
 from hansa.server.limits import norm_limits
 from hansa.server.reading import BrokenUpdateError, SealedUpdate, UpdateColumns
 from hansa.server.secure_tasks import code_of
@@ -137,8 +138,8 @@ async def _folded_columns(
     return fold
 
 
-def opening(context: RunContext, round_: Round, clients: int, noise_key: bytes | None) -> SumOpening:
-    """Return what turns a round's sum of integers back, with the server's noise where the plan has any.
+def opening(context: RunContext, round_: Round, groups: Groups, noise_key: bytes | None) -> SumOpening:
+    """Return what turns a round's sums of integers back, with the server's noise where the plan has any.
 
     Raises LookupError where noise has no key: nothing is released without it.
     """
@@ -151,23 +152,26 @@ def opening(context: RunContext, round_: Round, clients: int, noise_key: bytes |
         if noise_key is None:
             raise LookupError("a round under privacy is closed with a key for its noise")
         noise = central_noise(plan, round_.id.round, noise_key)
-    return SumOpening(code, Groups(clients, 1), round_.id.round, context.streams, noise)
+    return SumOpening(code, groups, round_.id.round, context.streams, noise)
 
 
-async def close_sum(  # noqa: PLR0913 - a round, its sum, and its noise
+async def close_sum(  # noqa: PLR0913 - a round, its sums, and its noise
     context: RunContext,
     round_: Round,
     reports: Sequence[Report],
     *,
-    total: RingVector,
+    totals: Sequence[tuple[RingVector, int]],
     now: float,
     noise_key: bytes | None = None,
 ) -> Closed:
-    """Close a frozen round of which only the sum is known. Raises HansaError for one out of its range."""
+    """Close a frozen round of which only sums are known, each with how many are in it.
+
+    Raises HansaError for one out of its range.
+    """
     kind, count = round_.id.kind, len(reports)
-    opened = opening(context, round_, round_.cohort_size, noise_key)
+    opened = opening(context, round_, groups_of(context, round_.cohort_size), noise_key)
     aggregator = context.plan.aggregator if kind == "training" else FixedMean(divisor=1.0)
-    summed = await asyncio.to_thread(opened.aggregate, [(total, count)], aggregator, round_.population)
+    summed = await asyncio.to_thread(opened.aggregate, totals, aggregator, round_.population)
     if kind == "statistics":
         closed = close_prologue(context.plan, context.state, summed)
         return Closed(closed, {"event": "statistics", "round": 0, "cohort": count}, {"statistics": True})
@@ -233,7 +237,7 @@ async def _folded_rows(  # noqa: PLR0913 - a round, its updates, and its noise
     assignment = _assignment(context, round_)
     collected: Collector = collector(context.plan.aggregator, context.state.layout, len(reports), None)
     if context.plan.privacy is not None:
-        collected = RingFold(opening(context, round_, len(reports), noise_key))
+        collected = RingFold(opening(context, round_, Groups(len(reports), 1), noise_key))
     position = 0
     async for content in updates:
         batch = decoded(context, assignment, content, reports[position], largest_norm=largest_norm)

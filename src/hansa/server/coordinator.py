@@ -231,10 +231,10 @@ class Coordinator:
         """Make the next move of a round whose server learns a sum: its machine says which."""
         if (ending := await secure_moves.look(self.services, context, round_)) is None:
             return False
-        if ending.total is None:
+        if ending.totals is None:
             await self._abandon(ending.round, ending.why)
         else:
-            await self._close(context, ending.round, ending.reports, total=ending.total)
+            await self._close(context, ending.round, ending.reports, totals=ending.totals)
         return True
 
     async def _freeze(self, round_: Round) -> None:
@@ -245,13 +245,17 @@ class Coordinator:
         reached("coordinator.round.frozen")
 
     async def _close(
-        self, context: RunContext, round_: Round, reports: Sequence[Report], total: RingVector | None = None
+        self,
+        context: RunContext,
+        round_: Round,
+        reports: Sequence[Report],
+        totals: Sequence[tuple[RingVector, int]] | None = None,
     ) -> None:
         services, now = self.services, self.services.clock.now()
         key = await asyncio.to_thread(services.keys.unwrap, round_name(round_.id), round_.key)
         noise_key = await private_rounds.noise_key(services.keys, context)
         try:
-            if total is None:
+            if totals is None:
                 closed = await closing.close(
                     context,
                     round_,
@@ -263,14 +267,14 @@ class Coordinator:
                     noise_key=noise_key,
                 )
             else:
-                closed = await closing.close_sum(context, round_, reports, total=total, now=now, noise_key=noise_key)
+                closed = await closing.close_sum(context, round_, reports, totals=totals, now=now, noise_key=noise_key)
         except BrokenUpdateError as error:
             await self._abandon(
                 round_, f"an update was not what was acknowledged [{error.code}]", suspended=[error.report.client]
             )
             return
         except DivergenceError as error:
-            if total is not None or not (
+            if totals is not None or not (
                 found := await closing.exploded(
                     context,
                     round_,
@@ -300,6 +304,8 @@ class Coordinator:
         async with services.store.transaction() as rows:
             await rows.rounds.change(lifecycle.advance(round_, "closed", closed_at=now, report=closed.event))
             run = await rows.runs.change(replace(context.run, model=model, slots=slots, round=number, notes=notes))
+            if totals is not None:
+                await round_changes.leave_others(rows, round_, reports)
             await rows.rounds.set_fates(round_.id, {report.client: "included" for report in reports})
             if round_.id.kind == "training":
                 await rows.participation.record(run.id, numbers, number)

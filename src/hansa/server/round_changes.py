@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from hansa.server import lifecycle, private_rounds
 from hansa.server.leaving import leave_all
 from hansa.server.rounds_at_rest import round_name
-from hansa.store.records import Fate, Round, RoundKey
+from hansa.store.records import Fate, Report, Round, RoundKey
 from hansa.store.store import Rows
 
 
@@ -31,6 +31,15 @@ async def abandon(rows: Rows, round_: Round, why: str, now: float) -> None:
     assigned = await rows.rounds.assigned(round_.id)
     await rows.rounds.set_fates(round_.id, {each.client: "lost" for each in assigned if each.fate is None})
     await private_rounds.give_back(rows, round_, why, now)
+
+
+async def leave_others(rows: Rows, round_: Round, included: Sequence[Report]) -> None:
+    """Let those be lost whose vectors went into a sum that was given up, beside others that were not."""
+    inside = {report.client for report in included}
+    assigned = await rows.rounds.assigned(round_.id)
+    left = [each.client for each in assigned if each.fate == "reported" and each.client not in inside]
+    lost: dict[str, Fate] = dict.fromkeys(left, "lost")
+    await rows.rounds.set_fates(round_.id, lost)
 
 
 async def suspend(rows: Rows, key: RoundKey, client: str, now: float) -> list[RoundKey]:

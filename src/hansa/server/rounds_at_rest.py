@@ -31,9 +31,9 @@ def binding(key: RoundKey, client: str, sha256: str, part: int) -> Binding:
     return Binding(round_name(key), client, sha256, str(part))
 
 
-def sum_binding(key: RoundKey, place: int) -> Binding:
-    """Return what a sealed record of a round's secure sum is bound to."""
-    return Binding(round_name(key), "", "sum", str(place))
+def sum_binding(key: RoundKey, part: int, place: int) -> Binding:
+    """Return what a sealed record of one of a round's secure sums is bound to."""
+    return Binding(round_name(key), "", f"sum {part}", str(place))
 
 
 def model_name(sha256: str) -> str:

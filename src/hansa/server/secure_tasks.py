@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from hansa.algorithms.ring_plan import RingCode
@@ -12,15 +13,41 @@ from hansa.algorithms.secure_sums import round_code
 from hansa.core.errors import RefusedError
 from hansa.evaluation.lanes import tally_layout
 from hansa.secagg.convention import Convention, register
+from hansa.secagg.encoding import Reader, prefixed
 from hansa.secagg.keys import SIGNATURE_BYTES, Signer
-from hansa.secagg.messages import HEADER_BYTES
+from hansa.secagg.messages import HEADER_BYTES, SEALED_SEED_BYTES
 from hansa.secagg.planned import task_of
 from hansa.secagg.roster import Roster
+from hansa.secagg.task import DecryptorKeys
 from hansa.server.contexts import RunContext
 from hansa.store.records import Kind, Round
 
 MASKED_BYTES: Final = HEADER_BYTES + SIGNATURE_BYTES
 """Bytes of a masked vector's message beside those of the vector."""
+_BEFORE_SEEDS: Final = 8
+"""Bytes of a report of oneshot-seeds, beside those and its sealed seeds."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Decryptors that stand ready for a task: their keys for it, and their signatures over it."""
+
+    keys: tuple[DecryptorKeys, ...] = ()
+    signatures: tuple[bytes, ...] = ()
+
+    def encode(self) -> bytes:
+        """Return it as a record."""
+        parts = zip(self.keys, self.signatures, strict=True)
+        return b"".join(prefixed(each.operator.encode(), each.identity, each.sealing, made) for each, made in parts)
+
+    @classmethod
+    def decode(cls, record: bytes) -> Prepared:
+        """Return what a record says."""
+        reader, keys, signatures = Reader(record), list[DecryptorKeys](), list[bytes]()
+        while not reader.ended:
+            keys.append(DecryptorKeys(operator=reader.text(), identity=reader.blob(), sealing=reader.blob()))
+            signatures.append(reader.blob())
+        return cls(tuple(keys), tuple(signatures))
 
 
 def code_of(context: RunContext, kind: Kind, cohort: int) -> RingCode:
@@ -33,7 +60,10 @@ def code_of(context: RunContext, kind: Kind, cohort: int) -> RingCode:
 
 def require_length(context: RunContext, round_: Round, size: int) -> None:
     """Raise RefusedError unless a masked vector of a round's sum has so many bytes."""
+    section = context.plan.secure_aggregation
     expected = MASKED_BYTES + code_of(context, round_.id.kind, round_.cohort_size).ring.nbytes
+    if section is not None and section.decryptors:
+        expected += _BEFORE_SEEDS + SEALED_SEED_BYTES * len(section.decryptors)
     if size != expected:
         raise RefusedError(
             "HANSA-RING-INVALID",
@@ -43,12 +73,14 @@ def require_length(context: RunContext, round_: Round, size: int) -> None:
         )
 
 
-def convention_of(context: RunContext, round_: Round, *, identities: Sequence[bytes], signer: Signer) -> Convention:
-    """Return what a round's sum is held with. ``identities`` are the cohort's public keys, in its order."""
+def convention_of(
+    context: RunContext, round_: Round, *, identities: Sequence[bytes], signer: Signer, prepared: Prepared
+) -> Convention:
+    """Return what a sum is held with. ``identities`` are the public keys of its clients, in their order."""
     section = context.plan.secure_aggregation
     if section is None:
         raise LookupError("a plan without [secure_aggregation] has no secure sum")
-    roster, code = Roster(tuple(identities)), code_of(context, round_.id.kind, len(identities))
+    roster, code = Roster(tuple(identities)), code_of(context, round_.id.kind, round_.cohort_size)
     task = task_of(
         section,
         code.ring,
@@ -59,5 +91,12 @@ def convention_of(context: RunContext, round_: Round, *, identities: Sequence[by
         plan_sha256=context.job.plan_sha256,
         model_sha256=round_.model,
         first_phase=math.inf if round_.deadline is None else round_.deadline - round_.opened_at,
+        decryptors=prepared.keys,
     )
-    return Convention(task=task, roster=roster, signer=signer, registration=register(signer, roster))
+    return Convention(
+        task=task,
+        roster=roster,
+        signer=signer,
+        registration=register(signer, roster),
+        decryptors=prepared.signatures,
+    )

@@ -47,10 +47,13 @@ class Services:
         shortest = self.settings.minimum_poll_seconds
         pace = Pace(shortest, max(shortest, 3600.0), self.settings.checkins_per_second)
         object.__setattr__(self, "pace", pace)
-        sums = SecureSums(self.store, self.blobs, self.keys, self.signer, self.board)
+        sums = SecureSums(
+            self.store, self.blobs, self.keys, self.signer, self.board, self.clock, self.settings.decryptor_ca
+        )
         object.__setattr__(self, "sums", sums)
 
     def stop(self) -> None:
         """Answer who waits, give leases back, and look after nothing any more; what comes is still answered."""
         self.stopping.set()
+        self.sums.decrypting.stop()
         self.board.close()

@@ -71,6 +71,12 @@ class ServerSettings:
         tuple[str, ...],
         Doc("TENANT/POPULATION that certificates of enrolment_ca enrol in; empty: all of the tenant default"),
     ] = ()
+    decryptor_urls: Annotated[
+        tuple[str, ...], Doc("decryptors that plans may name, by their URLs: the only places that the server calls")
+    ] = ()
+    decryptor_ca: Annotated[
+        str, Doc("the certificates by which decryptors are trusted, PEM; empty: those of the system")
+    ] = ""
     public_url: Annotated[str, Doc("what clients call the server; empty: from tls, host and port")] = ""
     replica: Annotated[
         str, Doc("this replica's name in leases and logs; empty: one of its own, kept in the folder")
@@ -295,6 +301,9 @@ def _unfit_places(of: ServerSettings) -> Iterator[Problem]:
         yield Problem("blobs", f"has the unknown scheme {scheme!r}; {nearest(scheme, _BLOBS)}")
     if of.public_url and not (urlsplit(of.public_url).scheme in ("http", "https") and urlsplit(of.public_url).netloc):
         yield Problem("public_url", "must be a URL such as https://hansa.example.org.")
+    for position, url in enumerate(of.decryptor_urls):
+        if not (urlsplit(url).scheme in ("http", "https") and urlsplit(url).netloc):
+            yield Problem(f"decryptor_urls.{position}", "must be a URL such as https://decryptor.example.org:8444.")
 
 
 def _unfit_certificates(of: ServerSettings) -> Iterator[Problem]:
@@ -308,7 +317,7 @@ def _unfit_certificates(of: ServerSettings) -> Iterator[Problem]:
         yield Problem("client_ca", "is needed to check client certificates: the path of their CAs, PEM.")
     if of.client_certificates != "none" and of.tls == "off":
         yield Problem("client_certificates", 'need TLS; with tls = "off" the proxy in front checks them.')
-    for name in ("tls_certificate", "tls_key", "client_ca", "enrolment_ca"):
+    for name in ("tls_certificate", "tls_key", "client_ca", "enrolment_ca", "decryptor_ca"):
         value = getattr(of, name)
         if value and not Path(value).is_file():
             yield Problem(name, f"there is no file {value}.")

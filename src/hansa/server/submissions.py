@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import secrets
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,6 +19,7 @@ from hansa.core.schema import to_mapping
 from hansa.core.sections import Features
 from hansa.core.secure_aggregation import SecureAggregation
 from hansa.evaluation.metrics import choose
+from hansa.secagg.keys import KEY_BYTES
 from hansa.server.eligibility_checks import check_eligibility
 from hansa.server.model_files import HEADER, checked, read_header
 from hansa.server.private_rounds import release_of
@@ -68,14 +69,20 @@ class Checked:
     descriptor: JobDescriptor
 
 
-def check(
-    submission: Submission, population: Population, clients: int, tenant: Tenant, allowances: tuple[Allowance, ...]
+def check(  # noqa: PLR0913, PLR0917 - a submission, and what it must fit
+    submission: Submission,
+    population: Population,
+    clients: int,
+    tenant: Tenant,
+    allowances: tuple[Allowance, ...],
+    decryptor_urls: Sequence[str],
 ) -> Checked:
     """Return a submission that stands. Raises HansaError: PlanError with every problem where it is the plan's."""
     plan = planned({**submission.plan, "name": submission.name}, allowances)
     check_eligibility(submission.eligibility, population.schema)
     signature, layout = _model_of(submission)
     problems = [*population_problems(plan, clients), *federation_problems(plan, signature)]
+    problems += decryptor_problems(plan, decryptor_urls)
     if problems:
         raise PlanError(problems)
     choose(plan.evaluation.metrics, signature)
@@ -176,15 +183,26 @@ def federation_problems(plan: Plan, signature: Signature) -> Iterator[Problem]:
 
 def _secure_problems(section: SecureAggregation) -> Iterator[Problem]:
     """Yield what a simulation computes and this version's server does not carry."""
-    if section.protocol == "oneshot-seeds":
-        yield Problem(
-            "secure_aggregation.protocol",
-            'is for simulations in this version, which has no service of a decryptor; use "secagg-full".',
-        )
+    keys = [each.identity for each in section.decryptors]
+    for place, key in enumerate(keys):
+        if len(key) != KEY_BYTES or key in keys[:place]:
+            yield Problem(
+                f"secure_aggregation.decryptors.{place}.key",
+                "must be the decryptor's own public key, as `hansa decryptor key` prints it.",
+            )
     if section.registrar == "authority":
         yield Problem("secure_aggregation.registrar", 'is for simulations in this version; use "pinned" or "server".')
-    if section.group_size is not None:
-        yield Problem("secure_aggregation.group_size", "is for simulations in this version; remove it.")
+
+
+def decryptor_problems(plan: Plan, urls: Sequence[str]) -> Iterator[Problem]:
+    """Yield the decryptors of a plan that the server does not call: it calls no place that only a plan names."""
+    decryptors = () if plan.secure_aggregation is None else plan.secure_aggregation.decryptors
+    for place, each in enumerate(decryptors):
+        if each.url not in urls:
+            yield Problem(
+                f"secure_aggregation.decryptors.{place}.url",
+                f"is {each.url!r}, which is not among the server's decryptor_urls; ask its administrator to add it.",
+            )
 
 
 def _feature_problems(features: Features, signature: Signature) -> Iterator[Problem]:
@@ -215,7 +233,9 @@ async def submit(services: Services, token: Token, submission: Submission) -> tu
         clients = await rows.clients.size(population.id) if population else 0
     if tenant is None or population is None:
         raise not_found(f"population {submission.population!r}")
-    stands = await asyncio.to_thread(check, submission, population, clients, tenant, services.allowances)
+    stands = await asyncio.to_thread(
+        check, submission, population, clients, tenant, services.allowances, services.settings.decryptor_urls
+    )
     planned = await asyncio.to_thread(release_of, stands.plan, stands.descriptor.layout, clients)
     if planned is not None:
         async with services.store.reading() as rows:

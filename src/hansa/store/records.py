@@ -194,11 +194,13 @@ class Report:
 
 @dataclass(frozen=True)
 class SumRecord:
-    """One record of a round's secure sum, sealed with the round's key. ``place`` counts from 0."""
+    """One record of a secure sum of a round, sealed with the round's key. ``place`` counts from 0 in each sum."""
 
     place: int
     content: bytes
     at: float
+    part: int = 0
+    """Which sum: the number of its group in the round's cohort."""
 
 
 @dataclass(frozen=True)

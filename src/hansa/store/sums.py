@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from sqlalchemy import and_, bindparam, delete, select
+from sqlalchemy import and_, bindparam, delete, func, select
 
 from hansa.core.errors import StoreConflictError
 from hansa.store import tables
@@ -22,9 +22,8 @@ _THESE: Final = and_(
     _S.round == bindparam("of_round"),
     _S.attempt == bindparam("of_attempt"),
 )
-_AFTER: Final = (
-    select(_S.place, _S.content, _S.at).where(_THESE, _S.place >= bindparam("from_place")).order_by(_S.place)
-)
+_OF: Final = select(_S.place, _S.content, _S.at, _S.part).where(_THESE).order_by(_S.part, _S.place)
+_COUNTS: Final = select(_S.part, func.count()).where(_THESE).group_by(_S.part)
 _REMOVE: Final = delete(tables.sum_records).where(_THESE)
 
 
@@ -42,6 +41,7 @@ class Sums:
                 "kind": key.kind,
                 "round": key.round,
                 "attempt": key.attempt,
+                "part": each.part,
                 "place": each.place,
                 "content": each.content,
                 "at": each.at,
@@ -49,9 +49,13 @@ class Sums:
             if not await self._on.rows(_ADD, values):
                 raise StoreConflictError(f"Record {each.place} of the sum of {key.name}")
 
-    async def after(self, key: RoundKey, place: int = 0) -> list[SumRecord]:
-        """Return a round's records from a place on, in order."""
-        return [SumRecord(*row) for row in await self._on.rows(_AFTER, {**key_values(key), "from_place": place})]
+    async def of(self, key: RoundKey) -> list[SumRecord]:
+        """Return the records of a round's sums, one sum after another, each in order."""
+        return [SumRecord(*row) for row in await self._on.rows(_OF, key_values(key))]
+
+    async def counts(self, key: RoundKey) -> dict[int, int]:
+        """Return how many records each sum of a round has."""
+        return {part: count for part, count in await self._on.rows(_COUNTS, key_values(key))}  # noqa: C416 - rows
 
     async def remove(self, key: RoundKey) -> None:
         """Forget the records of a round that is over."""

@@ -278,10 +278,11 @@ sum_records = Table(
     "sum_records",
     METADATA,
     *_round_columns(),
+    _integer("part"),
     _integer("place"),
     Column("content", LargeBinary, nullable=False),
     _time("at"),
-    PrimaryKeyConstraint(*_ROUND, "place"),
+    PrimaryKeyConstraint(*_ROUND, "part", "place"),
     ForeignKeyConstraint(_ROUND, [f"rounds.{name}" for name in _ROUND]),
 )
 

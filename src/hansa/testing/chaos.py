@@ -41,7 +41,7 @@ _ABSENT: Final = {
 
 def points_of(plan: str) -> list[str]:
     """Return the kill points that a federation passes under the plans of that name."""
-    return [point for point in KILL_POINTS if point not in _ABSENT[plan]]
+    return [point for point in KILL_POINTS if point not in _ABSENT[plan] and not point.startswith("decryptor.")]
 
 
 @dataclass

@@ -55,6 +55,8 @@ class Hospitals:
     sites: Mapping[str, Path]
     tokens: dict[str, str] = field(default_factory=dict)
     """What the agents enrol with: their names -> one-time tokens."""
+    trusted: Mapping[str, str] = field(default_factory=dict)
+    """Operators of decryptors that the agents trust -> their keys."""
 
     @contextmanager
     def calls(self, server: str | None = None) -> Iterator[Operator]:
@@ -66,7 +68,7 @@ class Hospitals:
         """Make the population, and invite the hospitals in their order: that of the population's list."""
         with self.calls() as calls:
             calls.call("POST", "/populations", {"name": POPULATION})
-            self.local.introduce(self.sites)
+            self.local.introduce(self.sites, self.trusted)
             for name in names or self.sites:
                 made = calls.call("POST", f"/populations/{POPULATION}/invitations", {"name": name})
                 self.tokens[name] = made["token"]

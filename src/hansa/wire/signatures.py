@@ -11,10 +11,10 @@ import hashlib
 import re
 import secrets
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from hansa.core.errors import RefusedError
 
@@ -29,6 +29,14 @@ _HEADER: Final = re.compile(
 )
 
 
+class Signs(Protocol):
+    """A private Ed25519 key, wherever it is kept."""
+
+    def sign(self, data: bytes, /) -> bytes:
+        """Return the signature of ``data``, 64 bytes."""
+        ...
+
+
 @dataclass(frozen=True)
 class Credentials:
     """What a client's Authorization header says; ``time`` is Unix time in milliseconds."""
@@ -40,7 +48,7 @@ class Credentials:
 
 
 def sign_request(  # noqa: PLR0913 - what is signed
-    key: Ed25519PrivateKey, *, client: str, method: str, target: str, body: bytes, now: float, nonce: str | None = None
+    key: Signs, *, client: str, method: str, target: str, body: bytes, now: float, nonce: str | None = None
 ) -> str:
     """Return the Authorization header of one request; ``target`` is the path with its query.
 

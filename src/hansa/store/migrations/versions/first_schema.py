@@ -301,6 +301,7 @@ def upgrade() -> None:
         sa.Column("kind", _TEXT, nullable=False),
         sa.Column("round", sa.BigInteger(), nullable=False),
         sa.Column("attempt", sa.BigInteger(), nullable=False),
+        sa.Column("part", sa.BigInteger(), nullable=False),
         sa.Column("place", sa.BigInteger(), nullable=False),
         sa.Column("content", sa.LargeBinary(), nullable=False),
         sa.Column("at", sa.Float(precision=53), nullable=False),
@@ -309,7 +310,7 @@ def upgrade() -> None:
             ["rounds.run", "rounds.kind", "rounds.round", "rounds.attempt"],
             name=op.f("fk_sum_records_run_rounds"),
         ),
-        sa.PrimaryKeyConstraint("run", "kind", "round", "attempt", "place", name=op.f("pk_sum_records")),
+        sa.PrimaryKeyConstraint("run", "kind", "round", "attempt", "part", "place", name=op.f("pk_sum_records")),
     )
 
 

@@ -1,0 +1,147 @@
+"""A decryptor's own files: its folder for one process, its identity key, and its certificate."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import ipaddress
+import os
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+from cryptography.x509.oid import NameOID
+
+from hansa.core.errors import HansaError
+
+KEY: Final = "identity.pem"
+CERTIFICATE: Final = "certificate.pem"
+CERTIFICATE_KEY: Final = "certificate-key.pem"
+_LOCK: Final = "lock"
+_DAYS: Final = 3650
+"""Days of its own certificate, which the server's operator trusts as it is: renewing it would be another to trust."""
+_BEHIND: Final = timedelta(hours=1)
+
+
+def make_folder(folder: Path) -> Path:
+    """Make a decryptor's folder, for its owner only; return it. Raises HansaError where that fails."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise unusable(folder, f"it cannot be made: {error.strerror or error}.") from None
+    return folder
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Hold a decryptor's folder for this process. Raises HansaError where another has it."""
+    descriptor = os.open(make_folder(folder) / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise unusable(folder, "another decryptor uses it.") from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def identity(folder: Path) -> Ed25519PrivateKey:
+    """Return a decryptor's identity key, made at the first call. Raises HansaError for a file that holds none."""
+    path = make_folder(folder) / KEY
+    if not path.exists():
+        _write(path, _private_pem(Ed25519PrivateKey.generate()), 0o600)
+    try:
+        read = load_pem_private_key(path.read_bytes(), password=None)
+    except (OSError, ValueError):
+        read = None
+    if not isinstance(read, Ed25519PrivateKey):
+        raise unusable(folder, f"{KEY} holds no Ed25519 key.")
+    return read
+
+
+def fingerprint(key: bytes) -> str:
+    """Return what people compare of a public key: its SHA-256, in groups of four digits."""
+    digits = hashlib.sha256(key).hexdigest()
+    return " ".join(digits[start : start + 4] for start in range(0, len(digits), 4))
+
+
+def certificate(folder: Path, names: Sequence[str]) -> tuple[Path, Path]:
+    """Return the files of a decryptor's own certificate and its key; made where there are none."""
+    paths = folder / CERTIFICATE, folder / CERTIFICATE_KEY
+    if not all(path.exists() for path in paths):
+        key = ec.generate_private_key(ec.SECP256R1())
+        _write(paths[1], _private_pem(key), 0o600)
+        _write(paths[0], _self_signed(key, names).public_bytes(Encoding.PEM), 0o644)
+    return paths
+
+
+def _self_signed(key: ec.EllipticCurvePrivateKey, names: Sequence[str]) -> x509.Certificate:
+    now, public = datetime.now(UTC), key.public_key()
+    named = x509.SubjectKeyIdentifier.from_public_key(public).digest.hex()  # its own: those of several lie in one file
+    own = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"Hansa decryptor {named[:16]}")])
+    usage = dict.fromkeys(
+        ("content_commitment", "key_encipherment", "data_encipherment", "key_agreement", "crl_sign", "encipher_only",
+         "decipher_only"), False,
+    )  # fmt: skip
+    return (
+        x509.CertificateBuilder()
+        .subject_name(own)
+        .issuer_name(own)
+        .public_key(public)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - _BEHIND)
+        .not_valid_after(now + timedelta(days=_DAYS))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(x509.KeyUsage(digital_signature=True, key_cert_sign=True, **usage), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(public), critical=False)
+        .add_extension(x509.SubjectAlternativeName([*map(_alternative, names)]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+
+
+def _alternative(name: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(name))
+    except ValueError:
+        return x509.DNSName(name)
+
+
+def _private_pem(key: Ed25519PrivateKey | ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def _write(path: Path, content: bytes, mode: int) -> None:
+    """Write a file that is there whole or not at all, and never readable for others before its mode is set."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.unlink(missing_ok=True)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fchmod(file.fileno(), mode)
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def unusable(folder: Path, found: str) -> HansaError:
+    """Return the error of a folder that a decryptor cannot use."""
+    return HansaError(
+        "HANSA-DECRYPTOR-FOLDER",
+        rule="A decryptor keeps its key and what it has answered in a folder of its own.",
+        found=f"{folder}: {found}",
+        action="Mend it; never start again from an older copy, for what was answered since would be answered twice.",
+    )

@@ -1,0 +1,141 @@
+"""Asking decryptors beside everything else: that they stand ready, whose reports they can open, and for their sums."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from hansa.core.errors import HansaError, RefusedError
+from hansa.core.secure_aggregation import Decryptor
+from hansa.server.decryptor_calls import DecryptorCalls
+from hansa.server.held_sums import Held, HeldRound
+from hansa.server.secure_tasks import Prepared
+from hansa.wire.signatures import Signs
+
+if TYPE_CHECKING:
+    from hansa.server.secure_sums import SecureSums
+
+_LOG: Final = structlog.get_logger("hansa.decryptors")
+_AGAIN: Final = 1.0
+"""Seconds until a decryptor that could not be reached is asked again."""
+_BESIDE: Final = 64 * 1024
+"""Bytes of an answer beside its vector, at most."""
+
+
+@dataclass(frozen=True)
+class Decrypting:
+    """Asks decryptors for a server's sums. Whatever they answer is in the store before more is asked."""
+
+    sums: SecureSums
+    signer: Signs
+    tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+    def go_on(self, round_: HeldRound) -> None:
+        """Ask for each sum what is to be asked now, unless that is being done."""
+        for held in round_.sums:
+            if held.needs_decryptors and (held.calling is None or held.calling.done()):
+                held.calling = asyncio.create_task(self._ask(round_, held))
+                self.tasks.add(held.calling)
+                held.calling.add_done_callback(self.tasks.discard)
+
+    def stop(self) -> None:
+        """Ask nothing more."""
+        for task in tuple(self.tasks):
+            task.cancel()
+
+    async def _ask(self, round_: HeldRound, held: Held) -> None:
+        """Go on with one sum until it needs no decryptor, or one cannot be reached."""
+        try:
+            while held.needs_decryptors and self._is_current(round_):
+                await self._once(round_, held)
+        except RefusedError as error:
+            await self._refused(round_, held, error)
+        except HansaError as error:
+            held.trouble = f"{error.found} [{error.code}]"
+            _LOG.warning("decryptor not reached", run=round_.round.id.run, code=error.code, what=error.found)
+            await asyncio.sleep(_AGAIN)
+        except Exception as error:  # noqa: BLE001 - read anew from the store, and asked again
+            _LOG.error("decryptors not asked", run=round_.round.id.run, error=type(error).__name__)
+            await asyncio.sleep(_AGAIN)
+            self.sums.drop(round_.round.id)
+        finally:
+            self.sums.board.changed.set()
+
+    async def _once(self, round_: HeldRound, held: Held) -> None:
+        if held.phase == "PREPARE":
+            await self._prepare(round_, held)
+        elif held.phase == "EXCLUDE":
+            await self._exclude(round_, held)
+        else:
+            phase, asks = held.phase, dict(held.asks)
+            done = await asyncio.gather(
+                *(self._exchange(round_, held, place, message) for place, message in asks.items()),
+                return_exceptions=True,
+            )
+            for each in sorted((each for each in done if each), key=lambda each: not isinstance(each, RefusedError)):
+                if isinstance(each, BaseException):
+                    raise each
+            if held.phase == phase and self._is_current(round_) and not asks:
+                raise LookupError("nothing is to be asked, and answers are missing")
+
+    async def _prepare(self, round_: HeldRound, held: Held) -> None:
+        sums, calls, decryptors = self.sums, self._calls(), _decryptors(round_)
+        keys = await calls.keys(decryptors)
+        identities = await sums.identities(round_, held)
+        convention = sums.convention(round_.context, round_.round, identities, Prepared(keys))
+        signatures = await calls.ready(decryptors, convention.task, convention.registration)
+        async with sums.lock(round_.round.id):
+            if self._is_current(round_) and held.phase == "PREPARE":
+                await sums.begin(round_, held, Prepared(keys, signatures), sums.clock.now())
+
+    async def _exchange(self, round_: HeldRound, held: Held, place: int, message: bytes) -> None:
+        sums = self.sums
+        if held.server is None or place not in held.server.waits_for:
+            return
+        most = held.server.task.ring.nbytes + held.server.task.roster_size + _BESIDE
+        answer = await self._calls().exchange(_decryptors(round_)[place], message, most)
+        async with sums.lock(round_.round.id):
+            if self._is_current(round_) and held.asks.get(place) == message:
+                step = await sums.moved(round_, held.server.on_message, answer)
+                await sums.apply(round_, held, step, sums.clock.now())
+
+    async def _exclude(self, round_: HeldRound, held: Held) -> None:
+        """Take out of a sum what a decryptor cannot open."""
+        sums, key = self.sums, round_.round.id
+        async with sums.store.reading() as rows:
+            reports = await rows.reports.of(key)
+        async with sums.lock(key):
+            for report in reports:
+                of, client = round_.of(report.position)
+                if of is not held or held.server is None or client not in held.server.waits_for:
+                    continue
+                if held.phase == "EXCLUDE" and self._is_current(round_):
+                    step = await sums.moved(round_, held.server.on_message, await sums.vector(round_, report))
+                    await sums.apply(round_, held, step, sums.clock.now())
+
+    async def _refused(self, round_: HeldRound, held: Held, error: RefusedError) -> None:
+        """Give up a sum that a decryptor does not help with: asking again would change nothing."""
+        sums, now = self.sums, self.sums.clock.now()
+        _LOG.warning("decryptor refused", run=round_.round.id.run, code=error.code, what=error.found)
+        async with sums.lock(round_.round.id):
+            if not self._is_current(round_) or held.over:
+                return
+            if held.server is None:
+                await sums.give_up(round_, held, now)
+            else:
+                await sums.apply(round_, held, await sums.moved(round_, held.server.on_deadline), now)
+            held.trouble = f"{error.found} [{error.code}]"
+
+    def _is_current(self, round_: HeldRound) -> bool:
+        return self.sums.held.get(round_.round.id) is round_
+
+    def _calls(self) -> DecryptorCalls:
+        return DecryptorCalls(self.signer, self.sums.clock, self.sums.decryptor_ca)
+
+
+def _decryptors(round_: HeldRound) -> tuple[Decryptor, ...]:
+    section = round_.context.plan.secure_aggregation
+    return () if section is None else section.decryptors

@@ -1,0 +1,166 @@
+"""Four hospitals, a server and two decryptors as processes over TLS: what they learn, survive and keep.
+
+Clients round by coins of their own, so test code within the agents' processes takes those of the seed: then the model
+is the simulation's, bit for bit, whoever is killed.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from os import environ
+from typing import NamedTuple
+
+import pytest
+from tests.system.test_secure_bytes import HOOKS, SECURE, files, given, hits, needles
+
+import hansa
+from hansa.algorithms.plan import Plan
+from hansa.simulation.preparation import prepare
+from hansa.testing.decryptors import hospitals_with_decryptors, start
+from hansa.testing.hospitals import finished, model_of, small_plan, submit
+from hansa.wire.models import sha256
+
+OPERATORS = ("north", "south")
+SEEDED = """
+import hansa.core.streams as streams
+
+of = streams.Streams.of
+
+def seeded(self, purpose, round_number=0):
+    if purpose == "rounding":
+        return streams.Stream(streams._key(self.seed, purpose, round_number))
+    return of(self, purpose, round_number)
+
+streams.Streams.of = seeded
+"""
+HEARD = """
+import hansa.decryptor.service as service
+
+exchange = service.DecryptorService.exchange
+
+def heard(self, server, message):
+    answer = exchange(self, server, message)
+    for name, content in (("asked", message), ("answered", answer)):
+        (folder / f"{name}-{uuid.uuid4().hex}").write_bytes(content)
+    return answer
+
+service.DecryptorService.exchange = heard
+"""
+DECRYPTOR_POINTS = (
+    "decryptor.key-made", "decryptor.task-written", "decryptor.batch-written", "decryptor.summed",
+    "decryptor.answer-written",
+)  # fmt: skip
+SERVER_POINTS = (
+    "coordinator.round.opened", "sums.record-made:2", "sums.record-written:2", "coordinator.round.freezing",
+    "sums.record-made:5", "sums.record-written:5", "coordinator.round.closed",
+)  # fmt: skip
+
+
+class Kept(NamedTuple):
+    contributions: list
+    found: dict
+    sealed: dict
+    heard: dict
+    plan: Plan
+    model: str
+
+
+def one_shot(decryptors, **more):
+    section = {"protocol": "oneshot-seeds", "decryptors": decryptors.of_a_plan, "phase_deadline": 30.0, **SECURE}
+    return small_plan(**{
+        "name": "one-shot", "rounds": 1, "secure_aggregation": section,
+        "evaluation": {"every": 1, "metrics": ["auc"], "baselines": []}, **more,
+    })  # fmt: skip
+
+
+def hooks(folder, code):
+    """Return the environment of processes that run some code as they start."""
+    place = folder / f"hooks-{len(code)}"
+    place.mkdir()
+    (place / "sitecustomize.py").write_text(code)
+    return {"PYTHONPATH": ":".join(filter(None, [str(place), environ.get("PYTHONPATH", "")]))}
+
+
+def simulated(plan, folder):
+    hansa.run(plan, out=folder, executor="serial")
+    return sha256((folder / "model.safetensors").read_bytes())
+
+
+@pytest.mark.slow
+def test_killed_wherever_it_may_be_a_server_or_a_decryptor_the_model_is_the_simulations(tmp_path):
+    with hospitals_with_decryptors(tmp_path, OPERATORS) as (federation, decryptors):
+        local, plan = federation.local, one_shot(decryptors, rounds=5)
+        start(federation, decryptors, agents=hooks(tmp_path, SEEDED))
+        with federation.calls() as calls:
+            run = submit(calls, plan)
+        launch = {"north": partial(decryptors.launch, local, "north"), "server": partial(local.launch_server, "server")}
+        left = {"north": [*DECRYPTOR_POINTS, None], "server": [*SERVER_POINTS, None]}
+        for name in left:
+            local.kill(name)
+        until = time.monotonic() + 300
+        while any(left.values()):
+            assert time.monotonic() < until, (left, local.log("server")[-3000:], local.log("north")[-3000:])
+            for name, points in left.items():
+                if points and not local.is_running(name):
+                    point = points.pop(0)
+                    launch[name]({} if point is None else {"HANSA_KILL_AT": point})
+            time.sleep(0.02)
+        local.wait_until_ready()
+        with federation.calls() as calls:
+            found = finished(calls, run, seconds=120)
+            model = model_of(calls, prepare(plan), found)
+            rounds = calls.get(f"/runs/{run}/rounds", limit=1000)["rounds"]
+    assert [each["state"] for each in rounds if each["kind"] == "training"].count("closed") == 5
+    assert model == simulated(plan, tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """What was given, what each party kept, sealed, was asked and answered; and the model, of the plan, that came."""
+    folder = tmp_path_factory.mktemp("bytes")
+    dumps = {name: folder / f"dump-{name}" for name in ("server", "agents", *OPERATORS)}
+    environments = {}
+    for name, dump in dumps.items():
+        dump.mkdir()
+        (folder / f"own-{name}").mkdir()
+        code = HOOKS + (HEARD if name in OPERATORS else SEEDED if name == "agents" else "")
+        environments[name] = {**hooks(folder / f"own-{name}", code), "HANSA_TEST_DUMP": str(dump)}
+    with hospitals_with_decryptors(folder / "federation", OPERATORS) as (federation, decryptors):
+        start(federation, decryptors, **environments)
+        with federation.calls() as calls:
+            plan = one_shot(decryptors)
+            run = finished(calls, submit(calls, plan), seconds=60)
+            model = model_of(calls, prepare(plan), run)
+        local = federation.local
+        found = {"server": files(local.folder / "server")}
+        found |= {each: files(decryptors.place(each)) for each in OPERATORS}
+        for name, corpus in found.items():
+            corpus["log"] = local.log(name).encode()
+    sealed = {each.name: each.read_bytes() for each in dumps["server"].glob("sealed-*")}
+    heard = {name: {each.name: each.read_bytes() for each in dumps[name].iterdir()} for name in OPERATORS}
+    return Kept(given(dumps["agents"]), found, sealed, heard, plan, model)
+
+
+def test_the_model_is_that_of_the_simulation_bit_for_bit(kept, tmp_path):
+    assert kept.model == simulated(kept.plan, tmp_path / "run")
+
+
+def test_nothing_of_a_hospital_is_kept_or_sealed_by_the_server_or_known_to_a_decryptor(kept):
+    contributions, found, sealed, heard = kept[:4]
+    assert [str(each["kind"]) for each in contributions].count("training") == 4
+    assert all(needles(each) for each in contributions)
+    assert len(sealed) > 8, "masked vectors, and the machines' records"
+    for name in OPERATORS:
+        assert any("sqlite" in each for each in found[name])
+        assert sum(each.startswith("asked") for each in heard[name]) >= 4, "a batch and a request of each round"
+        assert set(hits(contributions, found[name] | heard[name])) == set()
+    assert set(hits(contributions, found["server"] | sealed)) == set()
+
+
+def test_what_a_decryptor_is_asked_grows_with_clients_and_holds_no_vector(kept):
+    heard = kept.heard
+    per_client = 32 + 4 + 32 + 2 * 80 + 64
+    for name in OPERATORS:
+        asked = [len(content) for each, content in heard[name].items() if each.startswith("asked")]
+        assert max(asked) < 4 * per_client + 100
