@@ -24,7 +24,7 @@ def example_privacy_of(trainer: Any) -> ExamplePrivacy | None:
 
 
 def noised_steps(trainer: Any) -> Found:
-    """The steps are counted before the run, and every one of them is noised."""
+    """Refuse steps that are not counted before the run, or not noised."""
     given = example_privacy_of(trainer)
     if given is None:
         return

@@ -144,7 +144,7 @@ def _without_noise(prepared: Prepared) -> Prepared:
     """Return what trains in the clear: baselines are for comparison, and leave nobody's machine."""
     if example_privacy_of(prepared.plan.trainer) is None:
         return prepared
-    trainer = replace(prepared.plan.trainer, example_privacy=None)  # type: ignore[type-var, call-arg]  # as above
+    trainer = replace(prepared.plan.trainer, example_privacy=None)  # type: ignore[type-var]  # as above
     return replace(prepared, plan=replace(prepared.plan, trainer=trainer))
 
 

@@ -223,9 +223,7 @@ def near(network: Network, gradients: Tensor, wanted_ones: Tensor) -> bool:
     )
 
 
-def alone(
-    network: Network, loss: str, signature: Signature, values: Tensor, examples: tuple[Tensor, Tensor]
-) -> Tensor:
+def alone(network: Network, loss: str, signature: Signature, values: Tensor, examples: tuple[Tensor, Tensor]) -> Tensor:
     """Return the gradient of one client's mean loss, as the loop takes it: float32 [size]."""
     network.load(values)
     (group,) = network.groups

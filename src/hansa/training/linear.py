@@ -118,7 +118,7 @@ def _sources(linear: LinearModel, branch: Branch, context: ClientContext) -> Ite
             parameters = views_of(branch, values[None])
             for row, position in enumerate(positions.tolist()):
                 one, into = x[:, position : position + 1], views_of(branch, found[row : row + 1])
-                program.gradients(parameters, into, one, y[:, position : position + 1], share, scale=1.0)
+                program.gradients(parameters, into, one, y[:, position : position + 1], share, scale=1.0, draws=None)
             return found
 
         yield gradients

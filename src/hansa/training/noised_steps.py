@@ -24,7 +24,7 @@ from hansa.training.local import LocalWork, Outcome, bend, hook_states
 LIMIT: Final = 2**20
 """The clip norm in whole numbers."""
 _MARGIN: Final = 1 - 2.0**-20
-"""What is left of the clip norm, so that rounding of a norm in double precision does not pass it: up to 2^32 entries."""
+"""What is left of the clip norm, so that rounding in double precision does not pass it, for up to 2^31 entries."""
 _MOST_ROWS: Final = 32
 _MOST_ENTRIES: Final = 2**22
 

@@ -63,7 +63,7 @@ def sources(network: Network, loss: str, clients: ClientBatch) -> Iterator[Gradi
 class _Client:
     """Gradients of one client's examples."""
 
-    def __init__(self, network: Network, hooks: Any, loss: str, x: Tensor, y: Tensor) -> None:  # noqa: PLR0913, PLR0917 - a client and its model
+    def __init__(self, network: Network, hooks: Any, loss: str, x: Tensor, y: Tensor) -> None:
         self._network, self._hooks, self._loss, self._x, self._y = network, hooks, loss, x, y
         (self._group,) = network.groups
         self._rows = rows_at_once(network.branch.size)
@@ -106,6 +106,9 @@ def _hooked(network: Network) -> Iterator[Any]:
         yield hooks
     finally:
         hooks.cleanup()
+        for module in network.module.modules():
+            for left in ("activations", "max_batch_len"):  # of a step that did not come to its end
+                vars(module).pop(left, None)
         network.release_gradients()
 
 
