@@ -94,7 +94,7 @@ def test_sound_plans_build(change):
         (examples(epsilon=None), "trainer.example_privacy", "give epsilon"),
         (examples(max_participations=5), "trainer.example_privacy.max_participations", "asks one client 6 times"),
         (examples(noise_multiplier=0.5), "trainer.example_privacy.noise_multiplier", "more than epsilon 4"),
-        (examples(epsilon=1e-9), "trainer.example_privacy.epsilon", "HANSA-PRIVACY-UNREACHABLE"),
+        (examples(epsilon=1e-6, delta=1e-300), "trainer.example_privacy.epsilon", "HANSA-PRIVACY-UNREACHABLE"),
     ],
 )  # fmt: skip
 def test_unsound_plans_are_refused_with_advice(change, path, said):

@@ -170,12 +170,12 @@ def _pair(network: Network, loss: str, signature: Signature, values: Tensor) -> 
     x, y = trial_examples(network, signature, 2 * count)
     x, y = x.view(2, count, *x.shape[1:]), y.view(2, count)
     both = torch.stack([values, values.roll(1) * _SHARE + values * (1 - _SHARE)])
-    alone = torch.stack(
+    each = torch.stack(
         [alone(network, loss, signature, both[i], (x[i, :size], y[i, :size])) for i, size in enumerate(_SIZES)]
     )
     x[1, -1], y[1, -1] = x[1, 0], y[1, 0]
     shares = torch.tensor([[1 / count if place < size else 0 for place in range(count)] for size in _SIZES])
-    return _Pair(both, x, y, (shares / shares.sum(dim=1, keepdim=True)).to(x.device), alone)
+    return _Pair(both, x, y, (shares / shares.sum(dim=1, keepdim=True)).to(x.device), each)
 
 
 def _no_stack(network: Network, loss: str, pair: _Pair) -> str:
