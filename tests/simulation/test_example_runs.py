@@ -1,4 +1,4 @@
-"""Runs that protect single examples: one model whatever computes it, that replays and learns, told apart from clients."""
+"""Runs that protect single examples: one model whatever computes it, that replays, learns, and is told apart."""
 
 from __future__ import annotations
 
