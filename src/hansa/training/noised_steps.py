@@ -26,7 +26,7 @@ LIMIT: Final = 2**20
 _MARGIN: Final = 1 - 2.0**-20
 """What is left of the clip norm, so that rounding in double precision does not pass it, for up to 2^31 entries."""
 _MOST_ROWS: Final = 32
-_MOST_ENTRIES: Final = 2**22
+_MOST_ENTRIES: Final = 2**20
 
 NOISED: Final = ("none", "the steps of each client are noised, one client after another")
 """How clients train together, and why."""
