@@ -148,12 +148,16 @@ def _field_at(path: str) -> Field:
 def piece_page(family: str) -> str:
     """Return the page of a family's pieces."""
     title, sentence = FAMILIES[family]
+    tables: dict[str, type] = {}
     parts = [f"({_label(family)})=\n# {title}\n", f"{sentence}\n"]
     if family != "partition":
         parts.append('A `kind` with a colon, `"package.module:Class"`, names a piece of your own.\n')
     for kind in PIECES[family]:
         piece = resolve(family, kind)
         parts += [f"## `{kind}`\n", _docstring(piece), settings_table(piece, "") or "It has no settings.\n"]
+        tables |= dict(_subsections("", piece))
+    for path, section in tables.items():
+        parts += [f"## `{path}`\n", _docstring(section), settings_table(section, path)]
     return "\n".join(parts)
 
 

@@ -154,7 +154,7 @@ def test_a_federation_and_a_simulation_share_public_numbers(purpose):
 
 
 def test_what_protects_people_or_decides_who_takes_part_is_secret():
-    assert {"cohort", "noise", "rounding"} == set(SECRET)
+    assert {"cohort", "noise", "rounding", "example-sampling", "example-noise"} == set(SECRET)
 
 
 def test_the_numbers_of_a_seed_do_not_change_between_versions():

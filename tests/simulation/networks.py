@@ -52,3 +52,11 @@ def batch_normed() -> nn.Module:
 def talkative() -> nn.Module:
     print("a model that talks", torch.__version__)  # noqa: T201 - it is what this module is for
     return dense()
+
+
+def digits() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+
+
+def tokens() -> nn.Module:
+    return nn.Sequential(nn.Embedding(7, 4), nn.LayerNorm(4), nn.Flatten(), nn.Linear(20, 3))

@@ -13,6 +13,7 @@ from annotated_types import Ge, Le, MinLen
 
 from hansa.algorithms import secure_checks, soundness
 from hansa.algorithms.aggregators import Mean
+from hansa.algorithms.example_checks import example_privacy_of
 from hansa.algorithms.recipes import essential_problems
 from hansa.algorithms.samplers import Full
 from hansa.algorithms.schedule import Sync
@@ -85,6 +86,8 @@ class Plan:
             object.__setattr__(self, name, section)
         if self.privacy is not None:
             object.__setattr__(self, "privacy", resolve("calibration", "privacy")(self))
+        if example_privacy_of(self.trainer) is not None:
+            object.__setattr__(self, "trainer", resolve("calibration", "examples")(self))
 
 
 def _with_checked_names(init: Callable[..., None]) -> Callable[..., None]:

@@ -18,6 +18,7 @@ from typing import Any, Final
 import numpy as np
 
 from hansa.algorithms.adaptive_clip import next_clip_norm
+from hansa.algorithms.example_checks import example_privacy_of
 from hansa.algorithms.fixed_point import encode
 from hansa.algorithms.plan import Plan
 from hansa.algorithms.private_sums import protected, withheld
@@ -263,10 +264,11 @@ def _slot(branch: Branch) -> str:
 def _report(plan: Plan, state: ServerState, aggregate: Aggregate, update: Array) -> RoundReport:
     params = state.layout.slices["params"]
     finite = aggregate.count - int(aggregate.lane(NON_FINITE.name)) if plan.privacy is None else 0
+    told = finite and example_privacy_of(plan.trainer) is None
     return RoundReport(
         round=state.round,
         count=aggregate.count,
-        train_loss=aggregate.lane(TRAIN_LOSS.name) / finite if finite else None,
+        train_loss=aggregate.lane(TRAIN_LOSS.name) / finite if told else None,
         update_norm=_norm(update[params]),
         model_norm=_norm(state.model[params]),
         non_finite=0 if plan.privacy is not None else aggregate.count - finite,

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
 from typing import Any, Final
 
-from hansa.algorithms import privacy_checks, schedule_checks, secure_checks
+from hansa.algorithms import example_checks, privacy_checks, schedule_checks, secure_checks
 from hansa.algorithms.travelling import travelling_branches
 from hansa.core.errors import Problem
 from hansa.core.layout import Branch, Layout, Parameter
@@ -248,6 +248,7 @@ CHECKS: Final[tuple[Callable[..., Found], ...]] = (
     noise_over_a_fixed_divisor,
     rules_over_rows,
     *privacy_checks.CHECKS,
+    *example_checks.CHECKS,
     hooks,
     normalised_steps,
     *schedule_checks.CHECKS,

@@ -26,6 +26,7 @@ from hansa.cli.promises import (
 )
 from hansa.core.schema import to_mapping
 from hansa.reporting.disclosure import IN_THE_CLEAR, SUM_ONLY
+from hansa.reporting.example_sentences import told_examples
 from hansa.reporting.privacy_sentences import told
 from hansa.simulation.preparation import Prepared, prepare
 from hansa.wire.plans import read_plan
@@ -75,10 +76,13 @@ def _show(console: Console, prepared: Prepared, cost: Costs) -> None:
 def _private(prepared: Prepared) -> dict[str, Any]:
     """Return what differential privacy the plan promises."""
     numbers = told(prepared.plan, training_code(prepared.plan, prepared.first.layout))
-    if numbers is None:
+    examples = told_examples(prepared.plan)
+    if numbers is None and examples is None:
         return {"privacy_unit": NO_UNIT, "epsilon": NO_EPSILON}
+    of = numbers or examples or {}
+    more = {name: told for name, told in (("privacy", numbers), ("example_privacy", examples)) if told is not None}
     said = [text for _, text in privacy_promises(prepared.plan, prepared.first.layout)]
-    return {"privacy_unit": numbers["unit"], "epsilon": numbers["epsilon_charged"], "privacy": numbers, "said": said}
+    return {"privacy_unit": of["unit"], "epsilon": of["epsilon_charged"], **more, "said": said}
 
 
 def _secure(prepared: Prepared) -> dict[str, Any]:

@@ -131,16 +131,18 @@ def explain(
 ) -> None:
     """Say what a plan protects, against whom, for which unit and at what cost. No data are read."""
     from hansa.reporting.disclosure import server_sees  # noqa: PLC0415 - only where a command needs it
+    from hansa.reporting.example_sentences import example_sentences, told_examples  # noqa: PLC0415 - as below
     from hansa.reporting.privacy_sentences import NOT_PRIVATE, sentences, told  # noqa: PLC0415 - as above
 
     read = read_plan(plan, overrides=settings or [])
-    said = sentences(read) or NOT_PRIVATE
+    said = [*sentences(read), *example_sentences(read)] or NOT_PRIVATE
     seen = server_sees(to_mapping(read), metrics=(), on_clients=read.evaluation.federated)
     pairs = [*said, *(("the server sees" if phrase == seen[0] else "", phrase) for phrase in seen)]
     console = screen()
     facts(console, [(about, text) for about, text in pairs])
     if as_json:
-        print_json({"name": read.name, "privacy": told(read), "server_sees": list(seen), "said": [t for _, t in said]})
+        numbers = {"privacy": told(read), "example_privacy": told_examples(read)}
+        print_json({"name": read.name, **numbers, "server_sees": list(seen), "said": [t for _, t in said]})
 
 
 def _least_noise(

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from threadpoolctl import threadpool_limits
 
+from hansa.algorithms.example_checks import example_privacy_of
 from hansa.algorithms.plan import Plan
 from hansa.algorithms.schedule import picking
 from hansa.algorithms.secure_sums import training_code
@@ -20,7 +21,7 @@ from hansa.core.registry import kind_of
 from hansa.core.schema import to_mapping, to_plain
 from hansa.core.sections import Data
 from hansa.data.sources import Source, find
-from hansa.reporting import privacy_sentences
+from hansa.reporting import example_sentences, privacy_sentences
 from hansa.reporting.disclosure import server_sees
 from hansa.reporting.figures import bytes_text, count_text, plural, seconds_text
 from hansa.reporting.secure_sentences import sentences
@@ -36,6 +37,7 @@ from hansa.simulation.timeline import timeline_of
 _MEASURED: Final = 1000
 """Most clients on which an evaluation is tried out."""
 NO_UNIT: Final = "none"
+NO_CLIENT: Final = "a client as a whole: none, nothing bounds what tells about it; single examples: see below"
 NO_EPSILON: Final = "none: this plan makes no differential privacy claim"
 
 
@@ -57,9 +59,13 @@ def promises(prepared: Prepared) -> list[tuple[str, str]]:
 
 def privacy_promises(plan: Plan, layout: Layout) -> list[tuple[str, str]]:
     """Return what differential privacy a plan promises, or that it promises none."""
+    examples = [(about, text) for about, text in example_sentences.example_sentences(plan)]
+    if plan.privacy is None and examples:
+        return [("privacy unit", NO_CLIENT), *examples]
     if plan.privacy is None:
         return [("privacy unit", NO_UNIT), ("epsilon", NO_EPSILON)]
-    return [(about, text) for about, text in privacy_sentences.sentences(plan, training_code(plan, layout))]
+    clients = [(about, text) for about, text in privacy_sentences.sentences(plan, training_code(plan, layout))]
+    return [*clients, *examples]
 
 
 def secure_promises(prepared: Prepared) -> list[tuple[str, str]]:
@@ -83,6 +89,8 @@ def _simulated(plan: Plan) -> str:
         text += "; the clients are made up: their examples are dealt from one pool"
     if plan.privacy is not None:
         text += f"; its epsilon is {privacy_sentences.HYPOTHETICAL}"
+    if example_privacy_of(plan.trainer) is not None:
+        text += f"; the epsilon of single examples is {example_sentences.SIMULATED}"
     if plan.secure_aggregation is not None:
         text += f"; secure sums are {MEANING[plan.secure_aggregation.mode]}"
     return text + "."

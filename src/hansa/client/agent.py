@@ -15,6 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
+from hansa.client.example_count import count_training
 from hansa.client.machine import Machine, obstacles
 from hansa.client.participations import Participations
 from hansa.client.policy import Asked, Policy, objections, refused
@@ -343,6 +344,7 @@ class Agent:
         reasons += self._too_many_bytes(assigned.model_size) + self._participations.objections(job, assignment)
         if reasons:
             raise refused(reasons)
+        count_training(self.state, assignment, job.plan)
         model = self._workshop.model(assigned, self._transport)
         answer = self._workshop.answer(assigned, assignment, job, model)
         reached("client.trained")

@@ -37,7 +37,7 @@ Kind = Literal["statistics", "training", "evaluation"]
 Rows = Mapping[str, Array]
 """What a client keeps between rounds: name -> [...], without the axis of clients."""
 
-_OWN: Final = frozenset({"rounding", "noise"})
+_OWN: Final = frozenset({"rounding", "noise", "example-sampling", "example-noise"})
 """Secret purposes whose numbers a client draws itself."""
 _SIMULATED_ONLY: Final = ("data", "devices")
 """Sections of a plan that a federation ignores: they are no part of what a site approves."""

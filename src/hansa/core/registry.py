@@ -109,6 +109,7 @@ ABOVE: Final[dict[str, dict[str, str]]] = {
     },
     "calibration": {
         "privacy": "hansa.privacy.planned:calibrated",
+        "examples": "hansa.privacy.examples:calibrated_examples",
     },
     "noise": {
         "discrete-gaussian": "hansa.privacy.noise:discrete_gaussian",

@@ -36,6 +36,8 @@ PURPOSES: Final[dict[str, Literal["public", "secret"]]] = {
     "examples": "public",
     "cohort": "secret",
     "rounding": "secret",
+    "example-sampling": "secret",
+    "example-noise": "secret",
     "noise": "secret",
 }
 """What numbers are drawn for. A secret purpose is served from the seed in simulations only."""

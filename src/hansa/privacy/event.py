@@ -7,6 +7,7 @@ Replacing one moves it by twice that, which every event here accounts for itself
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import dataclass
 from functools import lru_cache
@@ -244,6 +245,7 @@ def _dp_accounting() -> Any:
     require_extra()
     import dp_accounting  # noqa: PLC0415 - an extra, and a second of importing
 
+    logging.getLogger("absl").setLevel(logging.ERROR)  # it warns of each order whose series does not converge: unused
     return dp_accounting
 
 

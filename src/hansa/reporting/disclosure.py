@@ -23,6 +23,8 @@ SUM: Final = (
 CLIPPED: Final = f"{IN_THE_CLEAR}, clipped and rounded, without weight or loss, and before the noise"
 NOISELESS: Final = f"{SUM_ONLY}, clipped and rounded, before the noise; no weight, loss or other statistic"
 NOISED: Final = f"{SUM_ONLY}, clipped and rounded, with the noise of its clients; no weight, loss or other statistic"
+NOISED_STEPS: Final = f"{IN_THE_CLEAR}, with the noise of its client's steps; no loss, and no number of examples"
+SUM_OF_NOISED_STEPS: Final = f"{SUM_ONLY}, with the noise of each client's steps; no loss, and no number of examples"
 GROUPED: Final = "that sum for each group of a cohort"
 SUMMED_SCALING: Final = (
     "before round 1: the sum over all clients of counts, sums and sums of squares of every numeric column"
@@ -43,6 +45,8 @@ def is_secure(plan: Mapping[str, Any]) -> bool:
 def _updates(plan: Mapping[str, Any], *, secure: bool) -> str:
     """Return what a server sees of the updates."""
     if not isinstance(plan.get("privacy"), Mapping):
+        if isinstance(nested(plan, "trainer", "example_privacy"), Mapping):
+            return SUM_OF_NOISED_STEPS if secure else NOISED_STEPS
         return SUM if secure else UPDATES
     if not secure:
         return CLIPPED

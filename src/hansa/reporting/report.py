@@ -301,6 +301,19 @@ def _guarantee(run: Figures) -> str | None:
     )
 
 
+def _of_examples(run: Figures) -> str | None:
+    """Return what the privacy of single examples is worth, in a sentence; None without any."""
+    told = nested(run.summary, "example_privacy")
+    if not isinstance(told, Mapping):
+        return None
+    return (
+        f"charged epsilon {told['epsilon_charged']:.4g} at delta {told['delta']:g} (reference "
+        f"{told['epsilon_reference']:.4g}, which is not the guarantee), for one {told['unit']}, {told['adjacency']}; "
+        f"noise of {told['noise_multiplier']:g} clip norms in each of {told['steps']:,} steps, by every client itself. "
+        f"{told['meaning']}"
+    )
+
+
 def _privacy(run: Figures) -> dict[str, Any]:
     """Return what the privacy note must know of the plan and the results."""
     places = (run.summary.get("auc_error"), nested(run.summary, "metrics", "auc_error"))
@@ -309,9 +322,11 @@ def _privacy(run: Figures) -> dict[str, Any]:
     errors = [error for place in places if (error := number(place)) is not None]
     return {
         "readable": bool(run.plan),
-        "protected": [name for name in ("secure_aggregation", "privacy") if name in run.plan],
+        "protected": [name for name in ("secure_aggregation", "privacy") if name in run.plan]
+        + ["example_privacy"] * (nested(run.plan, "trainer", "example_privacy") is not None),
         "secure": nested(run.summary, "secure_aggregation", "meaning"),
         "private": _guarantee(run),
+        "examples": _of_examples(run),
         "sees": server_sees(run.plan, metrics=run.metrics, on_clients=on_clients),
         "baselines": any(nested(run.summary, "baselines", key) for key in ("local_only", "centralised")),
         "on_clients": on_clients,

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from hansa.algorithms.example_checks import example_privacy_of
 from hansa.algorithms.rounds import client_start
 from hansa.core.layout import TRAIN_LOSS, Array, Floats, Int64s, Layout
 from hansa.core.nouns import Assignment, ClientBatch, ClientContext, ClientDatasets, Scaling
@@ -71,7 +72,7 @@ def centralised(prepared: Prepared, rounds: int) -> dict[str, Any]:
     """Train on the pooled examples; return its metrics overall, per client, and on central examples."""
     scaling = federated_scaling(prepared)
     pooled = ClientBatch(np.zeros(1, dtype=np.int64), Pooled(prepared.data.train), prepared.data.signature, scaling)
-    values, states = _train_alone(_with_steps_of_all(prepared), pooled, rounds)
+    values, states = _train_alone(_with_steps_of_all(_without_noise(prepared)), pooled, rounds)
     overall, rows, here = _measured(prepared, values[0], scaling, states, FIRST)
     return {"rounds": rounds, "overall": overall, "per_client": rows, "central": here}
 
@@ -110,7 +111,7 @@ def local_only(prepared: Prepared, rounds: int) -> dict[str, Any]:
 
 def _train_alone(prepared: Prepared, clients: ClientBatch, rounds: int) -> tuple[Floats, dict[str, Array]]:
     """Train clients without a federation: each goes on from its own last model. Returns [n, d], last states."""
-    prepared = _without_hooks(prepared)
+    prepared = _without_noise(_without_hooks(prepared))
     plan, layout = prepared.plan, _plain_layout(prepared)
     values = np.repeat(prepared.first.model[None, : layout.size], len(clients), axis=0)
     first = client_start(plan, layout, prepared.data.signature)
@@ -137,6 +138,14 @@ def _without_hooks(prepared: Prepared) -> Prepared:
     trainer = replace(prepared.plan.trainer, hooks=())  # type: ignore[type-var]  # every piece is a dataclass
     server = replace(prepared.plan.server_optimizer, **branches)  # type: ignore[type-var]  # as above
     return replace(prepared, plan=replace(prepared.plan, trainer=trainer, server_optimizer=server, transforms=()))
+
+
+def _without_noise(prepared: Prepared) -> Prepared:
+    """Return what trains in the clear: baselines are for comparison, and leave nobody's machine."""
+    if example_privacy_of(prepared.plan.trainer) is None:
+        return prepared
+    trainer = replace(prepared.plan.trainer, example_privacy=None)  # type: ignore[type-var]  # as above
+    return replace(prepared, plan=replace(prepared.plan, trainer=trainer))
 
 
 def _measured(

@@ -9,6 +9,8 @@ from typing import Any, Final
 
 import numpy as np
 
+from hansa.algorithms.example_checks import example_privacy_of
+from hansa.algorithms.plan import Plan
 from hansa.algorithms.secure_sums import training_code
 from hansa.core.nouns import ServerState
 from hansa.reporting.run_folder import RunFolder
@@ -56,6 +58,7 @@ def summarise(
         "simulated": simulated(prepared, rounds),
         "secure_aggregation": secure,
         "privacy": private,
+        "example_privacy": _examples(prepared.plan),
         "notes": [*prepared.notes, *cut_notes(secure)],
         "data": describe_data(prepared),
     }
@@ -68,6 +71,15 @@ def _private(prepared: Prepared) -> dict[str, Any] | None:
     from hansa.reporting.privacy_sentences import HYPOTHETICAL, told  # noqa: PLC0415 - cryptography, where it is used
 
     return {**(told(prepared.plan, training_code(prepared.plan, prepared.first.layout)) or {}), "meaning": HYPOTHETICAL}
+
+
+def _examples(plan: Plan) -> dict[str, Any] | None:
+    """Return what the run costs every single example; None where nothing protects them."""
+    if example_privacy_of(plan.trainer) is None:
+        return None
+    from hansa.reporting.example_sentences import SIMULATED, told_examples  # noqa: PLC0415 - as above
+
+    return {**(told_examples(plan) or {}), "meaning": SIMULATED}
 
 
 def describe_data(prepared: Prepared) -> dict[str, Any]:

@@ -50,12 +50,12 @@ def batching_of(network: Network, loss: str, signature: Signature) -> Batching:
     found = _FOUND.setdefault(network.identity, {})
     if loss not in found:
         other = _other_randomness(network, signature)
-        reason = _refusal(network) or other
+        reason = refusal(network) or other
         found[loss] = ("none", reason) if reason else _tried(network, loss, signature)
     return found[loss]
 
 
-def _refusal(network: Network) -> str:
+def refusal(network: Network) -> str:
     """Return what rules a network out before it is run, or nothing."""
     if network.batch_norms:
         return "BatchNorm mixes the examples of a batch, and keeps statistics"
@@ -81,18 +81,23 @@ def _tried(network: Network, loss: str, signature: Signature) -> Batching:
     """Return what trial steps find of a network."""
     with trial(network) as values:
         try:
-            reason = _keeps_state(network, signature, values) or _mixes_examples(network, signature, values)
+            reason = apart(network, signature, values)
             if reason:
                 return "none", reason
             pair = _pair(network, loss, signature, values)
             no_stack = _no_stack(network, loss, pair)
             if not no_stack:
                 return "fused", "it is a stack of layers, and a trial step of two clients equals that of the loop"
-            if _near_alone(network, pair, _stacked(network, loss, signature, pair)):
+            if near(network, _stacked(network, loss, signature, pair), pair.alone):
                 return "vmap", f"{no_stack}; a trial step of two clients under vmap equals that of the loop"
         except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever it raises is why the loop is taken
             return "none", f"a trial step of it raised {named(error)}"
     return "none", "under vmap its gradients differ from those of the loop"
+
+
+def apart(network: Network, signature: Signature, values: Tensor) -> str:
+    """Return how examples reach one another or what a step leaves behind, if they do; within a trial."""
+    return _keeps_state(network, signature, values) or _mixes_examples(network, signature, values)
 
 
 def _outputs(network: Network, signature: Signature, x: Tensor) -> Tensor:
@@ -165,12 +170,12 @@ def _pair(network: Network, loss: str, signature: Signature, values: Tensor) -> 
     x, y = trial_examples(network, signature, 2 * count)
     x, y = x.view(2, count, *x.shape[1:]), y.view(2, count)
     both = torch.stack([values, values.roll(1) * _SHARE + values * (1 - _SHARE)])
-    alone = torch.stack(
-        [_alone(network, loss, signature, both[i], (x[i, :size], y[i, :size])) for i, size in enumerate(_SIZES)]
+    each = torch.stack(
+        [alone(network, loss, signature, both[i], (x[i, :size], y[i, :size])) for i, size in enumerate(_SIZES)]
     )
     x[1, -1], y[1, -1] = x[1, 0], y[1, 0]
     shares = torch.tensor([[1 / count if place < size else 0 for place in range(count)] for size in _SIZES])
-    return _Pair(both, x, y, (shares / shares.sum(dim=1, keepdim=True)).to(x.device), alone)
+    return _Pair(both, x, y, (shares / shares.sum(dim=1, keepdim=True)).to(x.device), each)
 
 
 def _no_stack(network: Network, loss: str, pair: _Pair) -> str:
@@ -189,7 +194,7 @@ def _no_stack(network: Network, loss: str, pair: _Pair) -> str:
         scale=1.0,
         draws=MaskSource(np.full(2, _SEED), 1),
     )
-    agrees = _near_alone(network, pair, torch.from_numpy(gradients))
+    agrees = near(network, torch.from_numpy(gradients), pair.alone)
     return "" if agrees else "as a stack of layers its gradients differ from those of the loop"
 
 
@@ -208,19 +213,17 @@ def _stacked(network: Network, loss: str, signature: Signature, pair: _Pair) -> 
     return gradients
 
 
-def _near_alone(network: Network, pair: _Pair, gradients: Tensor) -> bool:
-    """Return whether gradients [2, size] are those of the loop, parameter by parameter."""
-    floor = float(pair.alone.abs().max()) * _FLOOR
-    wanted, found = (views_of(network.branch, array.numpy()) for array in (pair.alone, gradients))
+def near(network: Network, gradients: Tensor, wanted_ones: Tensor) -> bool:
+    """Return whether gradients [n, size] are those that are wanted, parameter by parameter, up to rounding."""
+    floor = float(wanted_ones.abs().max()) * _FLOOR
+    wanted, found = (views_of(network.branch, array.numpy()) for array in (wanted_ones, gradients))
     return all(
         np.allclose(found[name], array, rtol=0, atol=float(np.abs(array).max(initial=0)) * _TOLERANCE + floor)
         for name, array in wanted.items()
     )
 
 
-def _alone(
-    network: Network, loss: str, signature: Signature, values: Tensor, examples: tuple[Tensor, Tensor]
-) -> Tensor:
+def alone(network: Network, loss: str, signature: Signature, values: Tensor, examples: tuple[Tensor, Tensor]) -> Tensor:
     """Return the gradient of one client's mean loss, as the loop takes it: float32 [size]."""
     network.load(values)
     (group,) = network.groups

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from inspect import isfunction
 from typing import Any, ClassVar, Final, Literal
@@ -9,14 +10,16 @@ from typing import Any, ClassVar, Final, Literal
 import numpy as np
 
 from hansa.core.errors import ModelError
-from hansa.core.layout import Array, Branch, Floats, Layout, Parameter, views_of
+from hansa.core.layout import Array, Branch, Floats, Int64s, Layout, Parameter, views_of
 from hansa.core.nouns import Batch, ClientContext, ClientStates, InitialModel, Signature
 from hansa.core.registry import import_named
 from hansa.core.sections import Model
 from hansa.core.streams import Stream
+from hansa.training import noised_steps
 from hansa.training.fused import Program, train_clients
 from hansa.training.fused_layers import Linear, Shape
 from hansa.training.local import LocalWork, hand_back
+from hansa.training.noised_steps import NOISED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +58,7 @@ class LinearTrainer(LocalWork):
     """
 
     bends_gradients: ClassVar[bool] = True
+    protects_examples: ClassVar[bool] = True
 
     def initial(self, model: Model, signature: Signature, stream: Stream) -> InitialModel:  # noqa: ARG002 - convex: zeros are a fair start
         """Return weights [features, outputs] and intercept [outputs] of zeros."""
@@ -71,7 +75,9 @@ class LinearTrainer(LocalWork):
         return ()
 
     def batching(self, model: Model, signature: Signature) -> tuple[str, str]:  # noqa: ARG002 - the trainer protocol
-        """Return "fused": the gradients are derived by hand."""
+        """Return "fused": the gradients are derived by hand; "none" where steps are noised, client by client."""
+        if self.example_privacy is not None:
+            return NOISED
         return "fused", "a linear model's gradients are batched matrix products"
 
     def client_rows(self, model: Model, signature: Signature) -> dict[str, Array]:  # noqa: ARG002 - the trainer protocol
@@ -79,9 +85,12 @@ class LinearTrainer(LocalWork):
         return {}
 
     def train(self, model: Model, context: ClientContext, states: ClientStates) -> tuple[Batch, dict[str, Array]]:
-        """Train every client at once."""
-        branch = context.layout.branch("params")
-        outcome = train_clients(self, _program(_linear_model(model)), branch, context, states)
+        """Train every client at once; with ``example_privacy`` one after another."""
+        linear, branch = _linear_model(model), context.layout.branch("params")
+        if self.example_privacy is not None:
+            ended = noised_steps.train_clients(self, context, states, _sources(linear, branch, context))
+            return hand_back(self, context, states, ended)
+        outcome = train_clients(self, _program(linear), branch, context, states)
         return hand_back(self, context, states, outcome)
 
     def predict(self, model: Model, signature: Signature, values: Floats, x: Array, states: ClientStates) -> Array:  # noqa: ARG002 - the trainer protocol
@@ -96,6 +105,23 @@ def _program(linear: LinearModel) -> Program:
     """Return a linear model as a stack of one layer."""
     intercept = "intercept" if linear.intercept else None
     return Program((Shape(), Linear("weight", intercept, transposed=True)), linear.loss)
+
+
+def _sources(linear: LinearModel, branch: Branch, context: ClientContext) -> Iterator[noised_steps.Gradients]:
+    """Yield, for every client in order, what gives the gradient of each of its examples, one example at a time."""
+    program, share = _program(linear), np.ones((1, 1), dtype=np.float32)
+    for i in range(len(context.clients)):
+        x, y = context.clients.of(slice(i, i + 1)).everything()
+
+        def gradients(values: Floats, positions: Int64s, x: Array = x, y: Array = y) -> Floats:
+            found = np.zeros((len(positions), branch.size), dtype=np.float32)
+            parameters = views_of(branch, values[None])
+            for row, position in enumerate(positions.tolist()):
+                one, into = x[:, position : position + 1], views_of(branch, found[row : row + 1])
+                program.gradients(parameters, into, one, y[:, position : position + 1], share, scale=1.0, draws=None)
+            return found
+
+        yield gradients
 
 
 def _linear_model(model: Model) -> LinearModel:

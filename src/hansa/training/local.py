@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final, Literal
 import numpy as np
 from annotated_types import Ge, Le
 
+from hansa.core.example_privacy import ExamplePrivacy
 from hansa.core.layout import TRAIN_LOSS, Array, Floats, Int64s
 from hansa.core.nouns import Batch, ClientContext, ClientStates
 from hansa.core.pieces import ClientOptimizer, Hook
@@ -29,6 +30,10 @@ class LocalWork:
     )
     batch_size: Annotated[int | Literal["all"], Doc('examples in a step, or "all"')] = 32
     hooks: Annotated[tuple[Hook, ...], Family("hook"), Doc("what bends the gradients: prox, control-variate")] = ()
+    example_privacy: Annotated[
+        ExamplePrivacy | None,
+        Doc("differential privacy of single examples, by noise in every step of every client (local DP-SGD)"),
+    ] = None
 
     def __post_init__(self) -> None:
         if (self.epochs is None) == (self.steps is None):

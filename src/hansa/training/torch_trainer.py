@@ -15,6 +15,7 @@ from hansa.core.schema import Doc
 from hansa.core.sections import Model
 from hansa.core.streams import Stream
 from hansa.training.local import LocalWork, Outcome, hand_back
+from hansa.training.noised_steps import NOISED, train_clients
 
 if TYPE_CHECKING:
     from hansa.training.torch_model import Network
@@ -31,6 +32,7 @@ class TorchTrainer(LocalWork):
     """
 
     bends_gradients: ClassVar[bool] = True
+    protects_examples: ClassVar[bool] = True
 
     loss: Annotated[
         Literal["auto", "cross-entropy", "binary-cross-entropy", "squared-error"],
@@ -44,7 +46,9 @@ class TorchTrainer(LocalWork):
         """
         torch_model, torch_loop = _torch_modules()
         network: Network = torch_model.fresh_network(model, signature, stream.seed())
-        torch_loop.loss_name(self.loss, network, signature)
+        loss = torch_loop.loss_name(self.loss, network, signature)
+        if self.example_privacy is not None:
+            _per_example().require(network, loss, signature)
         self._refuse_lone_examples(network)
         layout = Layout((network.branch,))
         values = network.first_values()
@@ -63,6 +67,8 @@ class TorchTrainer(LocalWork):
 
     def batching(self, model: Model, signature: Signature) -> tuple[str, str]:
         """Return how clients of a chunk train, "none" (one by one), "fused" or "vmap" (together), and why."""
+        if self.example_privacy is not None:
+            return NOISED
         _, torch_loop = _torch_modules()
         from hansa.training.batching import batching_of  # noqa: PLC0415 - as above: torch is an extra
 
@@ -94,6 +100,9 @@ class TorchTrainer(LocalWork):
 
         clients = context.clients
         loss = torch_loop.loss_name(self.loss, network, clients.signature)
+        if self.example_privacy is not None:
+            found = _per_example().sources(network, loss, clients)
+            return train_clients(self, context, states, found), _same_buffers(network, context, states)
         together = len(clients) > 1 and clients.sizes.any()
         kind = self.batching(model, clients.signature)[0] if together else "none"
         if kind == "fused":
@@ -143,6 +152,18 @@ class TorchTrainer(LocalWork):
                 found=f"The model {network.name!r} has BatchNorm layers and trainer.batch_size is 1.",
                 action="Raise trainer.batch_size, or use GroupNorm in place of BatchNorm.",
             )
+
+
+def _same_buffers(network: Network, context: ClientContext, states: ClientStates) -> Floats:
+    """Return the buffers that clients start from, which training with noised steps does not change: [n, size]."""
+    before = _torch_modules()[1].buffers_before(network, context, states)
+    return np.array(np.broadcast_to(before, (len(context.clients), before.shape[-1])))
+
+
+def _per_example() -> Any:
+    from hansa.training import per_example  # noqa: PLC0415 - torch and Opacus are extras
+
+    return per_example
 
 
 def _refuse_not_finite(layout: Layout, values: Floats, name: str) -> None:
