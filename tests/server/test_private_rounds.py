@@ -228,6 +228,21 @@ def test_no_round_is_drawn_from_fewer_than_amplification_is_claimed_for(tmp_path
     run_async(work())
 
 
+@pytest.mark.parametrize("cohort", ['{kind="uniform", size=2}', '{kind="min-separation", size=2, rounds=1}'])
+def test_more_are_drawn_where_many_are_not_eligible_and_the_plan_stays_as_it_is(tmp_path, cohort):
+    """A plan with a larger cohort would be another one, which its divisor, its noise or its budget does not fit."""
+
+    async def work():
+        async with deployed(tmp_path) as server:
+            await budget(server)
+            for number in range(8):
+                await server.device(f"silent {number}")
+            run, _ = await started(server, f"cohort={cohort}")
+            assert (await first_round(server, run)).cohort_size == 2
+
+    run_async(work())
+
+
 def test_a_round_that_diverged_has_told_of_its_sum_and_is_not_given_back(tmp_path, monkeypatch):
     def diverges(*_):
         raise DivergenceError("HANSA-RUN-DIVERGED", rule="r", found="a norm of the noised sum", action="a")

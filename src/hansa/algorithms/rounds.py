@@ -39,7 +39,7 @@ from hansa.core.nouns import (
     ServerState,
     Signature,
 )
-from hansa.core.pieces import EligibleView, ServerOptimizer
+from hansa.core.pieces import CohortSampler, EligibleView, ServerOptimizer
 from hansa.core.registry import kind_of
 from hansa.core.streams import Coins, Streams
 
@@ -88,9 +88,14 @@ def open_round(plan: Plan, state: ServerState, eligible: EligibleView, coins: Co
     number = state.round + 1
     schedule: Any = plan.schedule
     sampler = picking(schedule, plan.cohort) if schedule.synchronous else plan.cohort
-    cohort = _ordinals(plan, sampler.draw(eligible, number, coins), eligible.size)
+    cohort = draw_cohort(sampler, eligible, number, coins)
     size, features = eligible.size, state.features
     return Assignment(number, state.layout, state.model, cohort, size, features, clip_norm_of(state))
+
+
+def draw_cohort(sampler: CohortSampler, eligible: EligibleView, number: int, coins: Coins) -> Int64s:
+    """Return the ordinals that a sampler picks for a round. Raises PlanError as :func:`open_round`."""
+    return _ordinals(sampler, sampler.draw(eligible, number, coins), eligible.size)
 
 
 def clip_norm_of(state: ServerState) -> float | None:
@@ -175,7 +180,7 @@ def _next_clip_norm(plan: Plan, state: ServerState, aggregate: Aggregate) -> flo
     return next_clip_norm(adaptive, clip_norm, aggregate.lane(BELOW_CLIP.name), aggregate.weights["params"])
 
 
-def _ordinals(plan: Plan, drawn: Any, population: int) -> Int64s:
+def _ordinals(sampler: CohortSampler, drawn: Any, population: int) -> Int64s:
     """Return a sampler's cohort as int64 [cohort], or raise PlanError; in the time of the cohort."""
     try:
         cohort = np.asarray(drawn)
@@ -189,7 +194,7 @@ def _ordinals(plan: Plan, drawn: Any, population: int) -> Int64s:
     elif cohort.size > len(distinct := np.unique(cohort)):
         what = f"{cohort.size} ordinals of which {len(distinct)} are distinct"
     if what is not None:
-        kind = kind_of("sampler", plan.cohort)
+        kind = kind_of("sampler", sampler)
         wanted = f"an array of distinct integers from 0 to {population - 1}, the ordinals of the clients to pick"
         raise PlanError([Problem("cohort", f"{kind!r} drew {what}; a sampler returns {wanted}.")])
     return cohort.astype(np.int64, copy=False)

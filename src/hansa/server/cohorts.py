@@ -16,10 +16,11 @@ from typing import Any, Final
 import numpy as np
 
 from hansa.algorithms.plan import Plan
-from hansa.algorithms.rounds import open_round
-from hansa.algorithms.schedule import has_fixed_size
+from hansa.algorithms.rounds import draw_cohort
+from hansa.algorithms.schedule import has_fixed_size, picking
 from hansa.core.layout import Array, Int64s
 from hansa.core.nouns import ServerState
+from hansa.core.pieces import CohortSampler
 from hansa.core.streams import Coins, UInt64s
 from hansa.server.eligibility import Eligibility
 from hansa.store.store import Rows, Store
@@ -117,11 +118,11 @@ async def draw(  # noqa: PLR0913 - what a draw depends on
     """Return the numbers of the clients picked for the next round of training, in the order of the cohort."""
     view = _View(eligible, run, store, asyncio.get_running_loop())
     wanted = _size(plan)
-    enlarged = plan if wanted is None else _enlarged(plan, eligible)
+    sampler = _enlarged(plan, eligible)
     found = np.zeros(0, dtype=np.int64)
     for _ in range(_DRAWS if wanted is not None else 1):
-        assignment = await asyncio.to_thread(open_round, enlarged, state, view, coins)
-        drawn = eligible.numbers(assignment.cohort)
+        ordinals = await asyncio.to_thread(draw_cohort, sampler, view, state.round + 1, coins)
+        drawn = eligible.numbers(ordinals)
         if eligible.base is None:
             async with store.reading() as rows:
                 drawn = drawn[await rows.clients.eligible(eligible.population, drawn, eligible.profiles)]
@@ -144,14 +145,18 @@ def _size(plan: Plan) -> int | None:
     return size
 
 
-def _enlarged(plan: Plan, eligible: Eligible) -> Plan:
-    """Return a plan that draws as many more as are not eligible, so that one draw is enough as a rule."""
+def _enlarged(plan: Plan, eligible: Eligible) -> CohortSampler:
+    """Return a plan's sampler, to draw as many more as are not eligible, so that one draw is enough as a rule.
+
+    It is no part of a plan: what the plan promises is of the clients that are asked.
+    """
+    schedule: Any = plan.schedule
+    sampler: Any = picking(schedule, plan.cohort) if schedule.synchronous else plan.cohort
     share = max(eligible.count, 1) / max(eligible.size, 1)
-    if share >= 1:
-        return plan
-    sampler: Any = plan.cohort
+    if share >= 1 or not has_fixed_size(sampler):
+        return sampler  # type: ignore[no-any-return]
     size = min(eligible.size, math.ceil(sampler.size / share * _MARGIN) + 8)
-    return replace(plan, cohort=replace(sampler, size=size))
+    return replace(sampler, size=size)  # type: ignore[no-any-return]
 
 
 def everyone(eligible: Eligible, chosen: Array) -> Int64s:
