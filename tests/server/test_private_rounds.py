@@ -38,7 +38,8 @@ async def budget(server, epsilon=8.0, **changes):
     limit = {"unit": "client", "adjacency": "zero-out", "delta": 1e-5} | changes
     async with server.services.store.transaction() as rows:
         return await set_limit(
-            rows, server.token.tenant, Limit(scope="hospitals", epsilon=epsilon, populations=(server.population,), **limit),
+            rows, server.token.tenant,
+            Limit(scope="hospitals", epsilon=epsilon, populations=(server.population,), **limit),
             actor="an owner", now=server.clock.now(),
         )  # fmt: skip
 
@@ -194,7 +195,7 @@ def test_an_amplified_round_without_a_report_is_released_and_not_tried_until_som
     async def work():
         async with deployed(tmp_path, round_deadline=30) as server:
             await budget(server)
-            run, devices = await started(server, *POISSON, clients=3)
+            run, _ = await started(server, *POISSON, clients=3)
             opened = await first_round(server, run)
             server.clock.time += 31
             for _ in range(500):
