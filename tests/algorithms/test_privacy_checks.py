@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hansa.algorithms.plan import plan_from_mapping, plan_sha256
+from hansa.algorithms.plan import plan_from_mapping, plan_sha256, population_problems
 from hansa.core.errors import PlanError
 from hansa.core.schema import to_mapping
 
@@ -73,6 +73,13 @@ def test_sound_plans_build(change):
         (POISSON | {"secure_aggregation": SECURE | {"maximum_cohort": 500}}, "privacy.trusted_sampling", "remove it"),
         (POISSON | {"cohort": {"kind": "uniform", "size": 100}}, "privacy.trusted_sampling", "privacy.population"),
         (private(population=500), "privacy.population", "remove it"),
+        (private(adjacency="add-or-remove-one"), "privacy.adjacency", "takes the place of another"),
+        (private(adjacency="add-or-remove-one") | {"cohort": {"kind": "uniform", "size": 100}}, "privacy.adjacency",
+         "use zero-out"),
+        (private(adjacency="add-or-remove-one") | {"cohort": {"kind": "full"},
+         "secure_aggregation": SECURE | {"maximum_cohort": 500}}, "privacy.adjacency", "need a number of clients"),
+        (private(adjacency="add-or-remove-one") | {"cohort": {"kind": "full"},
+         "schedule": {"kind": "sync", "report_goal": 50}}, "privacy.adjacency", "need a number of clients"),
         ({"schedule": {"kind": "buffered", "buffer_size": 10, "concurrency": 20}, "cohort": {"kind": "full"}},
          "schedule", "remove [privacy]"),
         (private(epsilon=None) | {"privacy": {"clip_norm": 1.0, "delta": 1e-5}}, "privacy", "give epsilon"),
@@ -86,6 +93,18 @@ def test_what_is_not_sound_is_refused_with_what_to_change(change, path, said):
     found = problems(change)
     assert path in found
     assert said in found[path]
+
+
+@pytest.mark.parametrize("cohort", [{"kind": "full"}, {"kind": "poisson", "rate": 0.1}])
+def test_a_client_may_be_added_where_nobody_makes_room_for_it(cohort):
+    assert problems(private(adjacency="add-or-remove-one") | {"cohort": cohort}) == {}
+
+
+def test_amplification_is_not_claimed_for_more_clients_than_there_are():
+    privacy = BASE["privacy"] | {"trusted_sampling": True, "adjacency": "replace-one", "population": 1000}
+    plan = plan_from_mapping(BASE | {"cohort": {"kind": "uniform", "size": 100}, "privacy": privacy})
+    assert [each.path for each in population_problems(plan, 999)] == ["privacy.population"]
+    assert population_problems(plan, 1000) == []
 
 
 def test_federated_scaling_is_refused_and_declared_scaling_builds():

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 from fake_server import PLAN, job_of
 
 from hansa.client.agent import DECLINED
 from hansa.client.participations import PARTICIPATIONS
+from hansa.client.state import Id
 from hansa.wire.generated import federation_pb2 as wire
 
 PRIVATE = {
@@ -68,3 +71,16 @@ def test_plans_without_privacy_are_not_counted(server, agent):
     assert asked(server, agent, 1, job=job_of(plain))
     assert asked(server, agent, 2, job=job_of(plain))
     assert agent.state.read_json(PARTICIPATIONS) is None
+
+
+@pytest.mark.parametrize("sent", [False, True])
+def test_leaving_a_sum_takes_a_round_back_only_before_the_vector_was_sent(agent, monkeypatch, sent):
+    """Afterwards the others can unmask the sum without the client, and it is in it."""
+    of = Id("run-1", "training", 1, 1)
+    agent._participations.note(job_of(PRIVATE), of)
+    if sent:
+        agent.state.acknowledged(agent.state.write_pending(of, b"masked", "0" * 64, {}), "open")
+    monkeypatch.setattr(agent._sums, "step", lambda *_: 0.0)
+    agent._sums.left = of
+    agent._sum(SimpleNamespace(id=of))
+    assert agent.state.read_json(PARTICIPATIONS) == {"run-1": [1] if sent else []}

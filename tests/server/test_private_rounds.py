@@ -7,15 +7,19 @@ import json
 
 import numpy as np
 import pytest
+from tests.server import summing
 from tests.server.by_hand import code_of, deployed, run_async
 
-from hansa.algorithms.fixed_point import modulo
+from hansa.algorithms.fixed_point import modulo, vectors
 from hansa.algorithms.private_sums import released
 from hansa.algorithms.secure_sums import training_code
-from hansa.core.errors import HansaError
+from hansa.core.errors import DivergenceError, HansaError
 from hansa.core.nouns import Batch
 from hansa.governance.limits import Limit, set_limit
-from hansa.server import private_rounds
+from hansa.secagg.server import Phase
+from hansa.server import closing, private_rounds
+from hansa.server.lifecycle import Upcoming
+from hansa.server.opening import NotYet, open_next
 from hansa.wire.generated import federation_pb2 as messages
 from hansa.wire.updates import encode_update
 
@@ -69,6 +73,15 @@ async def until(server, of, state="closed"):
             return found
         await asyncio.sleep(0.02)
     raise TimeoutError(found.state)
+
+
+async def first_round(server, run):
+    for _ in range(500):
+        async with server.services.store.reading() as rows:
+            if found := await rows.rounds.open_of(run):
+                return found[0]
+        await asyncio.sleep(0.02)
+    raise TimeoutError("no round is open")
 
 
 async def ledger(server):
@@ -162,6 +175,133 @@ def test_an_attempt_that_is_given_up_costs_nothing(tmp_path):
     run_async(work())
 
 
+POISSON = (
+    "privacy={clip_norm=1.0, delta=1e-5, epsilon=8.0, trusted_sampling=true}",
+    'cohort={kind="poisson", rate=1.0}',
+    "rounds=1",
+)
+UNIFORM = (
+    'privacy={clip_norm=1.0, delta=1e-5, epsilon=8.0, trusted_sampling=true, adjacency="replace-one", population=3}',
+    'cohort={kind="uniform", size=2}',
+)
+
+
+def test_an_amplified_round_without_a_report_is_released_and_not_tried_until_somebody_reports(tmp_path):
+    """Else whoever reports alone would be in every release, however seldom it is drawn."""
+
+    async def work():
+        async with deployed(tmp_path, round_deadline=30) as server:
+            await budget(server)
+            run, _ = await started(server, *POISSON, clients=3)
+            opened = await first_round(server, run)
+            server.clock.time += 31
+            for _ in range(500):
+                async with server.services.store.reading() as rows:
+                    closed = await rows.rounds.get(opened.id)
+                if closed.state not in ("opening", "collecting", "aggregating"):
+                    break
+                await asyncio.sleep(0.02)
+            assert closed.state == "closed"
+            assert opened.cohort_size > 0
+            told = await ledger(server)
+            assert [kind for kind, _ in told] == ["limit", "reserve", "commit"]
+            assert told[-1][1]["cohort_actual"] == 0
+
+    run_async(work())
+
+
+def test_no_round_is_drawn_from_fewer_than_amplification_is_claimed_for(tmp_path):
+    async def work():
+        async with deployed(tmp_path) as server:
+            await budget(server, adjacency="replace-one")
+            devices = [await server.device(f"hospital {number}") for number in range(3)]
+            for device in devices[:2]:
+                await device.check_in()  # two are eligible, the third never called
+            run = await server.submit(*PRIVATE, *SCALED, *UNIFORM)
+            told = await open_next(server.services, await server.context(run), Upcoming("training", 1, everyone=False))
+            assert told == NotYet("too few clients are eligible")
+            await devices[2].check_in()
+            assert (await first_round(server, run)).population == 3
+
+    run_async(work())
+
+
+@pytest.mark.parametrize("cohort", ['{kind="uniform", size=2}', '{kind="min-separation", size=2, rounds=1}'])
+def test_more_are_drawn_where_many_are_not_eligible_and_the_plan_stays_as_it_is(tmp_path, cohort):
+    """A plan with a larger cohort would be another one, which its divisor, its noise or its budget does not fit."""
+
+    async def work():
+        async with deployed(tmp_path) as server:
+            await budget(server)
+            for number in range(8):
+                await server.device(f"silent {number}")
+            run, _ = await started(server, f"cohort={cohort}")
+            assert (await first_round(server, run)).cohort_size == 2
+
+    run_async(work())
+
+
+def test_a_round_that_diverged_has_told_of_its_sum_and_is_not_given_back(tmp_path, monkeypatch):
+    def diverges(*_):
+        raise DivergenceError("HANSA-RUN-DIVERGED", rule="r", found="a norm of the noised sum", action="a")
+
+    async def work():
+        async with deployed(tmp_path) as server:
+            await budget(server)
+            run, devices = await started(server)
+            monkeypatch.setattr(closing.divergence, "check", diverges)
+            await until(server, await one_round(server, devices), "abandoned")
+            assert [kind for kind, _ in await ledger(server)] == ["limit", "reserve", "freeze"]
+            assert "a norm of the noised sum" in (await run_state(server, run)).why
+
+    run_async(work())
+
+
+def test_clients_whose_sum_the_server_saw_have_taken_part_also_where_the_attempt_is_given_up(tmp_path, monkeypatch):
+    """Else a client that works with the server spoils every attempt, and each shows the others' sum under new noise."""
+
+    async def spoilt(*_, **__):
+        raise HansaError("HANSA-SUM-RANGE", rule="r", found="f", action="a")
+
+    def vector(code, seed):
+        values = np.full((1, code.width), seed, dtype=code.dtype)
+        return vectors(code, Batch(values, code.layout.encode_lanes({"count": np.ones(1)}, 1), code.layout))[0]
+
+    async def work():
+        async with deployed(tmp_path) as server:
+            await budget(server, epsilon=100.0)
+            devices = await summing.started(
+                server, 4, "transforms=[]", 'aggregator={kind="fixed-mean", divisor=4}',
+                'privacy={clip_norm=1.0, delta=1e-5, epsilon=40.0, noise_by="clients"}',
+                'cohort={kind="min-separation", size=4, rounds=1, max_participations=1}', "rounds=1",
+                "secure_aggregation={maximum_cohort=4, minimum_survivors=4, minimum_cohort=4, assumed_colluding=1}",
+            )  # fmt: skip
+            parts = await summing.begun(server, devices)
+            for each in list(Phase)[:5]:
+                await summing.phase(parts, last=each is Phase.UNMASK)
+            assert await summing.over(server, parts[0]) == "abandoned"
+            numbers = np.array([part.assigned.number for part in parts], dtype=np.int64)
+            async with server.services.store.reading() as rows:
+                last, times = await rows.participation.of(parts[0].assigned.id.run, numbers)
+            assert (last == 1).all()
+            assert (times == 1).all()
+
+    monkeypatch.setattr(closing, "close_sum", spoilt)
+    monkeypatch.setattr(summing, "vector_of", vector)
+    run_async(work())
+
+
+def test_clients_with_a_budget_are_in_no_plan_without_privacy(tmp_path):
+    async def work():
+        async with deployed(tmp_path) as server:
+            await budget(server)
+            with pytest.raises(HansaError, match="no \\[privacy\\]") as caught:
+                await server.submit(*SCALED, "evaluation={federated=false}")
+            assert caught.value.code == "HANSA-BUDGET-SCOPE"
+
+    run_async(work())
+
+
 def test_of_two_runs_that_fit_alone_the_second_waits_for_the_operator(tmp_path):
     async def work():
         async with deployed(tmp_path) as server:
@@ -178,8 +318,9 @@ def test_of_two_runs_that_fit_alone_the_second_waits_for_the_operator(tmp_path):
                         asked = messages.Assignment.FromString(told.assignment.assignment)
                         await device.put(asked.id, await integers(server, asked))
                 await asyncio.sleep(0.02)
-            (paused,) = [found for found in states if found.state == "paused"]
-            assert "HANSA-BUDGET-OVERDRAWN" in paused.why
+            paused = [found for found in states if found.state == "paused"]
+            assert paused  # both, where they took turns
+            assert all("HANSA-BUDGET-OVERDRAWN" in found.why for found in paused)
             content = [row for _, row in await ledger(server)]
             assert content[-1]["epsilon_charged"] <= 9.0
 

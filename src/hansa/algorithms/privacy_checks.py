@@ -149,6 +149,32 @@ def amplification(
         yield Problem(path, f"{kind} does not draw clients by secret coins; use poisson or uniform, or remove it.")
 
 
+def own_coins(
+    privacy: Privacy | None, cohort: Any, schedule: Any, secure_aggregation: SecureAggregation | None
+) -> Found:
+    """Refuse add-or-remove-one where one client's presence changes more than its own part of a sum.
+
+    Of a cohort of fixed size it takes another's place, which moves the sum by two clip norms, and with min-separation
+    also the cohorts of later rounds. Nor is there such a neighbour where a round needs a number of clients, or where
+    each of them adds noise.
+    """
+    if privacy is None or privacy.adjacency != "add-or-remove-one":
+        return
+    path, kind = "privacy.adjacency", kind_of("sampler", cohort)
+    if kind not in ("poisson", "full"):
+        yield Problem(
+            path,
+            f"under {kind} a client that is added takes the place of another, so that the sum moves by more than one "
+            "clip norm; use zero-out or replace-one, or the cohort poisson or full.",
+        )
+    if secure_aggregation is not None or getattr(schedule, "report_goal", None) is not None:
+        yield Problem(
+            path,
+            "a secure sum and a report goal need a number of clients, which tells whether one is there; use zero-out "
+            "or replace-one.",
+        )
+
+
 def bit_noise(privacy: Privacy | None, aggregator: Any) -> Found:
     """Refuse more noise than an adaptive clip's bits leave room for (Andrew et al. 2021, theorem 1)."""
     if privacy is None or privacy.adaptive_clip is None or not aggregator.fixed:
@@ -159,6 +185,16 @@ def bit_noise(privacy: Privacy | None, aggregator: Any) -> Found:
             "privacy.adaptive_clip",
             f"a noise multiplier of {privacy.noise_multiplier:g} needs more than {10 * privacy.noise_multiplier:g} "
             f"clients in a round, and the divisor is {aggregator.divisor:g}; ask more clients, or fix the clip norm.",
+        )
+
+
+def population_problems(privacy: Privacy | None, population: int) -> Found:
+    """Refuse amplification for more clients than there are."""
+    if privacy is not None and privacy.population is not None and population < privacy.population:
+        yield Problem(
+            "privacy.population",
+            f"amplification is claimed for at least {privacy.population} clients, and there are {population}; lower "
+            "it, or find more.",
         )
 
 
@@ -182,6 +218,7 @@ CHECKS: Final[tuple[Callable[..., Found], ...]] = (
     correlated,
     by_clients,
     amplification,
+    own_coins,
     bit_noise,
     divisor_of_size,
 )

@@ -364,7 +364,8 @@ class Agent:
         pause = self._sums.step(begun, self.wait, lambda pending: self._report(pending, resumes=False))
         if self._sums.left == begun.id:
             self._declined = begun.id
-            self._participations.forget(begun.id)
+            if not self.state.answered(begun.id):  # else its vector may be in the sum without its further help
+                self._participations.forget(begun.id)
         return _rest(pause)
 
     def _too_many_bytes(self, model_size: int) -> list[str]:

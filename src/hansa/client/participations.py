@@ -1,8 +1,8 @@
 """In how many rounds of a run under privacy the client took part: a plan's promise about it is kept here too.
 
-A round counts from when something of it may leave, until the server says that it was not included. So a server that
-looks, or errs, gets no more of the client than the plan's noise is for. One that lies about what it included is
-defended against by nothing here.
+A round counts from the moment that something of it may leave, until the server says that it was not included. So a
+server that looks, or errs, gets no more of the client than the plan's noise is for. One that lies about what it
+included, or opens attempt after attempt of a round, is defended against by nothing here.
 """
 
 from __future__ import annotations

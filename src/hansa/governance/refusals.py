@@ -49,6 +49,16 @@ def another(scope: str, what: str, held: str, found: str) -> HansaError:
     )
 
 
+def unprotected(scope: LedgerScope, population: str) -> HansaError:
+    """Return the error of a plan that promises nothing to clients who have a budget."""
+    return HansaError(
+        "HANSA-BUDGET-SCOPE",
+        rule=f"Whatever is released about the clients of {population!r} is charged to the scope {scope.name!r}.",
+        found="The plan has no [privacy], so that nothing bounds what its models tell about one of them.",
+        action="Add [privacy] to the plan, or train it on a population without a budget.",
+    )
+
+
 def elsewhere(population: str) -> HansaError:
     """Return the error of a population that has a scope already."""
     return HansaError(

@@ -105,6 +105,11 @@ def _against(plan: Plan) -> Iterator[Sentence]:
         yield Sentence("protects against", f"{outside}; and against the server, with up to {_clients(section)}")
         yield Sentence(
             "",
+            "against a server that keeps to the protocol: one that lies about who was included, or asks for attempt "
+            "after attempt of a round, gets more noised sums of a client than are charged",
+        )
+        yield Sentence(
+            "",
             f"no sum without noise exists anywhere: {honest_parties(section)} honest clients of the "
             f"{section.minimum_survivors} whose sum is shown at least add enough of it",
         )

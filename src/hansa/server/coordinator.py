@@ -274,6 +274,8 @@ class Coordinator:
             )
             return
         except DivergenceError as error:
+            async with services.store.transaction() as rows:  # that it diverged, and how far, is told of a noised sum
+                await private_rounds.freeze(rows, round_, now)
             if totals is not None or not (
                 found := await closing.exploded(
                     context,
@@ -290,6 +292,8 @@ class Coordinator:
         except HansaError as error:
             if error.code != "HANSA-SUM-RANGE":
                 raise
+            async with services.store.transaction() as rows:
+                await private_rounds.count(rows, context, round_)
             await self._abandon(round_, f"{error} [{error.code}]")
             return
         reached("coordinator.round.folded")

@@ -139,6 +139,12 @@ def why_given_up(assigned: Sequence[Assigned], reports: Sequence[Report]) -> str
 
 
 def _may_be_empty(plan: Plan, round_: Round) -> bool:
-    """Return True where a round in which nobody was picked is a round (Poisson)."""
+    """Return True where a round without a report is a round: nobody was picked (Poisson), or sampling is amplified.
+
+    To try such a round again until somebody reports would tell who was drawn, and draw those who do report more often
+    than is charged.
+    """
     of: Any = plan.schedule
-    return not round_.cohort_size and round_.id.kind == "training" and getattr(of, "report_goal", None) is None
+    amplified = plan.privacy is not None and plan.privacy.trusted_sampling
+    may = amplified or not round_.cohort_size
+    return may and round_.id.kind == "training" and getattr(of, "report_goal", None) is None

@@ -82,7 +82,8 @@ async def open_next(services: Services, context: RunContext, upcoming: Upcoming)
     eligible = await eligible_of(services, context)
     needed = _needed(context, upcoming)
     began = run.round > 0 or "statistics" in run.notes or "evaluated" in run.notes
-    if eligible.count < max(needed, 1 if began else int(run.notes.get("wait_for", 1))):
+    claimed = 0 if context.plan.privacy is None else context.plan.privacy.population or 0
+    if eligible.count < max(needed, claimed, 1 if began else int(run.notes.get("wait_for", 1))):
         return NotYet("too few clients are eligible")
     numbers = await _numbers(services, context, upcoming, eligible)
     if len(numbers) < needed:

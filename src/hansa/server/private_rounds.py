@@ -12,6 +12,8 @@ import asyncio
 import base64
 from typing import Any, Final
 
+import numpy as np
+
 from hansa.algorithms.plan import Plan
 from hansa.algorithms.private_sums import mechanism_of
 from hansa.algorithms.rounds import travelling_layout
@@ -86,6 +88,17 @@ async def freeze(rows: Rows, round_: Round, now: float) -> None:
     """Say that a round's sum is about to be seen in the clear: from here on its cost is not given back."""
     if CHARGED in round_.notes:
         await _account(rows, round_, now).freeze(_key(round_))
+
+
+async def count(rows: Rows, context: RunContext, round_: Round) -> None:
+    """Count the survivors' participation in an attempt that is given up although the server has seen its sum.
+
+    Where clients are protected from the server by their own noise, that has used up some of what it is for.
+    """
+    privacy, key = context.plan.privacy, round_.id
+    if privacy is not None and privacy.noise_by == "clients" and key.kind == "training":
+        numbers = np.array([int(each) for each in round_.notes["survivors"]], dtype=np.int64)
+        await rows.participation.record(key.run, numbers, key.round)
 
 
 async def settle(  # noqa: PLR0913 - what a round released

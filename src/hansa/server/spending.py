@@ -14,11 +14,12 @@ from hansa.algorithms.plan import Plan
 from hansa.algorithms.samplers import Poisson, Uniform
 from hansa.core.errors import HansaError
 from hansa.core.ledger import Balance, Ledger, Origin, Outcome, Refusal, Reservation, SpendKey
+from hansa.governance import refusals
 from hansa.governance.account import Account
 from hansa.privacy.event import Sampled
 from hansa.privacy.mechanisms import separation, times
 from hansa.privacy.release import Release
-from hansa.store.records import RoundKey, Run
+from hansa.store.records import Population, RoundKey, Run
 from hansa.store.store import Rows
 
 
@@ -72,6 +73,13 @@ async def check_submission(  # noqa: PLR0913 - who spends what from where
     if isinstance(found, Refusal):
         raise found.error
     return found
+
+
+async def require_unlimited(rows: Rows, tenant: str, population: Population) -> None:
+    """Raise HansaError for a plan without privacy where a population has a budget: what it releases has no bound."""
+    scope = await rows.ledger.of_population(tenant, population.id)
+    if scope is not None:
+        raise refusals.unprotected(scope, population.name)
 
 
 def check_claims(plan: Plan, release: Release) -> None:

@@ -24,7 +24,7 @@ from hansa.server.eligibility_checks import check_eligibility
 from hansa.server.model_files import HEADER, checked, read_header
 from hansa.server.private_rounds import release_of
 from hansa.server.rounds_at_rest import descriptor_name, model_name
-from hansa.server.spending import check_submission
+from hansa.server.spending import check_submission, require_unlimited
 from hansa.store.blobs import Blobs
 from hansa.store.records import Job, Population, Run, Tenant, Token
 from hansa.wire.jobs import JobDescriptor, layout_from_mapping
@@ -241,6 +241,9 @@ async def submit(services: Services, token: Token, submission: Submission) -> tu
         async with services.store.reading() as rows:
             now = services.clock.now()
             await check_submission(rows, token.tenant, population.id, [planned], plan=stands.plan, now=now)
+    else:
+        async with services.store.reading() as rows:
+            await require_unlimited(rows, token.tenant, population)
     uploaded = upload_name(tenant.id, submission.model)
     total = await check_model(services.blobs, uploaded, stands)
     content = stands.descriptor.to_bytes()
