@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final
 
 from annotated_types import Ge, Le, MinLen
 
-from hansa.algorithms import secure_checks, soundness
+from hansa.algorithms import privacy_checks, secure_checks, soundness
 from hansa.algorithms.aggregators import Mean
 from hansa.algorithms.recipes import essential_problems
 from hansa.algorithms.samplers import Full
@@ -164,6 +164,7 @@ def population_problems(plan: Plan, population: int) -> list[Problem]:
         *(Problem(f"schedule.{key}", text) for key, text in plan.schedule.problems(plan.cohort, population)),
         *(Problem(f"aggregator.{key}", text) for key, text in plan.aggregator.problems(cohort)),
         *secure_checks.population_problems(plan, population),
+        *privacy_checks.population_problems(plan.privacy, population),
     ]
 
 

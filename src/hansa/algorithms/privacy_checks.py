@@ -119,6 +119,14 @@ def by_clients(privacy: Privacy | None, secure_aggregation: SecureAggregation | 
         yield Problem("privacy.adaptive_clip", "the clip's bit is noised by the server only; remove it.")
 
 
+def population_problems(privacy: Privacy | None, population: int) -> Found:
+    """Refuse amplification by a fixed number of clients out of more than there are."""
+    if privacy is not None and privacy.population is not None and privacy.population > population:
+        yield Problem(
+            "privacy.population", f"cohorts are drawn from {population} clients, which is fewer; lower it to that."
+        )
+
+
 def amplification(
     privacy: Privacy | None, cohort: Any, schedule: Any, secure_aggregation: SecureAggregation | None
 ) -> Found:
