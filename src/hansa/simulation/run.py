@@ -101,8 +101,15 @@ def run(  # noqa: PLR0913 - where, how and watched by whom
 
 
 def _charged(ledger: LedgerFile, prepared: Prepared, run_id: str, *, resumed: bool = False) -> Charge:
-    from hansa.simulation.charge import Charge  # noqa: PLC0415 - a database, for runs that are charged
-
+    try:
+        from hansa.simulation.charge import Charge  # noqa: PLC0415 - a database, for runs that are charged
+    except ModuleNotFoundError as error:
+        raise RunError(
+            "HANSA-EXTRA-MISSING",
+            rule="A ledger needs a database, and the accountant.",
+            found=f"{error.name} is not installed.",
+            action='Install it with: pip install "hansa[dp,server]".',
+        ) from error
     return Charge(ledger, prepared, run_id, resumed=resumed)
 
 
