@@ -33,10 +33,8 @@ BANDED = ('privacy.mechanism="banded-matrix"', 'cohort={kind="min-separation", s
 async def budget(server, epsilon=8.0, **changes):
     limit = {"unit": "client", "adjacency": "zero-out", "delta": 1e-5} | changes
     async with server.services.store.transaction() as rows:
-        return await set_limit(
-            rows, server.token.tenant, Limit(scope="hospitals", epsilon=epsilon, populations=(server.population,), **limit),
-            actor="an owner", now=server.clock.now(),
-        )  # fmt: skip
+        wanted = Limit(scope="hospitals", epsilon=epsilon, populations=(server.population,), **limit)
+        return await set_limit(rows, server.token.tenant, wanted, actor="an owner", now=server.clock.now())
 
 
 async def started(server, *overrides, clients=2):
