@@ -263,6 +263,19 @@ def test_two_processes_do_not_overdraw_one_scope():
     assert books()[-1][1]["epsilon_charged"] <= 9.0
 
 
+def test_a_notebook_that_has_an_event_loop_may_charge_too():
+    async def notebook():
+        return run(FULL).summary["privacy"]["ledger"]["scope"]
+
+    assert asyncio.run(notebook()) == "wards"
+
+
+def test_amplification_is_refused_where_fewer_can_be_reached_than_are_counted_on():
+    devices = {"devices": {"preset": "hospitals"}, "schedule": {"kind": "sync", "round_deadline": 60.0}}
+    refused("HANSA-BUDGET-CLAIM", run, MECHANISMS["poisson"], devices)
+    assert not Path("ledger.sqlite").exists()
+
+
 def test_the_file_is_private():
     run(FULL)
     assert Path("ledger.sqlite").stat().st_mode & 0o077 == 0
