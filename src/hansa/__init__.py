@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from hansa.algorithms.plan import Plan, recipe
     from hansa.core.errors import HansaError
+    from hansa.core.ledger import LedgerFile
     from hansa.simulation.run import RunResult, replay, resume, run
     from hansa.wire.plans import read_plan
 
-__all__ = ["HansaError", "Plan", "RunResult", "read_plan", "recipe", "replay", "resume", "run"]
+__all__ = ["HansaError", "LedgerFile", "Plan", "RunResult", "read_plan", "recipe", "replay", "resume", "run"]
 
 _HOMES: Final = {
     "HansaError": "hansa.core.errors",
+    "LedgerFile": "hansa.core.ledger",
     "Plan": "hansa.algorithms.plan",
     "RunResult": "hansa.simulation.run",
     "read_plan": "hansa.wire.plans",

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from hansa.testing.campaign import AWAY, SECURE, Campaign, torture
+from hansa.testing.campaign import AWAY, CORRELATED, PRIVATE, SECURE, Campaign, torture
 from hansa.testing.chaos import ABANDONED, OF_SUMS, Series, next_campaign, points_of
 from hansa.testing.postgres import own_postgres
 
@@ -51,10 +51,20 @@ def test_killed_in_the_middle_of_secure_sums_a_federation_goes_on(tmp_path):
     holds(torture(campaign, tmp_path / "federation"), [*server, *clients])
 
 
+def test_whoever_is_killed_every_model_is_charged_exactly_once(tmp_path):
+    server = ["coordinator.round.opening", "coordinator.round.opened", "coordinator.round.model-written",
+              "coordinator.round.closed", ABANDONED]  # fmt: skip
+    clients = ["client.trained"] * 2
+    campaign = Campaign(server, clients, (PRIVATE, CORRELATED), seed=2, passes=1, outage=5.0, bad_network=False)
+    result = torture(campaign, tmp_path / "federation")
+    holds(result, [*server, *clients])
+    assert result.abandoned > 0
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("database", ["sqlite", "postgresql"])
-@pytest.mark.parametrize("plan", ["full", "short", "secure"])
+@pytest.mark.parametrize("plan", ["full", "short", "secure", "private"])
 def test_killed_again_and_again_on_a_bad_network(plan, database, seed, tmp_path_factory):
     settings = {"seconds": 60.0}
     with ExitStack() as stack:

@@ -51,13 +51,19 @@ def test_cryptography_waits_until_something_is_signed_or_summed():
     assert loaded_by("hansa, hansa.testing; [getattr(hansa, name) for name in hansa.__all__]", ("cryptography",)) == []
 
 
+def test_only_a_run_that_is_charged_needs_a_database():
+    assert loaded_by("hansa, hansa.cli.run; [getattr(hansa, name) for name in hansa.__all__]", ("sqlalchemy",)) == []
+
+
 def test_a_name_that_is_not_public_is_an_attribute_error():
     with pytest.raises(AttributeError, match="'plan_sha265'"):
         _ = hansa.plan_sha265
 
 
 def test_the_public_exports_are_these():
-    assert hansa.__all__ == ["HansaError", "Plan", "RunResult", "read_plan", "recipe", "replay", "resume", "run"]
+    assert hansa.__all__ == [
+        "HansaError", "LedgerFile", "Plan", "RunResult", "read_plan", "recipe", "replay", "resume", "run"
+    ]  # fmt: skip
     assert hansa.testing.__all__ == [
         "FixedPoint",
         "MemoryClients",

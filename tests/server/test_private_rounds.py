@@ -147,6 +147,33 @@ def test_rounds_are_charged_noised_and_settled(tmp_path):
     run_async(work())
 
 
+def test_amplification_waits_for_the_population_that_it_counts_on(tmp_path):
+    sampled = (
+        "privacy.trusted_sampling=true",
+        'privacy.adjacency="replace-one"',
+        "privacy.population=4",
+        'cohort={kind="uniform", size=2}',
+    )
+
+    async def work():
+        async with deployed(tmp_path) as server:
+            await budget(server, adjacency="replace-one")
+            reluctant = await server.device("a hospital more", consent=False)
+            _, devices = await started(server, *sampled, clients=3)
+            await asyncio.sleep(0.3)
+            assert [kind for kind, _ in await ledger(server)] == ["limit"], "3 that consent are fewer"
+            reluctant.consent = True
+            devices.append(reluctant)
+            for _ in range(500):
+                told = [await device.check_in() for device in devices]
+                if sum(each.HasField("assignment") for each in told) == 2:
+                    break
+                await asyncio.sleep(0.02)
+            assert [kind for kind, _ in await ledger(server)] == ["limit", "reserve"]
+
+    run_async(work())
+
+
 def test_an_update_that_is_too_long_is_refused_and_its_client_named(tmp_path):
     async def work():
         async with deployed(tmp_path) as server:

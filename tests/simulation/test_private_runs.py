@@ -85,6 +85,14 @@ def test_noise_is_in_the_model_and_shrinks_as_the_budget_grows():
     assert far > 10 * near > 0
 
 
+def test_amplification_by_a_share_of_more_clients_than_there_are_is_refused():
+    sampled = PRIVATE | {"trusted_sampling": True, "adjacency": "replace-one"}
+    change = {"cohort": {"kind": "uniform", "size": 13}}
+    with pytest.raises(hansa.HansaError, match=r"privacy\.population: cohorts are drawn from 40 clients"):
+        run(change | {"privacy": sampled | {"population": 41}})
+    run(change | {"privacy": sampled | {"population": 40}})
+
+
 def test_a_round_that_nobody_is_drawn_for_releases_noise():
     change = {"cohort": {"kind": "poisson", "rate": 1e-9}, "privacy": PRIVATE | {"trusted_sampling": True}}
     assert np.linalg.norm(model_of(run(change))) > 0

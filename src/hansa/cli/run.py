@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -13,6 +14,8 @@ from hansa.cli.failures import running
 from hansa.cli.options import AsJson, Overrides
 from hansa.cli.outcome import show_outcome
 from hansa.cli.progress import watch
+from hansa.core.ledger import LedgerFile
+from hansa.reporting.figures import nested
 from hansa.reporting.run_folder import PLAN, REPORT, RunFolder
 from hansa.simulation.choice import AUTO, EXECUTORS
 from hansa.simulation.run import RunResult, resume, run
@@ -35,6 +38,25 @@ def command(  # noqa: PLR0913 - a command's options
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="The run folder; it must not exist. Default: runs/RUN_ID.")
     ] = None,
+    ledger: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.sqlite",
+            help="Charge the run to this ledger, for a model that is to be released: its noise is then secret.",
+        ),
+    ] = None,
+    scope: Annotated[
+        str | None, typer.Option(metavar="NAME", help="With --ledger: whose data these are. Default: simulation.")
+    ] = None,
+    budget: Annotated[
+        float | None,
+        typer.Option(
+            metavar="EPSILON", help="With --ledger: what all runs of the scope may cost; makes it, or sets its limit."
+        ),
+    ] = None,
+    actor: Annotated[
+        str | None, typer.Option(metavar="NAME", help="With --ledger: who answers for it. Default: unnamed.")
+    ] = None,
     resume_from: Annotated[
         Path | None, typer.Option("--resume", metavar="DIR", help="Go on with an interrupted run, in its folder.")
     ] = None,
@@ -42,8 +64,9 @@ def command(  # noqa: PLR0913 - a command's options
 ) -> None:
     """Run a plan in simulation: train, compare, and write a run folder with a report."""
     console = screen()
+    charged = _ledger(ledger, {"scope": scope, "budget": budget, "actor": actor})
     if resume_from is not None:
-        if plan is not None or settings or out is not None:
+        if plan is not None or settings or out is not None or charged is not None:
             raise typer.BadParameter(
                 "it goes on with the plan and folder that it has; give nothing beside it.", param_hint="--resume"
             )
@@ -56,12 +79,21 @@ def command(  # noqa: PLR0913 - a command's options
             raise typer.BadParameter("name a plan, or a run folder with --resume.", param_hint="PLAN.toml")
         read = read_plan(plan, settings or [])
         with watch(console) as seen, running(lambda: seen.folder):
-            result = run(
-                read, out=out, executor=executor, workers=workers, chunk=chunk, device=device, callbacks=[seen]
-            )
+            how: dict[str, Any] = {"executor": executor, "workers": workers, "chunk": chunk, "device": device}
+            result = run(read, out=out, **how, ledger=charged, callbacks=[seen])
     _show(console, result)
     if as_json:
         print_json({**result.summary, "folder": str(result.path), "report": str(result.report)})
+
+
+def _ledger(path: Path | None, options: Mapping[str, Any]) -> LedgerFile | None:
+    """Return the ledger that is to be charged, or None."""
+    given = {name: value for name, value in options.items() if value is not None}
+    if path is not None:
+        return LedgerFile(path=path, **given)
+    for name in given:
+        raise typer.BadParameter("it needs --ledger.", param_hint=f"--{name}")
+    return None
 
 
 def _show(console: Console, result: RunResult) -> None:
@@ -69,6 +101,9 @@ def _show(console: Console, result: RunResult) -> None:
     folder = RunFolder.open(result.path)
     events = [event for event in folder.events() if event["event"] != "summary"]
     show_outcome(console, result.summary, events, folder.read(PLAN))
+    if nested(result.summary, "privacy", "ledger"):
+        sentence(console, f"epsilon: {result.summary['privacy']['meaning']}")
     console.print()
     command_line(console, "report", str(result.path / REPORT))
-    command_line(console, "replay", f"hansa replay {shown(result.path)}")
+    if not nested(result.summary, "privacy", "ledger"):
+        command_line(console, "replay", f"hansa replay {shown(result.path)}")

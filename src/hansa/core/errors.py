@@ -30,6 +30,7 @@ CATALOGUE: Final[dict[str, Entry]] = {
     "HANSA-RUN-STORAGE": Entry(4, "the run folder could not be written; the last closed round is kept"),
     "HANSA-RUN-CHANGED": Entry(4, "files of a run folder changed after the run"),
     "HANSA-RUN-DIFFERS": Entry(5, "a replay did not give the same result"),
+    "HANSA-RUN-SECRET": Entry(4, "a run that was charged to a ledger cannot be repeated: its noise was secret"),
     "HANSA-RUN-STALLED": Entry(4, "in simulated time, too few clients could be reached or reported for a step"),
     "HANSA-RUN-MEMORY": Entry(4, "there is not enough memory; the last closed round is kept"),
     "HANSA-RUN-WORKERS": Entry(4, "worker processes kept dying; the last closed round is kept"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, Protocol, TypeVar
 
 from hansa.core.errors import HansaError
@@ -113,6 +114,21 @@ class Refusal:
             action="Use more noise, fewer rounds or fewer participations (`hansa dp calibrate`), or have an owner "
             "raise the limit: `hansa ledger limit`.",
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LedgerFile:
+    """A ledger in a file of this machine (SQLite), to which a simulation is charged whose model is to be released.
+
+    ``scope`` names the people whose data the run learns from: whatever is trained on them spends from it. ``budget``,
+    the epsilon that all of it may cost together, makes the scope, with the plan's unit, adjacency and delta, or
+    changes its limit. ``actor`` is who answers for that and for the charge, by name.
+    """
+
+    path: Path | str
+    scope: str = "simulation"
+    budget: float | None = None
+    actor: str = "unnamed"
 
 
 class Ledger(Protocol[_Release_contra]):

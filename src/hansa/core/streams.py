@@ -42,6 +42,8 @@ PURPOSES: Final[dict[str, Literal["public", "secret"]]] = {
 }
 """What numbers are drawn for. A secret purpose is served from the seed in simulations only."""
 
+SECRET: Final = frozenset(name for name, kind in PURPOSES.items() if kind == "secret")
+
 _GAMMA: Final = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -170,8 +172,8 @@ class Coins:
 class Streams:
     """All streams of one run: ``streams.of(purpose, round)``.
 
-    ``own`` are the secret purposes for which this party of a federation draws from its own generator: a client's
-    rounding, for one.
+    ``own`` are the secret purposes for which this party draws from its own generator: a client's rounding in a
+    federation, for one, and all of them in a simulation whose model is to be released.
     """
 
     seed: int
@@ -184,9 +186,9 @@ class Streams:
         Raises HansaError for a secret purpose in a federation: there the party that needs the
         numbers draws them from its own generator.
         """
+        if purpose in self.own:
+            return OwnStream()
         if PURPOSES[purpose] == "secret" and self.runtime == "federation":
-            if purpose in self.own:
-                return OwnStream()
             raise HansaError(
                 "HANSA-STREAM-SECRET",
                 rule="In a federation the plan's seed serves public purposes only.",

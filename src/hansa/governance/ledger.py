@@ -41,6 +41,21 @@ class StoreLedger:
         """Set a release's cost aside, unless it would overdraw."""
         return await self._repeated(lambda account: account.reserve(key, release, origin))
 
+    async def reserve_all(self, keys: Sequence[SpendKey], release: Release, origin: Origin) -> Refusal | None:
+        """Set the same release aside under each of some new keys, or nothing where not all of them fit."""
+
+        async def work(account: Account) -> Refusal | None:
+            whole = await account.refuse_overdraft(origin.population, [(release, len(keys))])
+            if isinstance(whole, Refusal):
+                return whole
+            for key in keys:
+                held = await account.reserve(key, release, origin)
+                if isinstance(held, Refusal):
+                    raise held.error  # an error undoes those before
+            return None
+
+        return await self._repeated(work)
+
     async def freeze(self, key: SpendKey) -> Reservation:
         """Say that the sum is about to be seen in the clear."""
         return await self._repeated(lambda account: account.freeze(key))
@@ -52,6 +67,15 @@ class StoreLedger:
     async def void(self, key: SpendKey, why: str) -> Reservation:
         """Give a reservation back of which nothing was seen."""
         return await self._repeated(lambda account: account.void(key, why))
+
+    async def void_all(self, keys: Sequence[SpendKey], why: str) -> None:
+        """Give several reservations back at once."""
+
+        async def work(account: Account) -> None:
+            for key in keys:
+                await account.void(key, why)
+
+        await self._repeated(work)
 
     async def balance(self, scope: str) -> Balance:
         """Return a scope's balance."""

@@ -8,6 +8,7 @@ from typing import Any, Final
 from hansa.algorithms.plan import Plan
 from hansa.algorithms.private_sums import honest_parties, mechanism_of
 from hansa.algorithms.ring_plan import RingCode
+from hansa.core.ledger import Balance
 from hansa.core.secure_aggregation import SecureAggregation
 from hansa.privacy.accounting import Cost
 from hansa.privacy.mechanisms import Correlated, times
@@ -20,6 +21,13 @@ HYPOTHETICAL: Final = (
     "it is what a federation with this plan would be charged"
 )
 """What the epsilon of a simulation is worth."""
+
+_CHARGED: Final = (
+    "charged, not hypothetical: the scope {scope!r} of the ledger has spent epsilon {charged:.4g} of {limit:g}, and "
+    "{remaining:.4g} remains; the noise was drawn from the operating system's generator, and nobody can draw it again. "
+    "It covers the models of this run. Whatever else the run folder tells of clients (baselines, figures of single "
+    "clients, sizes and labels of their data) has no noise and is not for release"
+)
 
 NOT_PRIVATE: Final = (
     Sentence("privacy unit", "none"),
@@ -70,6 +78,13 @@ def told(plan: Plan, code: RingCode | None = None) -> dict[str, Any] | None:
         "clip_norm": privacy.clip_norm,
         "participations": times(plan),
     }
+
+
+def charged_meaning(balance: Balance) -> str:
+    """Return what the epsilon of a simulation is worth that was charged to a ledger."""
+    return _CHARGED.format(
+        scope=balance.scope, charged=balance.charged, limit=balance.limit, remaining=balance.remaining
+    )
 
 
 def headline(cost: Cost) -> str:

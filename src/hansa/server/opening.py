@@ -80,9 +80,9 @@ async def open_next(services: Services, context: RunContext, upcoming: Upcoming)
         if services.clock.now() < (last.closed_at or 0.0) + _pause_before(failed):
             return NotYet("the last attempt was given up just now")
     eligible = await eligible_of(services, context)
-    needed = _needed(context, upcoming)
+    needed, privacy = _needed(context, upcoming), context.plan.privacy
+    claimed = 0 if privacy is None or upcoming.kind != "training" else privacy.population or 0
     began = run.round > 0 or "statistics" in run.notes or "evaluated" in run.notes
-    claimed = 0 if context.plan.privacy is None else context.plan.privacy.population or 0
     if eligible.count < max(needed, claimed, 1 if began else int(run.notes.get("wait_for", 1))):
         return NotYet("too few clients are eligible")
     numbers = await _numbers(services, context, upcoming, eligible)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -28,6 +28,9 @@ from hansa.simulation.preparation import Prepared, federated_scaling
 from hansa.simulation.secure_sum import collector_of, cut_counts
 from hansa.simulation.timeline import timeline_of
 from hansa.simulation.work import Timeline
+
+if TYPE_CHECKING:
+    from hansa.simulation.charge import Charge  # it needs a database, which most runs do not
 
 _LONG_SECONDS: Final = 1.0
 """After training that takes longer, the memory that it needed is given back: beside it that takes little time."""
@@ -78,7 +81,9 @@ def simulate_round(
     for part in opened.parts:
         cohort = part.assignment.cohort
         with storing(store.folder.parent):
-            collected = collector_of(plan, part.assignment, prepared.streams, store.folder)
+            collected = collector_of(
+                plan, part.assignment, prepared.streams, store.folder, noise_key=prepared.noise_key
+            )
         for partial in executor.partials(prepared, part.assignment, store.states, part.factors):
             bytes_up += partial.bytes_up
             collected.merge(partial.collected)
@@ -103,6 +108,7 @@ class Engine:
     folder: RunFolder
     choice: Choice
     callbacks: tuple[Callback, ...] = ()
+    charge: Charge | None = None
     executor: Executor = field(init=False)
     state: ServerState = field(init=False)
     store: ClientStore = field(init=False)
@@ -119,7 +125,7 @@ class Engine:
         give_back_memory()  # of trials
         self.executor = executor_of(self.choice)
         self._begin()
-        with closing(self.executor), closing(self.store), Interruption(self.folder.path, self.tell) as interruption:
+        with closing(self.executor), closing(self.store), self._interruption() as interruption:
             stopped = self._look(None)
             while stopped is None:
                 stopped = self._look(self._round())
@@ -151,6 +157,8 @@ class Engine:
         """Simulate one round and close it for good; return why the run stops, if a callback asked for it."""
         began = time.perf_counter()
         closed = simulate_round(self.prepared, self.timeline, self.state, self.store, self.executor)
+        if self.charge is not None:  # before anything of the round is written or told
+            self.charge.commit(closed.state, closed.report)
         self.early_norms = divergence.check(self.prepared.plan, closed.report, self.early_norms)
         self.state = closed.state
         closed.journal.close()
@@ -196,6 +204,10 @@ class Engine:
                 event = {"event": "clients", "round": number, "part": "test", "clients": rows}
                 self.folder.append_events([event], durable=False)
         return stopped
+
+    def _interruption(self) -> Interruption:
+        resumable = self.charge is None or self.charge.resumable
+        return Interruption(self.folder.path, self.tell, resumable=resumable)
 
     def _measure(self, *, everyone: bool) -> Measured:
         return measure(self.prepared, self.state, self.store, everyone=everyone)

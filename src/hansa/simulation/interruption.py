@@ -19,8 +19,9 @@ class Interruption:
     Either way nothing is lost: the checkpoint is that of the last closed round.
     """
 
-    def __init__(self, folder: Path, tell: Callable[[Mapping[str, Any]], object]) -> None:
+    def __init__(self, folder: Path, tell: Callable[[Mapping[str, Any]], object], *, resumable: bool = True) -> None:
         self.folder = folder
+        self.resumable = resumable
         self.tell = tell
         self.asked = False
         self._previous: Any = None
@@ -46,9 +47,10 @@ class Interruption:
     def after_round(self, round_number: int) -> None:
         """Raise RunError if an interrupt came during the round."""
         if self.asked:
+            go_on = f"Go on with: hansa run --resume {self.folder}"
             raise RunError(
                 "HANSA-RUN-INTERRUPTED",
                 rule="An interrupted run ends after a whole round.",
                 found=f"Round {round_number} is closed and saved.",
-                action=f"Go on with: hansa run --resume {self.folder}",
+                action=go_on if self.resumable else "Run the plan again: the key of its correlated noise is gone.",
             )

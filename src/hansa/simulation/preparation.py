@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
 
 from hansa.algorithms import rounds
 from hansa.algorithms.plan import Plan, plan_sha256, population_problems
+from hansa.algorithms.private_sums import simulated_key
 from hansa.algorithms.prologue import client_statistics, close_prologue, declared_scaling, statistics_layout
 from hansa.core.datasets import FederatedData
 from hansa.core.errors import PlanError, Problem
@@ -39,6 +40,8 @@ class Prepared:
     streams: Streams
     notes: tuple[str, ...]
     fleet: Fleet | None = None
+    noise_key: bytes = field(default=b"", repr=False)
+    """The 32 bytes that the noise of ``[privacy]`` follows from: of the seed, or secret in a run that is charged."""
 
     @property
     def population(self) -> int:
@@ -48,7 +51,7 @@ class Prepared:
     def for_workers(self) -> Prepared:
         """Return what computing updates needs, without what only evaluation reads."""
         data = dataclasses.replace(self.data, validation=None, test=None, held_out=None, central=None)
-        return dataclasses.replace(self, data=data, metrics=(), notes=())
+        return dataclasses.replace(self, data=data, metrics=(), notes=(), noise_key=b"")
 
     def clients(self, ordinals: Array, scaling: Scaling | None) -> ClientBatch:
         """Return some clients with their training examples."""
@@ -94,6 +97,7 @@ def prepare(plan: Plan) -> Prepared:
             *_stopping_notes(plan),
         ),
         fleet=fleet_of(plan, data.train.names),
+        noise_key=simulated_key(streams),
     )
 
 

@@ -6,14 +6,16 @@ import json
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from threadpoolctl import threadpool_limits
 
 from hansa.algorithms.plan import Plan
 from hansa.core.errors import PlanError, Problem, RunError
+from hansa.core.ledger import LedgerFile
 from hansa.reporting.report import render_report
 from hansa.reporting.run_folder import (
     CHECKPOINT,
@@ -32,10 +34,13 @@ from hansa.simulation.choice import AUTO, Choice, asked_for
 from hansa.simulation.engine import Callback, Engine
 from hansa.simulation.identity import differences, environment_changes, identity_of, prepare_again, where_it_began
 from hansa.simulation.preparation import Prepared, prepare
-from hansa.simulation.summary import summarise
+from hansa.simulation.summary import charged, summarise
 from hansa.training.kernels import Kernels, use
 from hansa.wire.models import model_bytes, sha256
 from hansa.wire.plans import write_plan
+
+if TYPE_CHECKING:
+    from hansa.simulation.charge import Charge
 
 
 @dataclass(frozen=True)
@@ -64,12 +69,17 @@ def run(  # noqa: PLR0913 - where, how and watched by whom
     workers: int | None = None,
     chunk: int | None = None,
     device: str | None = None,
+    ledger: LedgerFile | None = None,
     callbacks: Sequence[Callback] = (),
 ) -> RunResult:
     """Run a plan in simulation, in a new folder (default: runs/ and a new run id), and return its result.
 
     ``executor`` computes the clients' updates, ``chunk`` clients at once on each of ``workers``; torch modules train
     on ``device`` ("cuda", for one) if it is given.
+
+    With ``ledger`` the model is meant for release: the whole run is charged before its first round, or refused
+    (HANSA-BUDGET-OVERDRAWN), and its noise is secret, so that the run cannot be repeated.
+
     Raises HansaError: PlanError, DataError, ModelError before the first round, RunError and DivergenceError later.
     """
     if not isinstance(plan, Plan):
@@ -78,14 +88,40 @@ def run(  # noqa: PLR0913 - where, how and watched by whom
         )
     asked = asked_for(executor, workers=workers, chunk=chunk, device=device)
     prepared = prepare(plan)
-    choice = _with_kind(asked or auto.choose(prepared, device or ""), prepared)
     run_id = new_run_id()
-    folder = RunFolder.create(Path(out) if out is not None else Path("runs") / run_id)
-    folder.write(PLAN, write_plan(prepared.plan))
-    with folder.alone():
-        folder.write(ENVIRONMENT, _json(describe_environment(choice.text)))
-        folder.write(REPLAY, _json(identity_of(prepared, choice.as_json(), run_id)))
-        return _execute(Engine(prepared, folder, choice, tuple(callbacks)))
+    with nullcontext() if ledger is None else _charged(ledger, prepared, run_id) as charge:
+        choice = _with_kind(asked or auto.choose(prepared, device or ""), prepared)
+        folder = RunFolder.create(Path(out) if out is not None else Path("runs") / run_id)
+        folder.write(PLAN, write_plan(prepared.plan))
+        with folder.alone():
+            folder.write(ENVIRONMENT, _json(describe_environment(choice.text)))
+            identity = identity_of(prepared, choice.as_json(), run_id)
+            folder.write(REPLAY, _json(identity if charge is None else {**identity, "ledger": charge.identity}))
+            return _execute(_engine(prepared, folder, choice, callbacks, charge))
+
+
+def _charged(ledger: LedgerFile, prepared: Prepared, run_id: str, *, resumed: bool = False) -> Charge:
+    try:
+        from hansa.simulation.charge import Charge  # noqa: PLC0415 - a database, for runs that are charged
+    except ModuleNotFoundError as error:
+        raise RunError(
+            "HANSA-EXTRA-MISSING",
+            rule="A ledger needs a database, and the accountant.",
+            found=f"{error.name} is not installed.",
+            action='Install it with: pip install "hansa[dp,server]".',
+        ) from error
+    return Charge(ledger, prepared, run_id, resumed=resumed)
+
+
+def _engine(
+    prepared: Prepared, folder: RunFolder, choice: Choice, callbacks: Sequence[Callback], charge: Charge | None
+) -> Engine:
+    """Return the engine of a run; one that is charged draws in secret, and has begun: it is spent from here on."""
+    if charge is None:
+        return Engine(prepared, folder, choice, tuple(callbacks))
+    charge.began = True
+    secret = replace(charge.prepared, notes=prepared.notes)
+    return Engine(secret, folder, choice, tuple(callbacks), charge)
 
 
 def _with_kind(choice: Choice, prepared: Prepared) -> Choice:
@@ -117,7 +153,22 @@ def resume(path: Path | str, *, callbacks: Sequence[Callback] = ()) -> RunResult
         changes = (*environment_changes(folder), *_other_kind(choice, prepared))
         notes = (f"resumed in another environment: {change}" for change in changes)
         prepared = replace(prepared, notes=(*prepared.notes, *notes))
-        return _execute(Engine(prepared, folder, choice, tuple(callbacks)))
+        with _charged_again(identity, prepared) as charge:
+            return _execute(_engine(prepared, folder, choice, callbacks, charge))
+
+
+def _charged_again(identity: Mapping[str, Any], prepared: Prepared) -> AbstractContextManager[Charge | None]:
+    """Return the account of a run that is charged. Raises RunError where its noise cannot go on."""
+    if "ledger" not in identity:
+        return nullcontext()
+    charge = _charged(LedgerFile(**identity["ledger"]), prepared, identity["run_id"], resumed=True)
+    if not charge.resumable:
+        with charge:
+            raise _secret(
+                "Correlated noise goes on under one key, which is kept nowhere and ended with the process that had it.",
+                "Run the plan again, in another folder: it is charged anew.",
+            )
+    return charge
 
 
 @dataclass(frozen=True)
@@ -138,6 +189,12 @@ def replay(path: Path | str, *, callbacks: Sequence[Callback] = ()) -> Replayed:
     changed = tuple(folder.changed_files())
     if changed:
         return Replayed(changed, (), None)
+    if "ledger" in identity:
+        raise _secret(
+            "Its files are as it wrote them; but its noise came from the operating system's generator, and drawing it "
+            "again would undo the privacy that was paid for.",
+            "Compare digests: replay.json names them.",
+        )
     with where_it_began(identity), tempfile.TemporaryDirectory(prefix="hansa-replay-") as temporary:
         prepared, choice = prepare_again(folder, identity), _choice(folder, identity)
         again = RunFolder.create(Path(temporary) / "run")
@@ -178,6 +235,8 @@ def _run_and_report(engine: Engine) -> RunResult:
     identity = {**_identity(folder), "model_sha256": sha256(model), "rounds": state.round}
     summary = summarise(prepared, folder, state, identity, engine.seconds)
     summary |= {"stopped_because": stopped, "baselines": baselines}
+    if engine.charge is not None:
+        summary["privacy"] |= charged(engine.charge.end(state.round, stopped))
     folder.append_events([{"event": "summary", **summary}])
     report = render_report(
         summary=summary,
@@ -211,6 +270,15 @@ def _no_identity(folder: RunFolder) -> RunError:
         rule=f"{REPLAY} says what a run was.",
         found=f"In {folder.path} it does not.",
         action="Restore the file, or run the plan again.",
+    )
+
+
+def _secret(found: str, action: str) -> RunError:
+    return RunError(
+        "HANSA-RUN-SECRET",
+        rule="The noise of a run that was charged to a ledger is drawn once.",
+        found=found,
+        action=action,
     )
 
 

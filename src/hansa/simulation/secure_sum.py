@@ -15,7 +15,7 @@ import numpy as np
 from hansa.algorithms.aggregators import FixedMean
 from hansa.algorithms.fold import Collector, Fold, Rows, collector, partial_collector
 from hansa.algorithms.plan import Plan
-from hansa.algorithms.private_sums import central_noise, simulated_key
+from hansa.algorithms.private_sums import central_noise
 from hansa.algorithms.secure_sums import Groups, Opening, RingFold, RingRows, lanes_code, training_code
 from hansa.algorithms.travelling import CAPPED, SCALED_DOWN
 from hansa.core.layout import Int64s, Layout
@@ -36,12 +36,14 @@ MEANING: Final = {
 """What each mode of a simulation means, in the words of the summary and the report."""
 
 
-def collector_of(plan: Plan, assignment: Assignment, streams: Streams, folder: Path | None) -> Collector:
+def collector_of(
+    plan: Plan, assignment: Assignment, streams: Streams, folder: Path | None, *, noise_key: bytes
+) -> Collector:
     """Return what collects a round's updates: their sum, every row, or the secure sum of the plan."""
     opening = _opening(plan, assignment, streams)
     if opening is None:
         return collector(plan.aggregator, assignment.layout, len(assignment.cohort), folder)
-    noise = None if plan.privacy is None else central_noise(plan, assignment.round, simulated_key(streams))
+    noise = central_noise(plan, assignment.round, noise_key)
     return _secure_collector(plan, assignment, replace(opening, noise=noise))
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from hansa.algorithms.example_checks import example_privacy_of
 from hansa.algorithms.plan import Plan
 from hansa.algorithms.secure_sums import training_code
+from hansa.core.ledger import Balance
 from hansa.core.nouns import ServerState
 from hansa.reporting.run_folder import RunFolder
 from hansa.simulation.preparation import Prepared
@@ -70,7 +71,25 @@ def _private(prepared: Prepared) -> dict[str, Any] | None:
         return None
     from hansa.reporting.privacy_sentences import HYPOTHETICAL, told  # noqa: PLC0415 - cryptography, where it is used
 
-    return {**(told(prepared.plan, training_code(prepared.plan, prepared.first.layout)) or {}), "meaning": HYPOTHETICAL}
+    return {
+        **(told(prepared.plan, training_code(prepared.plan, prepared.first.layout)) or {}),
+        "ledger": None,
+        "meaning": HYPOTHETICAL,
+    }
+
+
+def charged(balance: Balance) -> dict[str, Any]:
+    """Return what is told of a run's privacy where it was charged to a ledger, whose balance is this after it."""
+    from hansa.reporting.privacy_sentences import charged_meaning  # noqa: PLC0415 - as above
+
+    ledger = {
+        "scope": balance.scope,
+        "limit": balance.limit,
+        "epsilon_charged": balance.charged,
+        "epsilon_reference": balance.reference,
+        "remaining": balance.remaining,
+    }
+    return {"ledger": ledger, "meaning": charged_meaning(balance)}
 
 
 def _examples(plan: Plan) -> dict[str, Any] | None:

@@ -11,20 +11,25 @@ import math
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from hansa.algorithms.aggregators import FixedMean
 from hansa.algorithms.plan import Plan
+from hansa.algorithms.samplers import MinSeparation
+from hansa.algorithms.schedule import Sync
 from hansa.cli.operator_client import Operator
 from hansa.core.errors import HansaError
+from hansa.core.privacy import Privacy
 from hansa.core.settings import UPLOAD_PART
 from hansa.simulation.preparation import prepare
 from hansa.simulation.run import run as simulate
-from hansa.testing.audit import client_problems, problems, read_books, recomputed
-from hansa.testing.hospitals import Hospitals, as_simulated, hospitals, small_plan, submit
+from hansa.testing.audit import Books, client_problems, problems, read_books, recomputed
+from hansa.testing.hospitals import POPULATION, Hospitals, as_simulated, hospitals, small_plan, submit
+from hansa.testing.ledger_audit import ledger_problems, read_accounts
 from hansa.testing.network import Network
 from hansa.testing.victims import ENROLMENT, Tally, Victim
 
@@ -72,6 +77,29 @@ SECURE: Final = small_plan(
     **{**WITH_STATE, "transforms": [{"kind": "weigh-by-size"}]},
 )
 """Full participation under secure sums; what is rounded is rounded by each client's own coins, so models differ."""
+_NOISE: Final[dict[str, Any]] = {"clip_norm": 1.0, "delta": 1e-5, "noise_multiplier": 2.0}
+PRIVATE: Final = small_plan(
+    name="each round is charged",
+    rounds=3,
+    cohort={"kind": "uniform", "size": 2},
+    devices={"preset": "hospitals"},  # as above
+    schedule={"kind": "sync", "report_goal": 2, "round_deadline": 2.5},
+    features={"label": "disease", "scaling": "declared"},
+    evaluation={"federated": False},
+    transforms=[],
+    aggregator={"kind": "fixed-mean", "divisor": 2},
+    privacy=_NOISE,
+)
+"""Noise by the server, independent: with outages, attempts are given up, and what they reserved with them."""
+CORRELATED: Final = replace(
+    PRIVATE,
+    name="the run is charged as a whole",
+    cohort=MinSeparation(size=1, rounds=2),
+    schedule=Sync(report_goal=1, round_deadline=2.5),
+    aggregator=FixedMean(divisor=1.0),
+    privacy=Privacy(**_NOISE, mechanism="banded-matrix"),
+)
+"""Correlated noise: one charge, and a row of noise for each model, whatever attempt gave it."""
 _RUN: Final = 60.0
 """Seconds that a run may take to its end once nobody is killed any more."""
 
@@ -123,6 +151,7 @@ def torture(campaign: Campaign, folder: Path) -> Result:
     books = asyncio.run(read_books(url))
     found = [*tally.surprises, *(f"{run}: {problem}" for run in submitted for problem in problems(books[run]))]
     found += [problem for state in states for problem in client_problems(state, books)]
+    found += _charges(submitted, books, url)
     found += list(_other_models(campaign, submitted, books, folder))
     abandoned = sum(each.state == "abandoned" for run in submitted for each in books[run].rounds)
     return Result(tally, len(submitted), abandoned, tuple(found), time.monotonic() - began)
@@ -134,6 +163,7 @@ def _suffer(campaign: Campaign, federation: Hospitals, network: Network, tally: 
     for name in names:
         local.start_server(name)
     federation.invite()
+    _give_budget(campaign.plans, federation)
     coins = random.Random(campaign.seed)  # noqa: S311 - repeats with the seed, protects nobody
     url, part = local.url_at(network.port), {UPLOAD_PART.name: "6000"}
 
@@ -193,6 +223,22 @@ def _wait(campaign: Campaign, federation: Hospitals, runs: Iterable[str], enough
             time.sleep(0.05)
 
 
+def _charges(submitted: dict[str, Plan], books: Mapping[str, Books], url: str) -> list[str]:
+    """Return what is wrong with the ledger."""
+    accounts = asyncio.run(read_accounts(url))
+    private = [run for run, plan in submitted.items() if plan.privacy is not None]
+    return [*accounts.broken, *(f"{run}: {said}" for run in private for said in ledger_problems(accounts, books[run]))]
+
+
+def _give_budget(plans: Sequence[Plan], federation: Hospitals) -> None:
+    """Set a budget that outlasts a campaign, where a plan spends of it."""
+    privacy = next((plan.privacy for plan in plans if plan.privacy is not None), None)
+    if privacy is not None:
+        guarantee = {"unit": privacy.unit, "adjacency": privacy.adjacency, "delta": privacy.delta}
+        with federation.calls() as calls:
+            calls.call("PUT", f"/ledger/{POPULATION}", {"epsilon": 1e6, "populations": [POPULATION], **guarantee})
+
+
 def _submit(plan: Plan, calls: Operator) -> str:
     return submit(calls, plan)
 
@@ -224,8 +270,8 @@ def _shared(wanted: Sequence[str], count: int) -> Iterator[list[str]]:
 def _other_models(campaign: Campaign, submitted: dict[str, Plan], books: Any, folder: Path) -> Iterator[str]:
     """Yield the runs that gave another model than the one that follows from their rounds, or from none being killed."""
     for plan in campaign.plans:
-        if plan.secure_aggregation is not None:
-            continue  # nobody but the clients knows what is in the sum
+        if plan.secure_aggregation is not None or plan.privacy is not None:
+            continue  # nobody but the clients knows what is in the sum, or the server what the noise was
         prepared = prepare(plan)
         runs = [run for run, of in submitted.items() if of is plan]
         wanted = None

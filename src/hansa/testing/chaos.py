@@ -3,7 +3,8 @@
 ``python -m hansa.testing.chaos --kills 200 --times 5`` tortures four hospitals' agents and a server on SQLite;
 ``--postgres`` two servers on a PostgreSQL of its own. It prints how often each point was hit and what was wrong: a
 model that differs in a bit, a report that was acknowledged and not counted exactly once in a round that closed, a
-round that closed twice. It ends with 1 where anything was wrong, or where points were not hit in the time given.
+round that closed twice; under ``--plan private`` a model that the ledger has not charged exactly once, or a chain
+that is broken. It ends with 1 where anything was wrong, or where points were not hit in the time given.
 """
 
 from __future__ import annotations
@@ -24,17 +25,19 @@ from pathlib import Path
 from typing import Any, Final
 
 from hansa.core.killpoints import KILL_POINTS
-from hansa.testing.campaign import AWAY, FULL, SECURE, SHORT, Campaign, Result, torture
+from hansa.testing.campaign import AWAY, CORRELATED, FULL, PRIVATE, SECURE, SHORT, Campaign, Result, torture
 from hansa.testing.postgres import own_postgres
 from hansa.testing.victims import ANYWHERE
 
-PLANS: Final = {"full": (FULL,), "short": (SHORT, AWAY), "secure": (SECURE,)}
-OUTAGES: Final = {"full": 0.0, "short": 4.0, "secure": 0.0}
+PLANS: Final = {"full": (FULL,), "short": (SHORT, AWAY), "secure": (SECURE,), "private": (PRIVATE, CORRELATED)}
+OUTAGES: Final = {"full": 0.0, "short": 4.0, "secure": 0.0, "private": 4.0}
 ABANDONED: Final = "coordinator.round.abandoned"
 OF_SUMS: Final = ("sums.record-made", "sums.record-written", "client.sum-answered", "client.sum-recorded")
+_STATELESS: Final = ("client.rows-written", "client.rows-current", *OF_SUMS)
 _ABSENT: Final = {
     "full": (ABANDONED, *OF_SUMS),  # everybody is waited for
-    "short": ("client.rows-written", "client.rows-current", *OF_SUMS),  # nothing is kept with clients
+    "short": _STATELESS,  # nothing is kept with clients
+    "private": _STATELESS,  # as above
     "secure": (ABANDONED, *(f"coordinator.round.{each}" for each in ("collecting", "frozen", "folded"))),  # a sum's own
 }
 
@@ -114,7 +117,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m hansa.testing.chaos", description=__doc__)
     parser.add_argument("--kills", type=int, default=200, help="kills in all, at least")
     parser.add_argument("--times", type=int, default=5, help="kills at each point, at least")
-    parser.add_argument("--plan", choices=tuple(PLANS), default="full", help="all take part, or some are late")
+    parser.add_argument("--plan", choices=tuple(PLANS), default="full", help="all take part, some are late, ...")
     parser.add_argument("--postgres", action="store_true", help="two servers on a PostgreSQL, not one on SQLite")
     parser.add_argument("--seed", type=int, default=0, help="of the first campaign; the next has the next")
     parser.add_argument("--minutes", type=float, default=math.inf, help="no campaign starts later than that")
