@@ -23,7 +23,7 @@ from hansa.privacy.matrices import (
     participations,
     prefix_errors,
 )
-from hansa.privacy.noise import discrete_gaussian
+from hansa.privacy.noise import discrete_gaussian, reach
 
 KEY = bytes(range(32))
 UNIT = 2**BITS
@@ -206,3 +206,13 @@ def test_noise_too_wide_for_its_integers_is_refused():
         next(independent(2).noise(Fraction(2**54), 1, run_key=KEY, group="params"))
     with pytest.raises(HansaError, match="fits 32 bits"):
         matrices._narrowed(np.array([2**31]))
+
+
+@pytest.mark.parametrize("deviation", [2**21, 2**26 - 1])
+def test_a_run_is_not_charged_for_noise_that_then_cannot_be_drawn(deviation):
+    """As wide as the rows may be: a small epsilon of 16-bit updates asks for 2^20 and more."""
+    matrix = BandedMatrix.optimal(16, 4)
+    (first, *_) = matrix.noise(Fraction(deviation**2), 4000, run_key=bytes(32), group="values")
+    diagonal = matrix.row(0)[0] / 2**20
+    assert first.std() * diagonal == pytest.approx(deviation, rel=0.06)
+    assert reach(Fraction(deviation**2) * 4**20) < 2**51

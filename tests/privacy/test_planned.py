@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from tests.algorithms.test_privacy_checks import BASE, DISTRIBUTED, POISSON, SECURE, private
 
 from hansa.algorithms.plan import plan_from_mapping
 from hansa.algorithms.private_sums import private_code
+from hansa.core.errors import HansaError
 from hansa.core.layout import COUNT, Branch, Layout, Parameter
 from hansa.privacy.accounting import Composition, charged
 from hansa.privacy.event import FixedSizeGaussian, Gaussian, MatrixGaussian, PoissonGaussian, rho
 from hansa.privacy.mechanisms import BANDED_MATRIX, INDEPENDENT, TREE, times
-from hansa.privacy.planned import cost_of
+from hansa.privacy.planned import cost_of, planned_release
 
 LAYOUT = Layout((Branch("params", (Parameter("w", (5000,)),)),), (COUNT,))
 
@@ -83,3 +85,11 @@ def test_the_charged_epsilon_is_that_of_the_accountant():
 def test_replacing_costs_twice_the_noise():
     zero_out, replaced = (plan_of(private(adjacency=adjacency)) for adjacency in ("zero-out", "replace-one"))
     assert math.isclose(replaced.privacy.noise_multiplier, 2 * zero_out.privacy.noise_multiplier, abs_tol=2e-4)
+
+
+def test_noise_that_no_row_holds_is_refused_before_a_run_is_charged_for_it():
+    plan = plan_of(private(mechanism="banded-matrix", epsilon=0.05))
+    code = private_code(plan, LAYOUT)
+    assert planned_release(plan, code, 1000)[1] == 1
+    with pytest.raises(HansaError, match="fits 32 bits"):
+        planned_release(plan, replace(code, norm=1e3 * code.norm), 1000)

@@ -93,7 +93,7 @@ class BandedMatrix:
 
         Raises HansaError where the noise may not fit 32 bits: the granularity is then too fine.
         """
-        _check_width(variance)
+        check_width(variance)
         kept: deque[NDArray[np.int32]] = deque(maxlen=self.bands - 1)
         for index in range(self.rounds):
             row = self.row(index)
@@ -137,7 +137,7 @@ class TreeMatrix:
 
         Holds height + 2 vectors. Nodes are numbered level by level within the run.
         """
-        _check_width(variance)
+        check_width(variance)
         whole, before = np.zeros(dimension, dtype=np.int64), np.zeros(dimension, dtype=np.int64)
         open_nodes: dict[int, Int64s] = {}
         for index in range(self.rounds):
@@ -241,7 +241,8 @@ def _trailing_ones(number: int) -> int:
     return (~number & (number + 1)).bit_length() - 1
 
 
-def _check_width(variance: Fraction) -> None:
+def check_width(variance: Fraction) -> None:
+    """Raise HansaError for independent noise that may not fit 32 bits."""
     if variance > Fraction(_LARGEST, 32) ** 2:
         raise _too_wide(f"Its standard deviation is {math.sqrt(variance):g} integer units.")
 

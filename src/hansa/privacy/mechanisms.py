@@ -32,7 +32,7 @@ from hansa.privacy.event import (
     PoissonGaussian,
 )
 from hansa.privacy.keystream import row_key
-from hansa.privacy.matrices import BandedMatrix, TreeMatrix, independent, participations
+from hansa.privacy.matrices import BandedMatrix, TreeMatrix, check_width, independent, participations
 from hansa.privacy.noise import discrete_gaussian, reach
 from hansa.privacy.release import Matrix
 
@@ -125,8 +125,13 @@ class Correlated:
         return _matrix(plan, self.matrix(plan))
 
     def variance(self, plan: Plan, code: RingCode) -> int:
-        """Return the variance of the independent noise under the matrix, in squared steps."""
-        return variance_of(float(_private(plan).noise_multiplier or 0), code)
+        """Return the variance of the independent noise under the matrix, in squared steps.
+
+        Raises HansaError for one that no row holds, before anything is charged for it.
+        """
+        variance = variance_of(float(_private(plan).noise_multiplier or 0), code)
+        check_width(Fraction(variance))
+        return variance
 
     def event(self, plan: Plan, multiplier: float, code: RingCode) -> Event:  # noqa: ARG002 - the mechanisms' protocol
         """Return the one release of the whole run."""

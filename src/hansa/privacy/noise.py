@@ -29,8 +29,8 @@ Int64s = NDArray[np.int64]
 LARGEST_TABLE: Final = Fraction(2**19)
 """The largest variance that has a table of its own; larger ones are sums of several samples."""
 
-LARGEST_VARIANCE: Final = Fraction(2**80)
-"""Beyond it, 13.4 standard deviations might not fit an int64."""
+LARGEST_VARIANCE: Final = Fraction(2**92)
+"""Its samples, of at most 2^50, and what is added to them under a matrix fit an int64; six parts make it up."""
 
 SMOOTH: Final = 5
 """Where a coarse and a fine sample are added, the variance that the coarse one keeps once the sum is known is at least
@@ -56,12 +56,12 @@ def discrete_gaussian(variance: Fraction, count: int, *, key: bytes | None = Non
     Gaussian of variance V up to a factor of 1 +- 2^-140 (as in Micciancio and Walter 2017, "Gaussian sampling over the
     integers", section 3).
 
-    Raises HansaError for a variance that is not positive or larger than 2^80.
+    Raises HansaError for a variance that is not positive or larger than 2^92.
     """
     if not 0 < variance <= LARGEST_VARIANCE:
         raise HansaError(
             "HANSA-PRIVACY-INVALID",
-            rule="The variance of integer noise is above 0 and at most 2^80, in squares of integer units.",
+            rule="The variance of integer noise is above 0 and at most 2^92, in squares of integer units.",
             found=f"It is {float(variance):g}.",
             action="Choose another noise multiplier or granularity.",
         )
