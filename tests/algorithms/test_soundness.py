@@ -296,7 +296,7 @@ def test_declared_scaling_needs_its_numbers():
 
     found = problems(features=features("declared", column(center=1.0)))
     assert "needs center and scale of 'age'" in found["features.columns.0"]
-    assert 'or "none"' in found["features.columns.0"]
+    assert 'use "none"' in found["features.columns.0"]
     assert problems(features=features("declared", column(center=1.0, scale=2.0))) == {}
     assert problems(features=features("federated", column(low=0.0, high=2.0))) == {}
     assert problems(features=features("declared", column(kind="category", categories=("a",)))) == {}

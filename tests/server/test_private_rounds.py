@@ -17,7 +17,7 @@ from hansa.core.errors import DivergenceError, HansaError
 from hansa.core.nouns import Batch
 from hansa.governance.limits import Limit, set_limit
 from hansa.secagg.server import Phase
-from hansa.server import closing, private_rounds
+from hansa.server import closing, coordinator, private_rounds
 from hansa.server.lifecycle import Upcoming
 from hansa.server.opening import NotYet, open_next
 from hansa.wire.generated import federation_pb2 as messages
@@ -147,7 +147,14 @@ def test_rounds_are_charged_noised_and_settled(tmp_path):
     run_async(work())
 
 
-def test_amplification_waits_for_the_population_that_it_counts_on(tmp_path):
+def test_amplification_waits_for_the_population_that_it_counts_on(tmp_path, monkeypatch):
+    attempts = []
+
+    async def seen(*arguments):
+        attempts.append(await open_next(*arguments))
+        return attempts[-1]
+
+    monkeypatch.setattr(coordinator, "open_next", seen)
     sampled = (
         "privacy.trusted_sampling=true",
         'privacy.adjacency="replace-one"',
@@ -160,8 +167,12 @@ def test_amplification_waits_for_the_population_that_it_counts_on(tmp_path):
             await budget(server, adjacency="replace-one")
             reluctant = await server.device("a hospital more", consent=False)
             _, devices = await started(server, *sampled, clients=3)
-            await asyncio.sleep(0.3)
-            assert [kind for kind, _ in await ledger(server)] == ["limit"], "3 that consent are fewer"
+            for _ in range(500):
+                if len(attempts) > 2:
+                    break
+                await asyncio.sleep(0.02)
+            said = {getattr(attempt, "why", "it opened") for attempt in attempts}
+            assert said == {"too few clients are eligible"}, "3 consent, and 4 are counted on"
             reluctant.consent = True
             devices.append(reluctant)
             for _ in range(500):

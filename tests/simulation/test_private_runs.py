@@ -88,7 +88,9 @@ def test_noise_is_in_the_model_and_shrinks_as_the_budget_grows():
 def test_amplification_by_a_share_of_more_clients_than_there_are_is_refused():
     sampled = PRIVATE | {"trusted_sampling": True, "adjacency": "replace-one"}
     change = {"cohort": {"kind": "uniform", "size": 13}}
-    with pytest.raises(hansa.HansaError, match=r"privacy\.population: cohorts are drawn from 40 clients"):
+    with pytest.raises(
+        hansa.HansaError, match=r"privacy\.population: amplification is claimed for at least 41 clients"
+    ):
         run(change | {"privacy": sampled | {"population": 41}})
     run(change | {"privacy": sampled | {"population": 40}})
 
