@@ -127,7 +127,7 @@ class Study:
         """Yield the settings as they are measured; ``seeds`` count from the plan's.
 
         ``watch`` gives what is called with the events of a run, from its name. Raises HansaError where the folder
-        holds another study, or is no place for one, and where a run is interrupted.
+        holds another study, or is no place for one, where a run is interrupted, and where nothing is measured.
         """
         self._write_plans(settings)
         for setting in settings:
@@ -146,13 +146,12 @@ class Study:
             folder = self.folder / RUNS / setting.name / f"seed-{seed}"
             try:
                 result = self._run(replace(plan, seed=seed), folder, watch(f"{setting.name}, seed {seed}"))
-                utility[seed] = self._utility(result)
             except HansaError as error:
                 if error.code in _KEPT:
                     raise
                 failed.setdefault(_reason(error), []).append(seed)
             else:
-                cost = result.summary["privacy"]
+                utility[seed], cost = self._utility(result), result.summary["privacy"]
         return Measured(setting, utility, cost, tuple(f"{_seeds(of)}: {why}" for why, of in failed.items()))
 
     def _run(self, plan: Plan, folder: Path, callbacks: Sequence[Callback]) -> RunResult:
@@ -172,7 +171,8 @@ class Study:
                     Problem(
                         "evaluation",
                         f"a study needs {self.metric or 'a metric'} on the server's own examples, and this run has "
-                        "none; choose data with a central test set, or another --metric of evaluation.metrics.",
+                        "none; choose data with a central test set, or hold out clients' examples with "
+                        'data.test_fraction and data.test_at = "server", or choose another --metric.',
                     )
                 ]
             )
