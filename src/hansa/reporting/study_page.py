@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -54,7 +55,7 @@ def verdict(rows: Sequence[Row], metric: str, tolerance: float) -> str:
         return (
             f"The smallest epsilon within {tolerance:g} of the {name} without privacy is {found['epsilon']:g}"
             f"{_of_cohort(found)}: {name} {metric_text(found['mean'])}{_deviation(found)}, against {without}"
-            f"{_deviation(twin)}.{_unsure(found, tolerance)}"
+            f"{_deviation(twin)}.{_unsure(found, twin, tolerance)}"
         )
     closest = min(_private(rows), key=lambda row: shortfall(row, twin, metric), default=None)
     if closest is None:
@@ -169,9 +170,10 @@ def _deviation(row: Row) -> str:
     return "" if row["deviation"] is None else f" (standard deviation {metric_text(row['deviation'])})"
 
 
-def _unsure(row: Row, tolerance: float) -> str:
-    """Return a warning where the standard error of a mean is larger than the tolerance it is judged by."""
-    if row["deviation"] is None or row["deviation"] <= tolerance * math.sqrt(len(row["utility"])):
+def _unsure(row: Row, twin: Row, tolerance: float) -> str:
+    """Return a warning where the standard error of the difference, seed by seed, is larger than the tolerance."""
+    differences = [twin["utility"][seed] - value for seed, value in row["utility"].items()]
+    if len(differences) < 2 or statistics.stdev(differences) <= tolerance * math.sqrt(len(differences)):
         return ""
     return " Seeds differ by more than the tolerance can tell apart: run more of them before you rely on it."
 
