@@ -28,6 +28,8 @@ nitpick_ignore_regex = [
     (r"py:.*", r"(numpy|np|np\.random|collections|fractions|pathlib|typing|types|torch|NDArray|np\.ndarray)(\..*)?"),
     # our short names of array types and of mappings
     (r"py:.*", r"(hansa\.core\.\w+\.)?(Array|Floats|Int64s|UInt64s|Bounds|ClientStates|Tallies|Rate|Callback)"),
+    # sections of a plan, which are in the generated reference, and what one room hands another
+    (r"py:.*", r"(hansa\.\w+\.\w+\.)?(Privacy|AdaptiveClip|SecureAggregation|RingCode|NoiseOf)"),
     # the marks of a field
     (r"py:.*", r"(hansa\.core\.schema\.)?(Doc|Family|Ge|Gt|Le|Lt|MinLen)"),
 ]

@@ -1,4 +1,4 @@
-"""What privacy leaves of accuracy, from the plan files that anyone can run; docs/explanation/privacy-and-accuracy.md."""
+"""What privacy leaves of accuracy, from the plan files of docs/explanation/privacy-and-accuracy.md."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ rounds = 4
 
 [data]
 source = "synthetic"
-arguments = { clients = 60, features = 4, classes = 3, mean_size = 20, heterogeneity = 0.0, signal = 6.0, central_examples = 200 }
+arguments = { clients = 60, features = 4, classes = 3, mean_size = 20, heterogeneity = 0.0, signal = 6.0 }
 
 [model]
 factory = "hansa.training.linear:softmax"
@@ -76,7 +76,7 @@ def test_a_study_recommends_the_smallest_budget_that_is_near_enough_and_lists_wh
     assert near["mean"] > none["mean"] - 0.02
     assert answer["recommended"] == "epsilon-200-cohort-20"
     assert all(row["mean"] is None and "need 80 clients" in row["failures"][0] for row in answer["settings"][3:])
-    for said in ("The smallest epsilon within 0.02", "hypothetical", "costs privacy", "epsilon-200-cohort-40: seeds 0, 1"):
+    for said in ("The smallest epsilon within 0.02", "hypothetical", "costs privacy", "200-cohort-40: seeds 0, 1"):
         assert said in found.said
     assert json.loads((tmp_path / "found" / "results.json").read_text())["verdict"] == answer["verdict"]
     page = (tmp_path / "found" / "report.html").read_text()

@@ -3,7 +3,7 @@
 Every entry is rounded up with the probability of its fraction; a result whose norm is above the bound is drawn again
 (conditional randomised rounding; Kairouz, Liu, Steinke 2021, "The distributed discrete Gaussian mechanism for federated
 learning with secure aggregation", https://arxiv.org/abs/2102.06387). The bound then holds for certain, whoever draws
-the coins; :mod:`hansa.algorithms.fixed_point` rounds.
+the coins; ``hansa.algorithms.fixed_point`` rounds.
 """
 
 from __future__ import annotations

@@ -41,8 +41,8 @@ class Data:
     test_at: Annotated[
         Literal["clients", "server"],
         Doc(
-            "who holds the examples for testing: each client its own, or the server all of them, as if they were public "
-            "(a simulation of [privacy], which refuses metrics over clients' examples)"
+            "who holds the examples for testing: each client its own, or the server all of them, as if they were "
+            "public (a simulation of [privacy], which refuses metrics over clients' examples)"
         ),
     ] = "clients"
     validation_fraction: Annotated[
