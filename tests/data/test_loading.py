@@ -33,6 +33,30 @@ def test_parts_have_the_same_clients_and_share_no_example():
     assert sum(map(len, parts)) == len(set.union(*parts)) == 920
 
 
+def test_the_server_can_stand_in_for_a_test_set_that_clients_hold(everything):
+    plain = Data(source="heart", test_fraction=0.25)
+    apart, pooled = room.load(plain, None, 0), room.load(replace(plain, test_at="server"), None, 0)
+    x, y = (np.concatenate(found) for found in zip(*everything(apart.test), strict=True))
+    assert pooled.test is None
+    assert np.array_equal(pooled.central.x, x, equal_nan=True)
+    assert np.array_equal(pooled.central.y, y)
+    assert np.array_equal(pooled.train.rows.order, apart.train.rows.order)
+    assert any("held out for testing" in note for note in pooled.notes)
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (Data(source="heart", test_at="server"), "data.test_fraction"),
+        (Data(source="synthetic", test_fraction=0.2, test_at="server"), "of its own"),
+    ],
+)
+def test_the_server_gets_test_examples_where_there_are_some_and_it_has_none(data, said):
+    with pytest.raises(PlanError, match=said) as caught:
+        room.load(data, None, 0)
+    assert caught.value.problems[0].path == "data.test_at"
+
+
 def test_held_out_clients_must_leave_one():
     with pytest.raises(PlanError) as caught:
         room.load(Data(source="heart", held_out_clients=4), None, 0)
@@ -68,6 +92,7 @@ def test_the_digest_covers_what_a_run_can_read_and_no_path(table, tmp_path):
         room.load(replace(plain, path=moved), features, 0),
         room.load(plain, features, 1),
         room.load(replace(plain, test_fraction=0.5), features, 0),
+        room.load(replace(plain, test_at="server"), features, 0),
         room.load(replace(plain, validation_fraction=0.25), features, 0),
         room.load(replace(plain, held_out_clients=1), features, 0),
         room.load(replace(plain, central_path=table), features, 0),

@@ -14,10 +14,11 @@ import hansa
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 PLANS = sorted(path for path in EXAMPLES.rglob("*.toml"))
-NOT_SHIPPED = {"mnist_2nn_iid", "mnist_2nn_shards"}
+NOT_SHIPPED = {"mnist_2nn_iid", "mnist_2nn_private", "mnist_2nn_shards"}
 SMALL = {
     "shakespeare": ["trainer.steps=2", "cohort.size=2", "data.test_fraction=0.001", "model.arguments.hidden=16"],
     "own_torch_model": ["cohort.size=3"],
+    "shakespeare_private": ["trainer.steps=1", "cohort.size=4", "aggregator.divisor=4"],
 }
 
 

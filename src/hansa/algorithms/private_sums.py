@@ -3,7 +3,7 @@
 Updates are clipped and rounded on the client, with a secure sum or without one; what is released of a sum is whole
 numbers plus whole noise, and only then floats. The noise is sized to the norm *after* rounding, so that a noise
 multiplier means what it says whatever the dimension and the bits. What mechanisms know of noise is in
-:mod:`hansa.privacy`, found through the registry.
+``hansa.privacy``, found through the registry.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from hansa.cli.console import facts, print_json, screen, sentence
+from hansa.cli.dp_study import study
 from hansa.cli.options import AsJson, Overrides
 from hansa.core.schema import to_mapping
 from hansa.wire.plans import read_plan
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from hansa.privacy.event import Event
 
 app = typer.Typer()
+app.command()(study)
 
 SamplingKind = Literal["none", "poisson", "fixed-size"]
 AdjacencyName = Literal["add-or-remove-one", "zero-out", "replace-one"]

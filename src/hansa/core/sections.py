@@ -38,6 +38,13 @@ class Data:
     test_fraction: Annotated[
         float, Ge(0), Lt(1), Doc("share of each client's examples held out for testing, stratified by class")
     ] = 0.0
+    test_at: Annotated[
+        Literal["clients", "server"],
+        Doc(
+            "who holds the examples for testing: each client its own, or the server all of them, as if they were "
+            "public (a simulation of [privacy], which refuses metrics over clients' examples)"
+        ),
+    ] = "clients"
     validation_fraction: Annotated[
         float, Ge(0), Lt(1), Doc("share of each client's examples held out for stopping rules, stratified by class")
     ] = 0.0

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Final
 
 import numpy as np
 
-from hansa.core.datasets import FederatedData
+from hansa.core.datasets import Examples, FederatedData
 from hansa.core.layout import Int64s
+from hansa.core.nouns import ClientBatch, ClientDatasets, Signature
 from hansa.core.registry import kind_of
 from hansa.core.sections import Data, Features
 from hansa.core.streams import Streams
 from hansa.data.clients import ClientExamples
-from hansa.data.fingerprint import fingerprint
+from hansa.data.fingerprint import Digest, fingerprint
 from hansa.data.imputation import Imputation
 from hansa.data.partitions import Natural, checked
 from hansa.data.pool import Pool, Population
@@ -21,6 +23,8 @@ from hansa.data.rows import ClientRows, Names, Roster
 from hansa.data.sources import Reader, Source, find
 from hansa.data.splits import Split, choose_held_out, split, split_in_order
 from hansa.data.stores import ExampleStore
+
+_ROWS_AT_ONCE: Final = 1 << 16
 
 
 def load(data: Data, features: Features | None, seed: int) -> FederatedData:
@@ -33,7 +37,7 @@ def load(data: Data, features: Features | None, seed: int) -> FederatedData:
     streams = Streams(seed)
     pool = source(data, features)
     if isinstance(pool, Population):
-        return pool.federated(data, seed)
+        return _placed(pool.federated(data, seed), data)
     if not isinstance(pool, Pool):
         raise plan_problem("data.source", f"{data.source!r} must return a hansa.data.pool.Pool or Population.")
     if len(pool.store.labels) == 0:
@@ -43,7 +47,7 @@ def load(data: Data, features: Features | None, seed: int) -> FederatedData:
     leave_some(data, len(roster.names))
     training, held_out = choose_held_out(len(roster.names), data.held_out_clients, streams.of("split", 1))
     parts = _split(pool, roster, data, streams, held_out)
-    return _assembled(pool, roster, parts, training, held_out)
+    return _placed(_assembled(pool, roster, parts, training, held_out), data)
 
 
 def _dealt(pool: Pool, data: Data, source: Reader, streams: Streams) -> tuple[Roster, tuple[str, ...]]:
@@ -101,3 +105,30 @@ def _assembled(pool: Pool, roster: Roster, parts: Split, training: Int64s, held_
         notes=pool.notes,
         sha256=fingerprint(pool, roster, parts, held_out),
     )
+
+
+def _placed(found: FederatedData, data: Data) -> FederatedData:
+    """Return the data with the clients' test examples at the server, where the plan wants them there."""
+    if data.test_at == "clients":
+        return found
+    if found.central is not None:
+        raise plan_problem("data.test_at", 'the server has examples of its own; leave it at "clients".')
+    if found.test is None:
+        raise plan_problem("data.test_at", "no examples are held out for testing; set data.test_fraction.")
+    digest = Digest()
+    digest.texts("test examples at the server", [found.sha256])
+    note = "simulated: the server's own examples are those that clients held out for testing"
+    central = _pooled(found.test, found.signature)
+    return replace(found, test=None, central=central, notes=(*found.notes, note), sha256=digest.hexadecimal())
+
+
+def _pooled(datasets: ClientDatasets, signature: Signature) -> Examples:
+    """Return the examples of all clients in one place, client after client."""
+    everybody = ClientBatch(np.arange(len(datasets.names)), datasets, signature)
+    xs, ys = [], []
+    for part in everybody.parts(rows=_ROWS_AT_ONCE, clients=_ROWS_AT_ONCE):
+        x, y = part.everything()
+        real = np.arange(x.shape[1]) < part.sizes[:, None]
+        xs.append(x[real])
+        ys.append(y[real])
+    return Examples(np.concatenate(xs), np.concatenate(ys))

@@ -139,6 +139,8 @@ def not_evaluated(plan: Mapping[str, Any], *, on_clients: bool = False, central:
     ``on_clients`` and ``central`` say whether clients or the server have examples to evaluate on all the same.
     """
     if on_clients and nested(plan, "evaluation", "federated") is False:
+        if nested(plan, "privacy") is not None:
+            return "evaluation.federated is false, as [privacy] needs; add --set data.test_at=server"
         return "evaluation.federated is false; add --set evaluation.federated=true"
     if central and nested(plan, "evaluation", "central") is False:
         return "evaluation.central is false; add --set evaluation.central=true"
