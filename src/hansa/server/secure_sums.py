@@ -9,6 +9,7 @@ A cohort that is cut into groups has a sum, and a machine, for each.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -52,6 +53,8 @@ from hansa.wire.verdicts import ACCEPTED, Verdict
 
 _GONE: Final = ("declined", "refused", "lost", "late")
 """Fates of those who give nothing more: a phase does not wait for them."""
+_THREADS: Final = len(os.sched_getaffinity(0))
+"""On which masks are taken off a sum: the processors that the server may use."""
 _VECTORS: Final = (Masked.kind, OneShot.kind)
 """Messages that hold a masked vector: they come as reports do, and are no records."""
 _CLIENTS_ANSWER: Final = frozenset({"ADVERTISE", "SHARE", "MASK", "CONSIST", "UNMASK", "COLLECT"})
@@ -95,7 +98,7 @@ class SecureSums:
             own = identities[first : first + size]
             records = [b"".join(own)]
             if not _decryptors(context):
-                _, step = await asyncio.to_thread(start_server, self.convention(context, round_, own))
+                _, step = await asyncio.to_thread(start_server, self.convention(context, round_, own), threads=_THREADS)
                 records += map(bytes, step.persist)
             await _add(rows, round_.id, key, group, 0, records, round_.opened_at)
 
@@ -240,7 +243,7 @@ class SecureSums:
         """Begin a sum whose decryptors stand ready. Raises StoreConflictError where another replica was first."""
         identities = await self.identities(round_, held)
         convention = self.convention(round_.context, round_.round, identities, prepared)
-        held.server, step = await asyncio.to_thread(start_server, convention)
+        held.server, step = await asyncio.to_thread(start_server, convention, threads=_THREADS)
         records = (prepared.encode(), *step.persist)
         await self.apply(round_, held, Step(persist=records, send=step.send), now)
         held.since = now
@@ -332,7 +335,7 @@ class SecureSums:
                 continue
             prepared = Prepared.decode(contents[1]) if with_decryptors else None
             convention = self.convention(context, stored, _split(contents[0]), prepared)
-            held.server, step = await asyncio.to_thread(restore_server, convention, contents[start:])
+            held.server, step = await asyncio.to_thread(restore_server, convention, contents[start:], threads=_THREADS)
             closed = [each.at for each, content in zip(own, contents, strict=True) if closes_phase(content)]
             held.since = closed[-1] if closed else own[start].at
             steps.append((held, step))
