@@ -52,10 +52,14 @@ def test_killed_in_the_middle_of_secure_sums_a_federation_goes_on(tmp_path):
 
 
 def test_whoever_is_killed_every_model_is_charged_exactly_once(tmp_path):
-    server = ["coordinator.round.opening", "coordinator.round.opened", "coordinator.round.model-written",
-              "coordinator.round.closed", ABANDONED]  # fmt: skip
-    clients = ["client.trained"] * 2
-    campaign = Campaign(server, clients, (PRIVATE, CORRELATED), seed=2, passes=1, outage=5.0, bad_network=False)
+    server = [f"coordinator.round.{point}" for point in ("opening", "opened", "model-written", "closed")]
+    campaign = Campaign(server, [], (PRIVATE, CORRELATED), seed=2, passes=1, bad_network=False)
+    holds(torture(campaign, tmp_path / "federation"), server)
+
+
+def test_what_an_attempt_reserved_that_is_given_up_is_given_back_once(tmp_path):
+    server, clients = [ABANDONED], ["client.trained", "client.acknowledged"] * 2
+    campaign = Campaign(server, clients, (PRIVATE,), seed=1, passes=1, outage=5.0, bad_network=False)
     result = torture(campaign, tmp_path / "federation")
     holds(result, [*server, *clients])
     assert result.abandoned > 0

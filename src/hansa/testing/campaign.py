@@ -100,8 +100,8 @@ CORRELATED: Final = replace(
     privacy=Privacy(**_NOISE, mechanism="banded-matrix"),
 )
 """Correlated noise: one charge, and a row of noise for each model, whatever attempt gave it."""
-_RUN: Final = 60.0
-"""Seconds that a run may take to its end once nobody is killed any more."""
+_RUN: Final = 150.0
+"""Seconds that a run may take to its end once nobody is killed any more: rounds that failed often rest for long."""
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from hansa.testing.postgres import own_postgres
 from hansa.testing.victims import ANYWHERE
 
 PLANS: Final = {"full": (FULL,), "short": (SHORT, AWAY), "secure": (SECURE,), "private": (PRIVATE, CORRELATED)}
-OUTAGES: Final = {"full": 0.0, "short": 4.0, "secure": 0.0, "private": 4.0}
+OUTAGES: Final = {"full": 0.0, "short": 4.0, "secure": 0.0, "private": 5.0}
 ABANDONED: Final = "coordinator.round.abandoned"
 OF_SUMS: Final = ("sums.record-made", "sums.record-written", "client.sum-answered", "client.sum-recorded")
 _STATELESS: Final = ("client.rows-written", "client.rows-current", *OF_SUMS)
