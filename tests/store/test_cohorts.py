@@ -28,7 +28,7 @@ class _State:
     layout = model = features = None
 
     def __init__(self, number):
-        self.round = number
+        self.round, self.slots = number, {}
 
 
 async def _population(store, seed, eu, us):
