@@ -93,3 +93,9 @@ def test_a_budget_is_a_positive_number(hansa, private, budget):
     found = hansa("run", private, *CHARGED, "--budget", budget)
     assert found.status == 2
     assert "HANSA-PRIVACY-INVALID" in found.err
+
+
+def test_a_delta_that_protects_nobody_in_particular_is_said_to_be_so(hansa, private):
+    found = hansa("check", private, "--set", "privacy.delta=0.05")
+    assert "privacy.delta is 0.05, and there are 40 clients" in found.said
+    assert "privacy.delta is" not in hansa("check", private).said

@@ -124,6 +124,15 @@ def test_a_new_scope_needs_a_budget_and_an_old_one_keeps_its_guarantee():
     assert kinds("another").count("commit") == 4
 
 
+def test_the_end_of_a_charged_run_does_not_follow_examples_that_clients_held_out():
+    dealt = {"source": "digits", "partition": {"kind": "iid", "clients": 40}}
+    held_out = {"data": dealt | {"test_fraction": 0.2, "test_at": "server"}}
+    watching = {"stopping": {"metric": "central.accuracy", "patience": 1}}
+    with pytest.raises(HansaError, match="data.test_at lets examples"):
+        run(FULL, held_out, watching)
+    assert not Path("ledger.sqlite").exists()
+
+
 def test_a_plan_without_privacy_and_a_file_that_is_no_ledger_are_refused(tmp_path):
     bare = {key: value for key, value in COMMON.items() if key != "privacy"}
     with pytest.raises(HansaError, match="add \\[privacy\\]"):
@@ -186,7 +195,7 @@ def test_the_summary_and_the_report_say_that_it_is_charged_and_what_remains():
     assert told["ledger"]["remaining"] == pytest.approx(92.0, abs=0.1)
     report = result.report.read_text()
     assert "the scope &#39;wards&#39;" in report or "the scope 'wards'" in report
-    assert "protects nobody, and charged no ledger" not in report
+    assert "protects nobody, and charges no ledger" not in report
 
 
 def test_a_charged_run_is_not_replayed_and_changed_files_are_named():

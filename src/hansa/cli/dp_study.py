@@ -17,7 +17,7 @@ from hansa.cli.console import NOT_DEFINED_STYLE, command_line, heading, new_tabl
 from hansa.cli.options import AsJson, Overrides
 from hansa.core.sections import Evaluation
 from hansa.reporting.figures import HIGHER_IS_BETTER, LOWER_IS_BETTER, metric_name, metric_text, plural
-from hansa.simulation.choice import AUTO, EXECUTORS
+from hansa.simulation.choice import AUTO, EXECUTORS, asked_for
 from hansa.wire.plans import read_plan, write_plan
 
 _RESULTS: Final = "results.json"
@@ -27,7 +27,7 @@ _SILENCE: Final = 15.0
 
 
 def study(  # noqa: PLR0913 - a command's options
-    plan: Annotated[Path, typer.Argument(metavar="PLAN.toml", help="The plan; it has [privacy].")],
+    plan: Annotated[Path, typer.Argument(metavar="PLAN.toml", help="The plan; it has a table privacy.")],
     *,
     epsilon: Annotated[
         str, typer.Option(metavar="E,E,...", help="Budgets to try; the run without privacy is always there.")
@@ -60,6 +60,7 @@ def study(  # noqa: PLR0913 - a command's options
     sentence(
         console, f"{plural(len(points), 'setting')} with {plural(seeds, 'seed')} each, {read.rounds:,} rounds a run"
     )
+    asked_for(executor, workers=workers, chunk=chunk)  # words that mean nothing end the command, not each setting
     work = Study(out, _metric(read, metric), executor=executor, workers=workers, chunk=chunk)
     rows = []
     for found in work.measured(points, seeds, lambda name: [_Lines(console, name)]):

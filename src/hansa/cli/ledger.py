@@ -26,6 +26,8 @@ Known = Annotated[
 ]
 
 _PAGE = 1000
+_NUMBER = len("999.9999")
+"""No number is broken, however narrow the terminal: their heads are, and keys and times."""
 
 
 @app.command()
@@ -82,6 +84,8 @@ def limit(  # noqa: PLR0913 - a command's options
 
     A scope has one privacy unit, one adjacency and one delta for ever.
     """
+    if not epsilon > 0:
+        raise typer.BadParameter("must be greater than 0.", param_hint="--epsilon")
     wanted = {"epsilon": epsilon, "delta": delta, "unit": unit, "adjacency": adjacency}
     content: dict[str, Any] = {name: value for name, value in wanted.items() if value is not None}
     with operator(server, token_file, ca) as calls:
@@ -230,12 +234,15 @@ def _show_scope(body: dict[str, Any], rows: list[dict[str, Any]], limit: int, pi
     _show_scopes([body])
     console = screen()
     runs = whole(new_table(("run", "job", "releases", "committed", "given back", "epsilon by itself"), texts=2), 0, 1)
+    runs.columns[-1].min_width = _NUMBER
     for run in statement.runs:
         states = run.states
         counts = (sum(states.values()) - states.get("void", 0), states.get("committed", 0), states.get("void", 0))
         runs.add_row(run.run, run.job, *map(str, counts), _number(run.course[-1][1]))
     console.print(runs)
-    table = whole(new_table(("for", "state", "at", "cohort", "by itself", "charged after"), texts=3), 0, 1, 2)
+    table = whole(new_table(("for", "state", "at", "cohort", "by itself", "charged after"), texts=3), 1, 3)
+    for column in table.columns[-2:]:
+        column.min_width = _NUMBER
     for each in statement.spent[-limit:]:
         cohort = "" if each.cohort is None else str(each.cohort)
         table.add_row(str(each.key), _state(each), when(each.at), cohort, _number(each.alone), _number(each.charged))

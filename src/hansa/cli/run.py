@@ -101,8 +101,10 @@ def _show(console: Console, result: RunResult) -> None:
     folder = RunFolder.open(result.path)
     events = [event for event in folder.events() if event["event"] != "summary"]
     show_outcome(console, result.summary, events, folder.read(PLAN))
-    if nested(result.summary, "privacy", "ledger"):
-        sentence(console, f"epsilon: {result.summary['privacy']['meaning']}")
+    if meaning := nested(result.summary, "privacy", "meaning"):
+        private = result.summary["privacy"]
+        number = "" if private["ledger"] else f"{private['epsilon_charged']:.4g} at delta {private['delta']:g}, "
+        sentence(console, f"epsilon: {number}{meaning}")
     console.print()
     command_line(console, "report", str(result.path / REPORT))
     if not nested(result.summary, "privacy", "ledger"):

@@ -45,7 +45,7 @@ def another(scope: str, what: str, held: str, found: str) -> HansaError:
         "HANSA-BUDGET-SCOPE",
         rule=f"The scope {scope!r} has one {what} for ever: {held}. Costs of another do not add up with its own.",
         found=f"This one is {found}.",
-        action="State the scope's own in the plan; another guarantee needs a population of its own.",
+        action="State the scope's own; another guarantee needs a population of its own.",
     )
 
 

@@ -17,7 +17,7 @@ from hansa.reporting.figures import plural
 from hansa.reporting.secure_sentences import Sentence
 
 HYPOTHETICAL: Final = (
-    "hypothetical: this simulation drew its noise from the plan's seed, which protects nobody, and charged no ledger; "
+    "hypothetical: this simulation draws its noise from the plan's seed, which protects nobody, and charges no ledger; "
     "it is what a federation with this plan would be charged"
 )
 """What the epsilon of a simulation is worth."""
@@ -26,7 +26,8 @@ _CHARGED: Final = (
     "charged, not hypothetical: the scope {scope!r} of the ledger has spent epsilon {charged:.4g} of {limit:g}, and "
     "{remaining:.4g} remains; the noise was drawn from the operating system's generator, and nobody can draw it again. "
     "It covers the models of this run. Whatever else the run folder tells of clients (baselines, figures of single "
-    "clients, sizes and labels of their data) has no noise and is not for release"
+    "clients or measured on examples that they held out, sizes and labels of their data) has no noise and is not for "
+    "release"
 )
 
 NOT_PRIVATE: Final = (
@@ -166,5 +167,7 @@ def _not_covered(plan: Plan) -> Iterator[Sentence]:
     yield Sentence(
         "not covered", "who takes part, when, and how many they are; choices of settings made on the same clients' data"
     )
+    if plan.data is not None and plan.data.test_at == "server":
+        yield Sentence("", "figures measured on examples that clients held out, which stand in for the server's own")
     if plan.evaluation.baselines:
         yield Sentence("", "the baselines of this simulation, which have no noise: for comparison, not for release")

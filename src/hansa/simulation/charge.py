@@ -23,7 +23,7 @@ from hansa.algorithms.private_sums import mechanism_of
 from hansa.algorithms.secure_sums import training_code
 from hansa.core.clock import SystemClock
 from hansa.core.errors import DataError, HansaError, PlanError, Problem
-from hansa.core.ledger import Balance, LedgerFile, Origin, Outcome, SpendKey
+from hansa.core.ledger import Balance, LedgerFile, Origin, Outcome, Refusal, SpendKey
 from hansa.core.nouns import RoundReport, ServerState
 from hansa.core.streams import SECRET, Streams
 from hansa.governance.ledger import StoreLedger
@@ -107,7 +107,7 @@ class Charge:
         origin = Origin(population=population, job=self.run_id, plan_sha256=plan, actor=self.at.actor)
         refused = await self._ledger.reserve_all(self._keys(0), self._release, origin)
         if refused is not None:
-            raise refused.error
+            raise _overdrawn(refused, self.at)
 
     async def _budget(self) -> str:
         """Return the population whose scope is charged, after the budget was set where one is given."""
@@ -158,6 +158,13 @@ def _planned(prepared: Prepared) -> tuple[Release, int]:
     code = training_code(plan, prepared.first.layout)
     if plan.privacy is None or code is None:
         raise PlanError([Problem("privacy", "a run that is charged to a ledger claims privacy; add [privacy].")])
+    watched, data = plan.stopping.metric or "", plan.data
+    if watched.startswith("central.") and data is not None and data.test_at == "server":
+        said = (
+            "data.test_at lets examples that clients held out stand in for the server's own: when a run ends would "
+            "tell of them, and nothing charges that; remove [stopping]."
+        )
+        raise PlanError([Problem("stopping.metric", said)])
     release, times = planned_release(plan, code, prepared.population)
     if isinstance(release.event, Sampled) and prepared.fleet is not None:
         raise HansaError(
@@ -191,8 +198,20 @@ def _no_budget(at: LedgerFile, path: Path) -> HansaError:
         "HANSA-BUDGET-MISSING",
         rule="Privacy is spent from a budget that somebody has set.",
         found=f"{path} has no scope {at.scope!r}.",
-        action="Check the name; or make the scope with --budget, the epsilon that all runs on these people's data may "
-        "cost together.",
+        action="Check the path and the name; or make the scope with --budget, the epsilon that all runs on these "
+        "people's data may cost together.",
+    )
+
+
+def _overdrawn(refused: Refusal, at: LedgerFile) -> HansaError:
+    """Return why a run is refused, with what raises the limit of a ledger in a file."""
+    error = refused.error
+    return HansaError(
+        error.code,
+        rule=error.rule,
+        found=error.found,
+        action="Use more noise, fewer rounds or fewer participations (`hansa dp calibrate`); or let whoever answers "
+        f"for the scope {at.scope!r} raise its limit: --budget.",
     )
 
 

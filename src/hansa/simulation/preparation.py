@@ -20,7 +20,7 @@ from hansa.core.schema import to_mapping
 from hansa.core.streams import Streams
 from hansa.data import load
 from hansa.evaluation.metrics import Metric, choose
-from hansa.reporting.figures import NOT_EVALUATED, not_evaluated
+from hansa.reporting.figures import NOT_EVALUATED, not_evaluated, plural
 from hansa.simulation.devices import Fleet, fleet_of
 from hansa.simulation.secure_sum import LaneSum
 
@@ -95,6 +95,7 @@ def prepare(plan: Plan) -> Prepared:
             *data.notes,
             *plan.trainer.notes(plan.model, data.signature),
             *_stopping_notes(plan),
+            *_delta_notes(plan, len(data.train.names)),
         ),
         fleet=fleet_of(plan, data.train.names),
         noise_key=simulated_key(streams),
@@ -138,6 +139,17 @@ def _stopping_notes(plan: Plan) -> tuple[str, ...]:
         "is; hold out data.validation_fraction and watch validation.* for a figure without that"
     )
     return (note,) if watched.startswith(("federated.", "central.")) else ()
+
+
+def _delta_notes(plan: Plan, clients: int) -> tuple[str, ...]:
+    """Return a warning where delta is so large that it protects nobody in particular."""
+    if plan.privacy is None or plan.privacy.delta * clients < 1:
+        return ()
+    note = (
+        f"privacy.delta is {plan.privacy.delta:g}, and there are {plural(clients, 'client')}: whoever publishes one of "
+        "them at random keeps such a promise, too; choose it well below one over their number"
+    )
+    return (note,)
 
 
 def _evaluation_problems(plan: Plan, data: FederatedData) -> list[Problem]:
