@@ -23,13 +23,14 @@ def holds(result, points):
     assert Counter(points) <= result.tally.kills
 
 
-@pytest.mark.parametrize("half", [0, 1])
+@pytest.mark.parametrize("half", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_killed_once_at_every_point_a_federation_gives_the_same_model(half, tmp_path):
     server, clients = SERVER[half::2], CLIENTS[half::2]
     campaign = Campaign(server, clients, passes=1, bad_network=False, seed=half)
     holds(torture(campaign, tmp_path / "federation"), [*server, *clients])
 
 
+@pytest.mark.slow
 def test_on_postgresql_either_replica_may_be_killed(tmp_path_factory):
     server, clients = ["coordinator.round.opened", "server.report.recorded", "coordinator.round.folded"], []
     with own_postgres(tmp_path_factory.mktemp("pg")) as database:
@@ -37,6 +38,7 @@ def test_on_postgresql_either_replica_may_be_killed(tmp_path_factory):
         holds(torture(campaign, tmp_path_factory.mktemp("federation") / "f"), [*server, *clients])
 
 
+@pytest.mark.slow
 def test_with_deadlines_that_outages_pass_a_report_is_counted_once_or_its_round_abandoned(tmp_path):
     server, clients = [ABANDONED], ["client.trained", "client.acknowledged"] * 2
     campaign = Campaign(server, clients, (AWAY,), seed=1, passes=1, outage=5.0, bad_network=False)
@@ -57,6 +59,7 @@ def test_whoever_is_killed_every_model_is_charged_exactly_once(tmp_path):
     holds(torture(campaign, tmp_path / "federation"), server)
 
 
+@pytest.mark.slow
 def test_what_an_attempt_reserved_that_is_given_up_is_given_back_once(tmp_path):
     server, clients = [ABANDONED], ["client.trained", "client.acknowledged"] * 2
     campaign = Campaign(server, clients, (PRIVATE,), seed=1, passes=1, outage=5.0, bad_network=False)
