@@ -13,7 +13,7 @@ from tests.server.by_hand import code_of, deployed, run_async
 from hansa.algorithms.fixed_point import modulo, vectors
 from hansa.algorithms.private_sums import released
 from hansa.algorithms.secure_sums import training_code
-from hansa.core.errors import DivergenceError, HansaError
+from hansa.core.errors import DivergenceError, HansaError, StoreError
 from hansa.core.nouns import Batch
 from hansa.governance.limits import Limit, set_limit
 from hansa.secagg.server import Phase
@@ -361,6 +361,27 @@ def test_of_two_runs_that_fit_alone_the_second_waits_for_the_operator(tmp_path):
             assert all("HANSA-BUDGET-OVERDRAWN" in found.why for found in paused)
             content = [row for _, row in await ledger(server)]
             assert content[-1]["epsilon_charged"] <= 9.0
+
+    run_async(work())
+
+
+def test_a_row_of_correlated_noise_serves_no_second_sum(tmp_path, monkeypatch):
+    """A round whose updates are lost after its noise may have been drawn is not tried again with other survivors."""
+
+    async def work():
+        async def lost(*args, **more):
+            raise StoreError("HANSA-NOT-FOUND", rule="It is there.", found="It is not.", action="None.")
+
+        monkeypatch.setattr(closing, "close", lost)
+        async with deployed(tmp_path) as server:
+            await budget(server)
+            run, devices = await started(server, *BANDED)
+            await server.given_up(await one_round(server, devices))
+            for _ in range(500):
+                if (found := await run_state(server, run)).state == "paused":
+                    break
+                await asyncio.sleep(0.02)
+            assert found.why.startswith("[HANSA-NOISE-ROW]")
 
     run_async(work())
 

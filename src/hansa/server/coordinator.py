@@ -254,6 +254,7 @@ class Coordinator:
         services, now = self.services, self.services.clock.now()
         key = await asyncio.to_thread(services.keys.unwrap, round_name(round_.id), round_.key)
         noise_key = await private_rounds.noise_key(services.keys, context)
+        round_ = await private_rounds.mark_drawn(services.store, context, round_)
         try:
             if totals is None:
                 closed = await closing.close(

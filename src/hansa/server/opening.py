@@ -66,12 +66,15 @@ def posted(context: RunContext, round_: Round) -> Posted:
     return Posted(round_, context, goal)
 
 
-async def open_next(services: Services, context: RunContext, upcoming: Upcoming) -> Opening | NotYet:
+async def open_next(services: Services, context: RunContext, upcoming: Upcoming) -> Opening | NotYet:  # noqa: PLR0911 - each a reason to wait
     """Open a run's next round: draw, make its key, and commit. Raises StoreConflictError where another was first."""
     run = context.run
     async with services.store.reading() as rows:
         last = await rows.rounds.last_attempt(run.id, upcoming.kind, upcoming.round)
     failed = 0
+    if last is not None and last.state == "abandoned" and private_rounds.DRAWN in last.notes:
+        why = f"round {upcoming.round} was given up after its row of correlated noise was drawn, which serves no other"
+        return NotYet(why, pause=f"[HANSA-NOISE-ROW] {why} sum; cancel the run, and submit the job again")
     if last is not None and last.state == "abandoned" and (last.closed_at or 0.0) >= run.notes.get(RESUMED, 0.0):
         failed = int(last.notes.get("failed", 0)) + 1
         if failed >= services.settings.max_attempts:

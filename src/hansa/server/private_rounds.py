@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -30,10 +31,12 @@ from hansa.server import spending
 from hansa.server.contexts import RunContext
 from hansa.store.keys import KeyProvider
 from hansa.store.records import Round, RoundKey, Run
-from hansa.store.store import Rows
+from hansa.store.store import Rows, Store
 
 CHARGED: Final = "charged"
 """The note of a round whose cost was set aside."""
+DRAWN: Final = "drawn"
+"""The note of a round for whose sum a row of the run's correlated noise may have been drawn."""
 NOISE_KEY: Final = "noise_key"
 """The note of a run that holds the wrapped key of its correlated noise."""
 _SETTLED: Final = "HANSA-BUDGET-SETTLED"
@@ -77,6 +80,20 @@ async def noise_key(keys: KeyProvider, context: RunContext) -> bytes | None:
         return fresh_key()
     wrapped = base64.b64decode(run.notes[NOISE_KEY])
     return await asyncio.to_thread(keys.unwrap, noise_name(run.id), wrapped)
+
+
+async def mark_drawn(store: Store, context: RunContext, round_: Round) -> Round:
+    """Note that a row of correlated noise is about to be drawn for a round's sum; return the round as it is then.
+
+    The row serves no other sum: two of them with the same noise would show their difference.
+    """
+    privacy = context.plan.privacy
+    if privacy is None or privacy.noise_by != "server" or DRAWN in round_.notes or round_.id.kind != "training":
+        return round_
+    if not isinstance(mechanism_of(context.plan), Correlated):
+        return round_
+    async with store.transaction() as rows:
+        return await rows.rounds.change(replace(round_, notes={**round_.notes, DRAWN: True}))
 
 
 def noise_name(run: str) -> str:
