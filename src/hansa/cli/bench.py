@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -36,7 +38,16 @@ def secagg(  # noqa: PLR0913 - options
         int | None, typer.Option(metavar="T", help="secagg-plus: shares that give a secret back. Default: with K.")
     ] = None,
     bits: Annotated[int, typer.Option(min=8, max=64, metavar="B", help="Bits of an entry.")] = 32,
-    threads: Annotated[int, typer.Option(min=1, max=64, help="Threads of the server, and of decryptors.")] = 1,
+    threads: Annotated[
+        int, typer.Option(min=1, max=64, help="Threads of the server, and of decryptors. Default: a processor each.")
+    ] = len(os.sched_getaffinity(0)),
+    records: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", exists=True, file_okay=False, writable=True,
+            help="Also write what each machine makes durable to this disk, with fsync, and time that apart.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Time a secure sum in this process: clients, server and decryptors without network and disk, and its exactness."""
@@ -45,7 +56,7 @@ def secagg(  # noqa: PLR0913 - options
     chosen, needed = _graph(protocol, clients, dropout, neighbours, threshold)
     work = Workload(
         protocol=_known(protocol), clients=clients, parameters=parameters, dropout=dropout, neighbours=chosen,
-        threshold=needed, bits=bits, threads=threads,
+        threshold=needed, bits=bits, threads=threads, records=records,
     )  # fmt: skip
     answer = Bench(work).run()
     answer["note"] = _note(answer, clients > ALL_FOR_REAL and protocol != "oneshot-seeds")
@@ -97,6 +108,7 @@ def _show(console: Console, answer: dict[str, Any]) -> None:
         ("A client, milliseconds", "client_ms", "{:.2f}"),
         ("The server, seconds", "server_seconds", "{:.3f}"),
         ("A decryptor, seconds", "decryptor_seconds", "{:.3f}"),
+        ("Records on disk with fsync", "fsync", "{:.3f}"),
         ("Bytes up, a client", "bytes_up", "{:,.0f}"),
         ("Bytes down, a client", "bytes_down", "{:,.0f}"),
     ):

@@ -6,15 +6,20 @@ So large cohorts cost what the server costs, and what clients that are timed cos
 
 from __future__ import annotations
 
+import gc
+import os
 import statistics
+import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from pathlib import Path
 from secrets import token_bytes
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -65,6 +70,8 @@ class Workload:
     threshold: int
     bits: int
     threads: int
+    records: Path | None = None
+    """A folder on the disk that machines' records are synced to."""
 
 
 @dataclass
@@ -73,13 +80,30 @@ class Stopwatch:
 
     seconds: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     sizes: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
+    synced: list[float] = field(default_factory=list)
+    """How long it took to make the records of each step durable."""
+    records: BinaryIO | None = None
 
     def run(self, name: str, work: Callable[[], Step]) -> Step:
-        """Do some work and note how long it takes."""
+        """Do some work and note how long it takes, and apart from that how long its records take."""
         began = time.perf_counter()
         step = work()
         self.seconds[name].append(time.perf_counter() - began)
+        if self.records is not None and step.persist:
+            began = time.perf_counter()
+            for record in step.persist:
+                self.records.write(record)
+            self.records.flush()
+            os.fsync(self.records.fileno())
+            self.synced.append(time.perf_counter() - began)
         return step
+
+    def wait(self, name: str, contents: Iterator[bytes]) -> bytes:
+        """Return the next hash, and note how long it was waited for."""
+        began = time.perf_counter()
+        content = next(contents)
+        self.seconds[name].append(time.perf_counter() - began)
+        return content
 
     def weigh(self, messages: Sequence[Outgoing]) -> None:
         """Note how long messages are."""
@@ -120,7 +144,13 @@ class Bench:
 
     def run(self) -> dict[str, Any]:
         """Run it and return what was measured."""
-        result, survivors = self._one_shot() if self.work.protocol == "oneshot-seeds" else self._masked()
+        with ExitStack() as stack:
+            if self.work.records is not None:
+                for each in (self.clients, self.server, self.decryptors):
+                    each.records = stack.enter_context(tempfile.TemporaryFile(dir=self.work.records))
+            gc.disable()  # as timeit does: what all the clients hold here is on no server, to be looked through there
+            stack.callback(gc.enable)
+            result, survivors = self._one_shot() if self.work.protocol == "oneshot-seeds" else self._masked()
         total = self.ring.zeros()
         for client in survivors:
             for mine, more in zip(total, self._vector_of(client), strict=True):
@@ -203,12 +233,11 @@ class Bench:
 
     def _deliver(self, server: MaskingServer | SummingServer, phase: str, messages: Sequence[bytes]) -> Step:
         """Give answers to the server; the last one of a phase also closes it. Vectors are hashed on its threads."""
-        contents, step = [b""] * len(messages), Step()
-        if self.work.threads > 1 and phase in {"mask", "collect"}:
-            began = time.perf_counter()
-            contents = list(self.pool.map(vector_sha256, messages))
-            self.server.seconds[f"take {phase}"].append(time.perf_counter() - began)
-        for message, content in zip(messages, contents, strict=True):
+        hashed = phase in {"mask", "collect"}
+        contents = (map if self.work.threads == 1 else self.pool.map)(vector_sha256, messages if hashed else ())
+        step = Step()
+        for message in messages:
+            content = self.server.wait(f"hash {phase}", contents) if hashed else b""
             name = f"{'close' if len(server.waits_for) == 1 else 'take'} {phase}"
             step = self.server.run(name, partial(server.on_message, message, content))
         return step
@@ -258,7 +287,7 @@ class Bench:
         client = {name: 1000 * statistics.median(self.clients.seconds[name]) for name in phases}
         sizes = {name: statistics.mean(found) for name, found in self.clients.sizes.items()}
         answer: dict[str, Any] = {
-            **asdict(self.work),
+            **{name: value for name, value in asdict(self.work).items() if name != "records"},
             "exact": exact,
             "survivors": survivors,
             "clients_timed": len(self.timed),
@@ -270,6 +299,12 @@ class Bench:
         if self.decryptors.seconds:
             each = {name: statistics.mean(times) for name, times in self.decryptors.seconds.items()}
             answer["decryptor_seconds"] = {**each, "total": sum(each.values())}
+        if self.work.records is not None:
+            answer["fsync"] = {
+                "client, ms": 1000 * sum(self.clients.synced) / self.work.clients,
+                "server, s": sum(self.server.synced),
+                "decryptor, s": sum(self.decryptors.synced) / DECRYPTORS,
+            }
         return answer
 
 

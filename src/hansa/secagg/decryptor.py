@@ -232,7 +232,7 @@ class Decryptor:
             raise answered("A client's vector is in another sum of the round, which this decryptor has answered.")
         ring, task = self.task.ring, self.task.hash
         total = ring.zeros()
-        masks = [Mask(seed_key(self._seeds[each], task, each, self.place)) for each in members]
+        masks = (Mask(seed_key(self._seeds[each], task, each, self.place)) for each in members)
         apply_on_threads(masks, total, ring, self._threads)
         if self._noise is not None:
             noise = self._noise(ring)

@@ -36,7 +36,7 @@ from hansa.secagg.records import Closing, closed, is_message, read, started
 from hansa.secagg.refusals import answered, malformed, unexpected, untrusted
 from hansa.secagg.step import Outgoing, Step
 from hansa.secagg.task import Task
-from hansa.secagg.unmasking import Revealed, checked_shares, unmask
+from hansa.secagg.unmasking import Points, checked_shares, unmask
 
 
 class Phase(IntEnum):
@@ -77,7 +77,8 @@ class MaskingServer:
         self._total = convention.task.ring.zeros()
         self._complained: set[int] = set()
         self._signatures: dict[int, bytes] = {}
-        self._revealed: dict[int, Revealed] = {}
+        self._revealed: dict[int, Points] = defaultdict(dict)
+        """By dealer."""
 
     @classmethod
     def start(cls, convention: Convention, *, threads: int = 1) -> tuple[MaskingServer, Step]:
@@ -221,7 +222,8 @@ class MaskingServer:
         good = checked_shares(message, self._shares[message.client], set(self.survivors))
         if len(good) < len(message.shares):
             self.blamed.append(Blame(message.client, "a share does not fit the hash that its dealer signed"))
-        self._revealed[message.client] = good
+        for dealer, share in good.items():
+            self._revealed[dealer][message.client] = share
 
     @cached_property
     def graph(self) -> Graph:

@@ -16,8 +16,8 @@ from hansa.secagg.graph import Graph
 from hansa.secagg.masks import Mask, apply_on_threads
 from hansa.secagg.messages import Advert, SealedShares, Unmask
 
-Revealed = dict[int, bytes]
-"""Dealer -> the share of it that one holder gave and that fits the dealer's hash."""
+Points = dict[int, bytes]
+"""Holder -> the share of one dealer that it gave and that fits the dealer's hash."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class Unmasked:
     dealers: tuple[int, ...] = ()
 
 
-def checked_shares(message: Unmask, given: Mapping[int, SealedShares], alive: Collection[int]) -> Revealed:
-    """Return the shares of a message that fit the hashes that their dealers signed and gave to its sender."""
+def checked_shares(message: Unmask, given: Mapping[int, SealedShares], alive: Collection[int]) -> dict[int, bytes]:
+    """Return, by dealer, the shares of a message that fit the hashes that their dealers signed and gave its sender."""
     good, holder, task = {}, message.client, message.task
     for dealer, share in message.shares:
         hashes = given[dealer].hashes
@@ -48,22 +48,21 @@ def unmask(  # noqa: PLR0913 - all that a round has gathered
     survivors: Sequence[int],
     *,
     adverts: Mapping[int, Advert],
-    revealed: Mapping[int, Revealed],
+    revealed: Mapping[int, Points],
     total: RingVector,
     threads: int,
 ) -> Unmasked:
     """Take every mask off the total of the survivors' vectors, in place, or say why that cannot be done."""
     alive = set(survivors)
     needed = [each for each in shared if each in alive or alive & set(graph.neighbours(each))]
-    points = {dealer: [(holder, revealed[holder][dealer]) for holder in graph.holders_within(dealer, revealed)
-                       if dealer in revealed[holder]] for dealer in needed}  # fmt: skip
+    points = {dealer: sorted(revealed.get(dealer, {}).items()) for dealer in needed}
     if any(len(each) < graph.threshold for each in points.values()):
         return Unmasked(f"too few clients gave shares that fit: {graph.threshold} are needed")
     found = _secrets(graph, points, adverts, alive)
     liars = tuple(dealer for dealer in needed if dealer not in found)
     if liars:
         return Unmasked("some shares give no secret that fits its commitment", liars)
-    apply_on_threads(list(_masks(graph, found, adverts, alive)), total, graph.task.ring, threads)
+    apply_on_threads(_masks(graph, found, adverts, alive), total, graph.task.ring, threads)
     return Unmasked()
 
 
