@@ -8,7 +8,7 @@ import time
 from typing import Any, Final
 
 from benchmarks.federation.arrivals import Call, Generator
-from benchmarks.federation.checkins import told
+from benchmarks.federation.checkins import requests, told
 from benchmarks.federation.jobs import open_round, plan_of, submit, update_of
 from benchmarks.federation.served import Member, Meter, served
 from hansa.store.records import RoundKey
@@ -17,6 +17,8 @@ from hansa.store.store import Store
 PARAMETERS: Final = 262_144
 """A megabyte in single precision."""
 _WARM: Final = 2.0
+_CHECK_INS: Final = 200
+"""A second, before the reports: each client has asked what there is to do, as no client reports without."""
 
 
 def reports(*, tls: bool, rate: float, seconds: float = 25.0) -> dict[str, Any]:
@@ -29,13 +31,15 @@ def reports(*, tls: bool, rate: float, seconds: float = 25.0) -> dict[str, Any]:
         run = submit(server.calls, plan, PARAMETERS, wait_for=count + 1)
         round_ = open_round(server.calls, run)
         key = RoundKey(run, "training", int(round_["round"]), int(round_["attempt"]))
+        port, context = server.federation.port, server.tls()
+        asked = requests(members, _CHECK_INS, len(members) / _CHECK_INS)
+        Generator(port, tls=context, kept=not tls).run(asked)
         now = time.time()
         calls = [
             Call(place / rate, report(member, key, content, digest, now + place / rate))
             for place, member in enumerate(members[:count])
         ]
         warm = int(rate * _WARM)
-        port, context = server.federation.port, server.tls()
         Generator(port, tls=context, kept=not tls).run(calls[:warm])
         measured = [Call(call.due - calls[warm].due, call.parts) for call in calls[warm:]]
         meter = Meter(server.process)
