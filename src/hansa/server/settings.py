@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import socket
+import ssl
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -63,7 +64,8 @@ class ServerSettings:
         tuple[str, ...], Doc("names and addresses beside localhost that the development certificate is for")
     ] = ()
     client_certificates: Annotated[
-        Literal["none", "optional", "required"], Doc("whether connections show a client certificate (mTLS)")
+        Literal["none", "optional", "required"],
+        Doc("mTLS: connections show a certificate of client_ca (required), may show one, but no other (optional)"),
     ] = "none"
     client_ca: Annotated[str, Doc("the CAs of client certificates for connections, PEM")] = ""
     enrolment_ca: Annotated[str, Doc("the CAs whose certificates let clients enrol without an invitation, PEM")] = ""
@@ -196,8 +198,8 @@ def read_settings(path: Path | str | None = None, environment: Mapping[str, str]
     given, problems = _from_environment(environment)
     values, found = schema.from_mapping(ServerSettings, {**tables, **given})
     problems += [Problem(_where(problem.path, given), problem.message) for problem in found]
+    problems += [problem for problem in _fit_of(values) if problem not in problems]
     if problems:
-        problems += [problem for problem in _fit_of(values) if problem not in problems]
         raise unfit([Problem(_where(problem.path, given), problem.message) for problem in problems])
     return ServerSettings(**values)
 
@@ -315,9 +317,32 @@ def _unfit_certificates(of: ServerSettings) -> Iterator[Problem]:
             yield Problem(name, f'has no use with tls = "{of.tls}"; set tls = "files".')
     if of.client_certificates != "none" and not of.client_ca:
         yield Problem("client_ca", "is needed to check client certificates: the path of their CAs, PEM.")
+    if of.client_certificates == "none" and of.client_ca:
+        yield Problem("client_ca", 'has no use with client_certificates = "none"; set "optional" or "required".')
     if of.client_certificates != "none" and of.tls == "off":
         yield Problem("client_certificates", 'need TLS; with tls = "off" the proxy in front checks them.')
+    yield from _unfit_files(of)
+
+
+def _unfit_files(of: ServerSettings) -> Iterator[Problem]:
+    """Yield which files of certificates cannot be used: a server that began with them would break off."""
     for name in ("tls_certificate", "tls_key", "client_ca", "enrolment_ca", "decryptor_ca"):
         value = getattr(of, name)
         if value and not Path(value).is_file():
             yield Problem(name, f"there is no file {value}.")
+        elif value and name.endswith("_ca"):
+            try:
+                ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(cafile=value)
+            except OSError as error:
+                yield Problem(name, f"{value} cannot be used: {_why(error, 'it holds no certificates as PEM')}.")
+    if Path(of.tls_certificate or ".").is_file() and Path(of.tls_key or ".").is_file():
+        try:  # an empty password: one that is needed is never asked for
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(of.tls_certificate, of.tls_key, password="")
+        except OSError as error:
+            pair = "they are no certificate and its private key without a password, PEM"
+            yield Problem("tls_key", f"{of.tls_certificate} and {of.tls_key} cannot be used: {_why(error, pair)}.")
+
+
+def _why(error: OSError, unread: str) -> str:
+    """Return why a file of certificates cannot be used."""
+    return unread if isinstance(error, ssl.SSLError) else (error.strerror or str(error))
