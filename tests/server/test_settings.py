@@ -67,6 +67,7 @@ def test_every_setting_can_be_given_by_the_environment(name, tmp_path):
         "tls": "off",
         "client_certificates": "required",
         "log_level": "debug",
+        "largest_update_weight": "1000",
         "log_format": "json",
         "code_allow": "our.pieces:*, other:Thing",
         "host_names": '["a", "b"]',

@@ -59,7 +59,7 @@ def test_any_descriptor_comes_back(name, shape, branches):
         tuple(Branch(each, tuple(Parameter(n, tuple(s)) for n, s in parameters)) for each, parameters in branches)
     )
     job = JobDescriptor(
-        name=name, plan={name: shape}, plan_sha256="", signature=Signature(tuple(shape), 0), layout=layout,
+        name=name, plan={name: shape, "rounds": len(shape)}, plan_sha256="", signature=Signature(tuple(shape), 0), layout=layout,
         population=name,
     )  # fmt: skip
     assert JobDescriptor.from_bytes(job.to_bytes()) == job
@@ -74,6 +74,8 @@ def test_any_descriptor_comes_back(name, shape, branches):
         (["more"], 1),
         (["name"], 3),
         (["plan"], []),
+        (["plan", "rounds"], "3"),
+        (["plan", "rounds"], -1),
         (["plan_sha256"], None),
         (["operator"], ["x"]),
         (["signature"], None),

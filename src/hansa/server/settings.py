@@ -110,6 +110,15 @@ class ServerSettings:
         Le(1e18),
         Doc("the largest L2 norm of an update, a unit of weight, where the plan's transforms bound none"),
     ] = 1e9
+    largest_update_weight: Annotated[
+        int,
+        Ge(1),
+        Le(2**24),
+        Doc(
+            "the largest weight of an update, where weigh-by-size has no maximum, and the most examples in statistics "
+            "of features: what one client may say that it has"
+        ),
+    ] = 2**24
     largest_model_bytes: Annotated[int, Ge(1), Doc("the largest initial model that may be submitted")] = 2048 * MIB
     largest_request_bytes: Annotated[int, Ge(4096), Doc("the largest body of any other call")] = 4 * MIB
     quota_bytes: Annotated[
