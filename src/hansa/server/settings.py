@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import re
 import socket
-import ssl
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from urllib.parse import urlsplit
 from annotated_types import Ge, Gt, Le, MinLen
 
 from hansa.core import schema
+from hansa.core.certificate_files import unusable_authorities, unusable_pair
 from hansa.core.errors import HansaError, Problem, SettingsError
 from hansa.core.registry import nearest
 from hansa.core.schema import Doc
@@ -339,19 +339,7 @@ def _unfit_files(of: ServerSettings) -> Iterator[Problem]:
         value = getattr(of, name)
         if value and not Path(value).is_file():
             yield Problem(name, f"there is no file {value}.")
-        elif value and name.endswith("_ca"):
-            try:
-                ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(cafile=value)
-            except OSError as error:
-                yield Problem(name, f"{value} cannot be used: {_why(error, 'it holds no certificates as PEM')}.")
-    if Path(of.tls_certificate or ".").is_file() and Path(of.tls_key or ".").is_file():
-        try:  # an empty password: one that is needed is never asked for
-            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(of.tls_certificate, of.tls_key, password="")
-        except OSError as error:
-            pair = "they are no certificate and its private key without a password, PEM"
-            yield Problem("tls_key", f"{of.tls_certificate} and {of.tls_key} cannot be used: {_why(error, pair)}.")
-
-
-def _why(error: OSError, unread: str) -> str:
-    """Return why a file of certificates cannot be used."""
-    return unread if isinstance(error, ssl.SSLError) else (error.strerror or str(error))
+        elif value and name.endswith("_ca") and (found := unusable_authorities(value)):
+            yield Problem(name, found)
+    if found := unusable_pair(of.tls_certificate, of.tls_key):
+        yield Problem("tls_key", found)
