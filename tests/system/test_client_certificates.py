@@ -125,6 +125,11 @@ def test_who_enters_is_who_the_setting_says(place, who):
         assert REFUSALS[who] in caught.value.found
 
 
+def test_the_server_says_what_it_asks_of_connections(place):
+    told = f"certificate {place.mode}, of {place.server.settings.get('client_ca')}"
+    assert (told in place.server.log("server")) == (place.mode != "none")
+
+
 def test_a_client_enrols_by_its_certificate_and_shows_it_on_its_connection(place, tmp_path):
     place.told("populations", "create", "hospitals")
     (tmp_path / "data").mkdir()

@@ -311,6 +311,8 @@ def _greet(settings: ServerSettings) -> None:
     ca, token = settings.place / FOLDER / "ca.pem", settings.place / OWNER_TOKEN
     if settings.tls == "development" and ca.exists():
         command_line(console, "ca", str(ca))
+    if settings.client_certificates != "none":
+        command_line(console, "clients", f"certificate {settings.client_certificates}, of {settings.client_ca}")
     if token.exists():
         command_line(console, "token", str(token))
 

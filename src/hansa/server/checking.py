@@ -83,9 +83,8 @@ def checker(posted: Posted, settings: ServerSettings) -> Check:
         return UpdateCheck(layout, encoded=posted.encoded, code=code)
     layout = limited_lanes(context.plan, context.state.layout, settings.largest_update_weight)
     plain = all(transform.linear for transform in context.plan.transforms)
-    limits = (
-        norm_limits(context.plan, layout, settings.largest_update_norm) if plain else {}
-    )  # others are measured once decoded
+    largest = settings.largest_update_norm
+    limits = norm_limits(context.plan, layout, largest) if plain else {}  # others are measured once decoded
     return UpdateCheck(layout, encoded=posted.encoded, limits=limits)
 
 
