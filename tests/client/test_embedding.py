@@ -1,14 +1,12 @@
-"""The example of an application that embeds an agent, and the unit for systemd."""
+"""The example of an application that embeds an agent."""
 
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 from fake_server import TOKEN, job_of
 
 import hansa
@@ -29,13 +27,3 @@ def test_the_example_takes_part_while_it_works(server, tmp_path):
         told, failed = process.communicate("up\n", timeout=30)
     assert process.returncode == 0, failed
     assert told == "heating: up\n"
-
-
-def test_the_unit_is_one():
-    command = shutil.which("systemd-analyze")
-    if command is None:
-        pytest.skip("systemd is not installed")
-    unit = ROOT / "deploy" / "hansa-client.service"
-    done = subprocess.run([command, "verify", str(unit)], capture_output=True, text=True, check=False)
-    problems = [line for line in done.stderr.splitlines() if "is not executable" not in line]
-    assert problems == []

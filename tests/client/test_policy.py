@@ -116,9 +116,32 @@ def test_what_is_accepted_is_answered(server, data, tmp_path):
 
 
 def test_a_model_larger_than_the_disk_share_is_declined():
-    asked = Asked("training", JOB, 4, 9, 2_000_000)
+    asked = Asked("training", 1, JOB, 4, 9, 2_000_000)
     assert objections(Policy(resources=Resources(disk_mb=1)), asked) != []
     assert objections(Policy(resources=Resources(disk_mb=2)), asked) == []
+
+
+def test_a_job_has_as_many_rounds_as_the_policy_bears_and_as_its_plan_says():
+    def reasons(round_, rounds, **accept):
+        job = job_of({**PLAN, "rounds": rounds})
+        return objections(Policy(accept=Accept(**accept)), Asked("training", round_, job, 4, 9, 1))
+
+    assert reasons(10_000, 10_000) == []
+    assert reasons(1, 10_001) == ["the plan has 10001 rounds, more than most_rounds (10000)"]
+    assert reasons(1, 10_001, most_rounds=20_000) == []
+    assert reasons(1, 3, most_rounds=2) != []
+    assert reasons(3, 3) == []
+    assert reasons(4, 3) == ["round 4 is asked of a plan of 3"]
+
+
+def test_a_round_beyond_the_plans_last_is_declined(server, data, tmp_path):
+    agent = Agent(server.url, data, tmp_path / "state", wait=0.0)
+    agent.enrol(TOKEN)
+    server.assign(JOB, round=4)
+    agent.step()
+    assert server.reports == {}
+    assert "Round 4 is asked of a plan of 3" in (tmp_path / "state" / "declined.jsonl").read_text()
+    agent.close()
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import sqlite3
 from dataclasses import replace
 
 import pytest
+from tests.server.authority import Authority
 
 from hansa.core.errors import HansaError, RefusedError, SettingsError
 from hansa.decryptor.book import Book
@@ -232,6 +233,16 @@ def test_an_identity_is_made_once_and_a_file_that_is_none_is_told(tmp_path):
     (tmp_path / "identity.pem").write_text("nothing")
     with pytest.raises(HansaError, match="holds no Ed25519 key"):
         identity(tmp_path)
+
+
+def test_a_certificate_of_another_key_is_told_before_anything_is_served(tmp_path):
+    authority = Authority(tmp_path / "ca")
+    (certificate, _), (_, key) = authority.issue("one"), authority.issue("another")
+    own = base64.b64encode(bytes(32)).decode()
+    options = {"operator": "a", "server_keys": (own,), "registrar": "server", "tls": "files"}
+    with pytest.raises(SettingsError) as caught:
+        DecryptorSettings(**options, tls_certificate=str(certificate), tls_key=str(key))
+    assert [problem.path for problem in caught.value.problems] == ["tls_key"]
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import asyncio
 import os
 import shutil
 import socket
+from datetime import UTC, datetime
 
 import pytest
 from operating import FLAGS, MODEL, MODEL_SHA256, closed_rounds, job
@@ -114,6 +115,21 @@ def test_runs_their_rounds_and_clients_are_shown(released):
     assert "invited" in clients
 
 
+def test_the_page_of_clients_says_when_each_was_last_seen(populated):
+    one = populated.ok("GET", f"/clients/{populated.clients[0]}")
+    population = populated.ok("GET", "/populations/hospitals")["id"]
+    now = populated.clock.now()
+    populated.services.board.callers.called(population, one["number"], now - 90)
+    page = visit(populated, "/clients", cookie=signed_in(populated)).text
+    rows = {name: page.partition(f">{name}</th>")[2].partition("</tr>")[0] for name in ("one", "two")}
+    assert "1 min 3" in rows["one"]
+    assert datetime.fromtimestamp(now - 90, UTC).strftime("%Y-%m-%d %H:%M:%S UTC") in rows["one"]
+    assert "not seen" in rows["two"]
+    assert "1 called in the last hour" in page
+    populated.clock.ahead = 3550
+    assert "0 called in the last hour" in visit(populated, "/clients", cookie=signed_in(populated)).text
+
+
 def test_another_tenants_run_is_not_there(released):
     answer = visit(released, f"/runs/{released.run_id}", cookie=signed_in(released, "other"))
     assert answer.status_code == 404
@@ -209,6 +225,8 @@ def test_pages_look_as_they_should_in_a_browser(served, tmp_path_factory, width,
     served.ok("PUT", f"/models/{MODEL_SHA256}", content=MODEL)
     served.run_id = served.ok("POST", "/jobs", json=job(name="heart disease"))["run"]["id"]
     served.run(closed_rounds(served))
+    population = served.ok("GET", "/populations/hospitals")["id"]
+    served.services.board.callers.called(population, 1, served.clock.now() - 90)
     folder = tmp_path_factory.getbasetemp()
     problems = []
 
@@ -230,14 +248,17 @@ def test_pages_look_as_they_should_in_a_browser(served, tmp_path_factory, width,
             overflow = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
             bar = page.locator(".step i.included").first.bounding_box()
             page.get_by_role("link", name="Clients").click()
+            page.get_by_text("min 3").wait_for()
             page.screenshot(path=folder / f"clients-{width}.png", full_page=True)
+            wide = page.evaluate("[...document.querySelectorAll('.scroll')].map(e => e.scrollWidth - e.clientWidth)")
             page.get_by_role("button", name="Sign out").click()
             page.wait_for_url("**/sign-in")
             page.screenshot(path=folder / f"sign-in-{width}.png", full_page=True)
             chromium.close()
-            return overflow, bar["width"]
+            return overflow, bar["width"], wide
 
-    overflow, bar = while_served(served, look)
+    overflow, bar, wide = while_served(served, look)
     assert problems == []
     assert overflow == 0
     assert bar > 20
+    assert wide == [0, 0]  # when clients were last seen is in sight on a telephone, too

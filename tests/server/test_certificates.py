@@ -130,10 +130,9 @@ def test_a_broken_folder_is_told_and_not_overwritten(tmp_path, clock):
 
 
 def test_tls_can_be_left_to_a_proxy_or_to_files(tmp_path, clock):
-    for name in ("cert.pem", "key.pem"):
-        (tmp_path / name).write_text("")
-    given = {"tls_certificate": str(tmp_path / "cert.pem"), "tls_key": str(tmp_path / "key.pem")}
+    own = DevelopmentAuthority(tmp_path, clock).server(("localhost",))
+    given = {"tls_certificate": str(own[0]), "tls_key": str(own[1])}
     assert tls_files(ServerSettings(tls="off", folder=str(tmp_path / "none")), clock) is None
     files = tls_files(ServerSettings(tls="files", **given), clock)
-    assert (files.certificate, files.key, files.ca) == (tmp_path / "cert.pem", tmp_path / "key.pem", None)
+    assert (files.certificate, files.key, files.ca) == (*own, None)
     assert not (tmp_path / "none").exists()

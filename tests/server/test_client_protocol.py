@@ -17,24 +17,6 @@ TRAINING = "evaluation.federated=false", "features.label=disease", "features.sca
 """A plan that begins with training."""
 
 
-def test_calls_without_a_signature_are_refused_everywhere(tmp_path):
-    async def work():
-        async with deployed(tmp_path) as server:
-            device = await server.device("a")
-            for name in ("CheckIn", "Exchange", "Goodbye"):
-                message = getattr(messages, f"{name}Request")()
-                assert code_of(await device.call(name, message, header=None)) == "HANSA-AUTH-MISSING"
-                assert code_of(await device.call(name, message, header="Bearer x")) == "HANSA-AUTH-MISSING"
-            for path in ("/v1/jobs/" + "0" * 64, "/v1/models/" + "0" * 64):
-                answer = await server.http.get(path)
-                assert (answer.status_code, code_of(answer)) == (401, "HANSA-AUTH-MISSING")
-            path = "/v1/updates/run-1/training/1/1"
-            assert (await server.http.head(path)).status_code == 401
-            assert code_of(await server.http.put(path, content=b"x")) == "HANSA-AUTH-MISSING"
-
-    run_async(work())
-
-
 def test_another_key_an_unknown_client_a_wrong_clock_and_a_repeated_call_are_refused(tmp_path):
     async def work():
         async with deployed(tmp_path) as server:

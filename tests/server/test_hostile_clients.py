@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from tests.server.by_hand import Device, code_of, deployed, run_async
 
+from hansa.algorithms.prologue import statistics_layout
 from hansa.core.errors import StoreError
 from hansa.core.nouns import Batch
 from hansa.server import closing
@@ -389,6 +390,35 @@ def test_a_client_beyond_the_plans_bounds_is_refused_and_named_and_its_round_goe
             assert [event.client for event in await server.events("report.refused")] == [device.id]
             heavy = 300 if transforms == WEIGHED else 1
             assert (await _send(server, other, its, 0.1 * heavy, heavy)).json()["verdict"] == "VERDICT_ACCEPTED"
+
+    run_async(work())
+
+
+def test_where_the_plan_bounds_no_weight_the_servers_setting_does(tmp_path):
+    async def work():
+        async with deployed(tmp_path, largest_update_weight=300) as server:
+            plan = (*PLAN, 'transforms=[{kind="weigh-by-size"}]')
+            (device, assigned), (other, its) = await _asked(server, plan=plan)
+            answer = await _send(server, device, assigned, 1.0, 301)
+            assert (answer.status_code, code_of(answer)) == (400, "HANSA-REPORT-INVALID")
+            assert "'weight.params' is above 300" in answer.json()["error"]["found"]
+            assert [event.client for event in await server.events("report.refused")] == [device.id]
+            assert (await _send(server, other, its, 1.0, 300)).json()["verdict"] == "VERDICT_ACCEPTED"
+
+    run_async(work())
+
+
+def test_no_client_has_more_examples_in_statistics_than_the_setting_says(tmp_path):
+    async def work():
+        async with deployed(tmp_path, largest_update_weight=300) as server:
+            (device, assigned), (other, its) = await _asked(server, plan=("rounds=3",))
+            assert assigned.id.kind == messages.KIND_STATISTICS
+            layout = statistics_layout((await server.context(assigned.id.run)).plan.features)
+            for each, of, count, expected in ((device, assigned, 301, 400), (other, its, 300, 200)):
+                lanes = {lane.name: np.full(1, count if lane.name.startswith("n.") else 0.0) for lane in layout.lanes}
+                update = encode_update(Batch(np.zeros((1, 0), dtype=np.float32), layout.encode_lanes(lanes, 1), layout))
+                assert (await each.put(of.id, update)).status_code == expected
+            assert [event.client for event in await server.events("report.refused")] == [device.id]
 
     run_async(work())
 

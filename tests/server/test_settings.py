@@ -5,6 +5,8 @@ from __future__ import annotations
 import stat
 
 import pytest
+from cryptography.hazmat.primitives import serialization
+from tests.server.authority import Authority
 
 from hansa.core import schema
 from hansa.core.errors import SettingsError
@@ -50,12 +52,14 @@ def test_every_setting_has_a_variable_a_default_and_a_help():
 
 @pytest.mark.parametrize("name", schema.fields_of(ServerSettings))
 def test_every_setting_can_be_given_by_the_environment(name, tmp_path):
-    (tmp_path / "file.pem").write_text("")
+    authority = Authority(tmp_path / "ca")
+    certificate, key = map(str, authority.issue("server"))
     beside = {
-        "tls_certificate": {"tls": "files", "tls_key": str(tmp_path / "file.pem")},
-        "tls_key": {"tls": "files", "tls_certificate": str(tmp_path / "file.pem")},
+        "tls_certificate": {"tls": "files", "tls_key": key},
+        "tls_key": {"tls": "files", "tls_certificate": certificate},
         "tls": {},
-        "client_certificates": {"client_ca": str(tmp_path / "file.pem")},
+        "client_certificates": {"client_ca": str(authority.ca)},
+        "client_ca": {"client_certificates": "optional"},
     }
     values = {
         "database": "postgresql+psycopg://host/name",
@@ -63,13 +67,14 @@ def test_every_setting_can_be_given_by_the_environment(name, tmp_path):
         "tls": "off",
         "client_certificates": "required",
         "log_level": "debug",
+        "largest_update_weight": "1000",
         "log_format": "json",
         "code_allow": "our.pieces:*, other:Thing",
         "host_names": '["a", "b"]',
         "decryptor_urls": "https://a.example:8444, https://b.example:8444",
-        **dict.fromkeys(
-            ("tls_certificate", "tls_key", "client_ca", "enrolment_ca", "decryptor_ca"), str(tmp_path / "file.pem")
-        ),
+        "tls_certificate": certificate,
+        "tls_key": key,
+        **dict.fromkeys(("client_ca", "enrolment_ca", "decryptor_ca"), str(authority.ca)),
     }
     default = getattr(ServerSettings(), name)
     text = values.get(name) or (str(default * 2) if isinstance(default, int | float) and default else "7")
@@ -103,3 +108,33 @@ def test_a_file_that_cannot_be_read_is_a_problem_of_that_file(tmp_path, content,
 
 def test_a_database_password_is_not_in_the_representation():
     assert "secret" not in repr(ServerSettings(database="postgresql+psycopg://user:secret@host/name"))
+
+
+def test_files_of_certificates_that_cannot_be_used_are_told_before_anything_is_served(tmp_path):
+    authority = Authority(tmp_path / "ca")
+    (certificate, key), (_, other) = authority.issue("one"), authority.issue("another")
+    empty, garbage, locked = (tmp_path / name for name in ("empty.pem", "garbage.pem", "locked.pem"))
+    empty.write_text("")
+    garbage.write_text("no certificate")
+    form = serialization.PrivateFormat.PKCS8, serialization.BestAvailableEncryption(b"a password")
+    locked.write_bytes(authority.key.private_bytes(serialization.Encoding.PEM, *form))
+    found = problems_of(
+        HANSA_SERVER_CLIENT_CERTIFICATES="optional",
+        HANSA_SERVER_CLIENT_CA=str(empty),
+        HANSA_SERVER_ENROLMENT_CA=str(garbage),
+        HANSA_SERVER_DECRYPTOR_CA=str(garbage),
+    )
+    assert set(found) == {f"HANSA_SERVER_{name}_CA" for name in ("CLIENT", "ENROLMENT", "DECRYPTOR")}
+    assert all("holds no certificates" in message for message in found.values())
+    for pair in ((certificate, other), (garbage, key), (certificate, garbage), (authority.ca, locked)):
+        files = {"HANSA_SERVER_TLS_CERTIFICATE": str(pair[0]), "HANSA_SERVER_TLS_KEY": str(pair[1])}
+        assert "cannot be used" in problems_of(HANSA_SERVER_TLS="files", **files)["HANSA_SERVER_TLS_KEY"]
+
+
+def test_authorities_without_a_use_and_client_certificates_without_authorities_are_refused(tmp_path):
+    ca = str(Authority(tmp_path / "ca").ca)
+    assert "has no use" in problems_of(HANSA_SERVER_CLIENT_CA=ca)["HANSA_SERVER_CLIENT_CA"]
+    for mode in ("optional", "required"):
+        assert "is needed" in problems_of(HANSA_SERVER_CLIENT_CERTIFICATES=mode)["client_ca"]
+        off = {"HANSA_SERVER_CLIENT_CERTIFICATES": mode, "HANSA_SERVER_CLIENT_CA": ca, "HANSA_SERVER_TLS": "off"}
+        assert "need TLS" in problems_of(**off)["HANSA_SERVER_CLIENT_CERTIFICATES"]

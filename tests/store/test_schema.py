@@ -5,10 +5,14 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from sqlalchemy import create_engine, inspect
+from sqlalchemy import create_engine, inspect, select, table, text
+from sqlalchemy.exc import SQLAlchemyError
+from tests.store.rows import enrolled, seeded
+from tests.store.rows import opened as opened_round
 
 from hansa.core.errors import StoreError
 from hansa.store import tables
+from hansa.store.failures import translated
 from hansa.store.schema import Schema, current, downgrade, parse_url, upgrade
 from hansa.store.store import Store
 
@@ -75,6 +79,76 @@ def test_the_ledger_is_added_to_a_database_that_older_servers_go_on_serving(empt
     assert downgrade(url, 1) == Schema(1, 1)
     assert not inspect(engine).has_table("ledger_rows")
     engine.dispose()
+
+
+def contents(url):
+    """Return what each table holds, but for what the migrations note themselves."""
+    engine = create_engine(url)
+    with engine.connect() as connection:
+        names = {*inspect(connection).get_table_names()} - {"schema", "alembic_version"}
+        held = {name: connection.execute(select(text("*")).select_from(table(name))) for name in names}
+        found = {name: (rows.keys(), sorted(map(str, rows.all()))) for name, rows in held.items()}
+    engine.dispose()
+    return found
+
+
+def test_going_back_and_forward_keeps_every_row_that_the_older_schema_has(database):
+    url = parse_url(database)
+
+    async def fill():
+        store = await Store.open(database)
+        seed = await seeded(store)
+        await opened_round(store, seed.run, await enrolled(store, seed.population, 3))
+        await store.close()
+
+    asyncio.run(fill())
+    before = contents(url)
+    assert {"clients", "rounds", "assigned", "runs"} <= {name for name, (_, rows) in before.items() if rows}
+    for number in reversed(range(1, tables.SCHEMA)):
+        assert downgrade(url, number).number == number
+        kept = contents(url)
+        assert kept == {name: before[name] for name in kept}
+    upgrade(url)
+    assert contents(url) == before
+    opened(database)
+
+
+def test_a_ledger_that_has_rows_is_forgotten_only_if_that_is_asked(database):
+    url = parse_url(database)
+    engine = create_engine(url)
+    scope = dict.fromkeys(("id", "tenant", "name", "unit", "adjacency", "head", "accountant", "spent"), "x")
+    numbers = {"delta": 1e-5, "epsilon_limit": 8.0, "rows": 1, "restored_row": 0}
+    row = {"scope": "x", "number": 1, "kind": "limit", "content": "{}", "hash": "h"}
+    with engine.begin() as connection:
+        connection.execute(tables.tenants.insert().values(id="x", name="hospitals"))
+        connection.execute(tables.ledger_scopes.insert().values(**scope, **numbers))
+        connection.execute(tables.ledger_rows.insert().values(**row))
+    for number in (1, 0):
+        with pytest.raises(StoreError, match="would forget|has rows") as caught:
+            downgrade(url, number)
+        assert caught.value.code == "HANSA-STORE-LEDGER"
+    assert current(url).number == tables.SCHEMA
+    assert inspect(engine).has_table("ledger_rows")
+    assert downgrade(url, 1, forget_ledger=True) == Schema(1, 1)
+    engine.dispose()
+
+
+def test_a_schema_does_not_go_back_to_a_later_one(database):
+    with pytest.raises(StoreError, match="hansa server upgrade") as caught:
+        downgrade(parse_url(database), tables.SCHEMA + 1)
+    assert caught.value.code == "HANSA-STORE-SCHEMA"
+    assert current(parse_url(database)).number == tables.SCHEMA
+
+
+def test_a_full_database_is_told(tmp_path):
+    engine = create_engine(f"sqlite:///{tmp_path / 'small.sqlite'}")
+    with engine.connect() as connection:
+        connection.exec_driver_sql("CREATE TABLE large (content BLOB)")
+        connection.exec_driver_sql("PRAGMA max_page_count=3")
+        with pytest.raises(SQLAlchemyError) as caught:
+            connection.exec_driver_sql("INSERT INTO large VALUES (zeroblob(100000))")
+    engine.dispose()
+    assert translated(caught.value).code == "HANSA-SERVER-STORAGE"
 
 
 def test_an_empty_database_is_migrated_only_if_that_is_asked(empty_database):

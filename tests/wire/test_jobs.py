@@ -58,10 +58,10 @@ def test_any_descriptor_comes_back(name, shape, branches):
     layout = Layout(
         tuple(Branch(each, tuple(Parameter(n, tuple(s)) for n, s in parameters)) for each, parameters in branches)
     )
+    plan = {name: shape, "rounds": len(shape)}
     job = JobDescriptor(
-        name=name, plan={name: shape}, plan_sha256="", signature=Signature(tuple(shape), 0), layout=layout,
-        population=name,
-    )  # fmt: skip
+        name=name, plan=plan, plan_sha256="", signature=Signature(tuple(shape), 0), layout=layout, population=name
+    )
     assert JobDescriptor.from_bytes(job.to_bytes()) == job
     assert layout_from_mapping(layout_to_mapping(layout)) == layout
 
@@ -74,6 +74,8 @@ def test_any_descriptor_comes_back(name, shape, branches):
         (["more"], 1),
         (["name"], 3),
         (["plan"], []),
+        (["plan", "rounds"], "3"),
+        (["plan", "rounds"], -1),
         (["plan_sha256"], None),
         (["operator"], ["x"]),
         (["signature"], None),

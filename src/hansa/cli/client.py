@@ -27,7 +27,7 @@ from hansa.client.site_data import Own
 from hansa.client.state import StateFolder
 from hansa.core.allowed import allowing
 from hansa.core.registry import import_named
-from hansa.core.settings import CA, SERVER, TOKEN, value_of
+from hansa.core.settings import CA, CERTIFICATE, CERTIFICATE_KEY, SERVER, TOKEN, path_of, value_of
 
 _CODE: Final = re.compile(r"[\w.]+:\w+")
 
@@ -68,10 +68,17 @@ def command(  # noqa: PLR0913 - a command's options
         Path | None, typer.Option(metavar="FILE", help="Trust servers of this authority only (PEM). Default: HANSA_CA.")
     ] = None,
     certificate: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="This client's certificate with its chain (PEM).")
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="This client's certificate with its chain (PEM), shown to the server. Default: HANSA_CERTIFICATE.",
+        ),
     ] = None,
     certificate_key: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The certificate's private key (PEM).")
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="The certificate's private key (PEM, no password). Default: HANSA_CERTIFICATE_KEY."
+        ),
     ] = None,
     population: Annotated[
         str | None,
@@ -107,7 +114,8 @@ def command(  # noqa: PLR0913 - a command's options
         _allow(words, policy)
         return
     server = server or value_of(SERVER)
-    ca = ca or (Path(given) if (given := value_of(CA)) else None)
+    ca = ca or path_of(CA)
+    pair = _pair(certificate or path_of(CERTIFICATE), certificate_key or path_of(CERTIFICATE_KEY))
     if server is None or (data is None and not rotates):
         raise typer.BadParameter("a client needs --server URL (or HANSA_SERVER) and --data PATH.")
     accepted = Policy() if policy is None else read_policy(policy)
@@ -117,7 +125,7 @@ def command(  # noqa: PLR0913 - a command's options
         state or _default_state(),
         accepted,
         ca=ca,
-        certificate=_pair(certificate, certificate_key),
+        certificate=pair,
         attributes=_attributes(attribute or []),
         consent=consent,
         test_fraction=test_fraction,
@@ -128,23 +136,23 @@ def command(  # noqa: PLR0913 - a command's options
         if rotates:
             agent.insist(agent.rotate_key, threading.Event())
             return
-        _enrol(agent, token_file, certificate, certificate_key, population)
+        _enrol(agent, token_file, pair, population)
         if dry_run:
             _show(agent.rehearse(), as_json=as_json)
             return
         agent.run(threading.Event())
 
 
-def _enrol(
-    agent: Agent, token_file: Path | None, certificate: Path | None, key: Path | None, population: str | None
-) -> None:
+def _enrol(agent: Agent, token_file: Path | None, pair: tuple[Path, Path] | None, population: str | None) -> None:
     """Enrol where that is to be done, by a certificate or by a token that is no argument."""
     if agent.identity is not None:
         return
-    if population is not None and certificate is not None and key is not None:
+    if population is not None:
+        if pair is None:
+            raise typer.BadParameter("enrolling by a certificate needs one and its key.", param_hint="--certificate")
         from hansa.client.certificates import certified  # noqa: PLC0415 - few clients enrol so
 
-        request = certified(certificate, key, population, agent.state.key())
+        request = certified(*pair, population, agent.state.key())
         agent.insist(lambda: agent.enrol_with(request), threading.Event())
         return
     given = value_of(TOKEN)

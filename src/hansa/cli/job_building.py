@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from hansa.algorithms.plan import Plan
+from hansa.client.policy import MOST_ROUNDS
 from hansa.core.errors import PlanError, Problem
 from hansa.core.nouns import Signature
 from hansa.core.schema import to_mapping
@@ -49,7 +50,13 @@ def build_job(plan: Plan, *, population: str, signature: Signature | None = None
         "model": hashlib.sha256(content).hexdigest(),
         **options,
     }
-    return BuiltJob(body, content, (*notes, *plan.trainer.notes(plan.model, found)))
+    return BuiltJob(body, content, (*notes, *_too_long(plan), *plan.trainer.notes(plan.model, found)))
+
+
+def _too_long(plan: Plan) -> tuple[str, ...]:
+    """Return a note on a plan of more rounds than sites take part in where their policies do not say."""
+    told = f"sites take part in plans of at most {MOST_ROUNDS} rounds, unless their policies say more (most_rounds)"
+    return (told,) if plan.rounds > MOST_ROUNDS else ()
 
 
 def signature_of(features: Features) -> Signature | None:

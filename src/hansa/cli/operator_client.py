@@ -17,7 +17,7 @@ import typer
 from rich.table import Table
 
 from hansa.core.errors import CATALOGUE, HansaError, PlanError, Problem, RefusedError, RunError
-from hansa.core.settings import CA, SERVER, TOKEN, value_of
+from hansa.core.settings import CA, CERTIFICATE, CERTIFICATE_KEY, SERVER, TOKEN, path_of, value_of
 
 if TYPE_CHECKING:
     import httpx
@@ -152,23 +152,30 @@ def _token(path: Path | None) -> str:
 
 
 def _trust(ca: Path | None) -> Any:
-    """Return what the connection trusts: an authority's file, or the system's authorities."""
+    """Return what the connection is made by: an authority's file or the system's, and a certificate of the caller's."""
     import ssl  # noqa: PLC0415 - with httpx
 
-    named = ca or (Path(given) if (given := value_of(CA)) else None)
-    if named is None:
-        return True
+    from hansa.client import tls  # noqa: PLC0415
+
+    ca, certificate, key = ca or path_of(CA), path_of(CERTIFICATE), path_of(CERTIFICATE_KEY)
+    if (certificate is None) != (key is None):
+        raise typer.BadParameter(f"{CERTIFICATE.name} and {CERTIFICATE_KEY.name} go together.")
+    pair = None if certificate is None or key is None else (certificate, key)
     try:
-        return ssl.create_default_context(cafile=str(named))
-    except (OSError, ssl.SSLError) as error:
-        why = getattr(error, "strerror", None) or "it is no PEM file of certificates"
-        raise typer.BadParameter(f"{named} cannot be used: {why}.", param_hint="--ca") from None
+        return tls.context(ca, pair)
+    except OSError as error:
+        files = ", ".join(map(str, filter(None, (ca, certificate, key))))
+        unread = isinstance(error, ssl.SSLError)
+        why = "they are no PEM files of certificates, and of a key without a password" if unread else error.strerror
+        raise typer.BadParameter(f"{files} cannot be used: {why}.", param_hint="--ca") from None
 
 
 @contextmanager
 def _reachable(url: str) -> Iterator[None]:
     """Say in a sentence why a server cannot be reached, or is not trusted."""
     import httpx  # noqa: PLC0415 - with the client
+
+    from hansa.client import tls  # noqa: PLC0415
 
     try:
         yield
@@ -177,11 +184,13 @@ def _reachable(url: str) -> Iterator[None]:
         trust = "CERTIFICATE_VERIFY_FAILED" in reason
         broken = isinstance(error, httpx.RemoteProtocolError | httpx.ReadError) and url.startswith("http:")
         action = "Is it running? Is the URL right?" + (" Does it begin with https?" if broken else "")
+        if trust:
+            action = "Name its authority with --ca (ca.pem of the server)."
         raise HansaError(
             "HANSA-SERVER-UNREACHABLE",
             rule="Commands call a server that answers and is trusted.",
             found=f"{url} does not: {reason}.",
-            action="Name its authority with --ca (ca.pem of the server)." if trust else action,
+            action=tls.hint(reason) or action,
         ) from None
 
 

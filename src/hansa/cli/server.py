@@ -140,6 +140,9 @@ def upgrade(*, config: Config = None, as_json: AsJson = False) -> None:
 def downgrade(
     number: Annotated[int, typer.Argument(metavar="SCHEMA", help="The schema of the older version.", min=0)],
     *,
+    forget_ledger: Annotated[
+        bool, typer.Option("--forget-ledger", help="Also where what privacy was spent is forgotten: export it first.")
+    ] = False,
     config: Config = None,
     as_json: AsJson = False,
 ) -> None:
@@ -147,7 +150,8 @@ def downgrade(
     from hansa.store import schema  # noqa: PLC0415
 
     read = _settings(config)
-    _tell_schema(schema.downgrade(schema.parse_url(read.database_url), number), as_json=as_json)
+    url = schema.parse_url(read.database_url)
+    _tell_schema(schema.downgrade(url, number, forget_ledger=forget_ledger), as_json=as_json)
 
 
 @app.command()
@@ -307,6 +311,8 @@ def _greet(settings: ServerSettings) -> None:
     ca, token = settings.place / FOLDER / "ca.pem", settings.place / OWNER_TOKEN
     if settings.tls == "development" and ca.exists():
         command_line(console, "ca", str(ca))
+    if settings.client_certificates != "none":
+        command_line(console, "clients", f"certificate {settings.client_certificates}, of {settings.client_ca}")
     if token.exists():
         command_line(console, "token", str(token))
 

@@ -445,7 +445,7 @@ def _version() -> str:
 
 
 def _asked(assigned: wire.Assignment, assignment: Id, job: JobDescriptor) -> Asked:
-    return Asked(assignment.kind, job, assigned.cohort_size, assigned.population, assigned.model_size)
+    return Asked(assignment.kind, assignment.round, job, assigned.cohort_size, assigned.population, assigned.model_size)
 
 
 def _leaving(content: bytes, lanes: list[str]) -> dict[str, Any]:

@@ -18,6 +18,8 @@ from hansa.wire.jobs import JobDescriptor
 
 Kind = Literal["statistics", "training", "evaluation"]
 
+MOST_ROUNDS: Final = 10_000
+"""Rounds of a plan that a site takes part in where its policy does not say."""
 _KEY_BYTES: Final = 32
 
 
@@ -33,6 +35,7 @@ class Accept:
         "training",
         "evaluation",
     )
+    most_rounds: Annotated[int, Ge(1), Doc("take part in plans of at most so many rounds")] = MOST_ROUNDS
     smallest_cohort: Annotated[int, Ge(1), Doc("take part only among at least so many clients of a round")] = 1
     smallest_population: Annotated[int, Ge(1), Doc("take part only where at least so many are eligible")] = 1
 
@@ -164,6 +167,7 @@ class Asked:
     """What an assignment asks, as far as a policy judges it."""
 
     kind: Kind
+    round: int
     job: JobDescriptor
     cohort_size: int
     population: int
@@ -206,12 +210,14 @@ def allow(path: Path, pattern: str) -> Allowance:
 def objections(policy: Policy, asked: Asked) -> list[str]:
     """Return why a site does not take part in this, a sentence each; none where it does."""
     accept, job = policy.accept, asked.job
-    disk = policy.resources.disk_mb
+    disk, rounds = policy.resources.disk_mb, job.rounds
     reasons = {
         f"the plan {job.plan_sha256} is not accepted": bool(accept.plans) and job.plan_sha256 not in accept.plans,
         f"the purpose {job.purpose!r} is not accepted": bool(accept.purposes) and job.purpose not in accept.purposes,
         f"the operator {job.operator!r} is not accepted": bool(accept.operators)
         and job.operator not in accept.operators,
+        f"the plan has {rounds} rounds, more than most_rounds ({accept.most_rounds})": rounds > accept.most_rounds,
+        f"round {asked.round} is asked of a plan of {rounds}": asked.round > rounds,
         "the plan has no secure sum": policy.secure_sums.required and not job.plan.get("secure_aggregation"),
         f"{asked.kind} is not answered": asked.kind not in accept.kinds,
         f"the cohort has {asked.cohort_size} clients, fewer than {accept.smallest_cohort}": asked.cohort_size

@@ -21,6 +21,7 @@ import stamina
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from google.protobuf.message import DecodeError, Message
 
+from hansa.client import tls
 from hansa.client.lean import httpx
 from hansa.core.clock import Clock, SystemClock
 from hansa.core.errors import CATALOGUE, RefusedError
@@ -77,13 +78,10 @@ class Reach:
 
     def _context(self) -> ssl.SSLContext:
         try:
-            context = ssl.create_default_context(cafile=None if self.ca is None else str(self.ca))
-            if self.certificate is not None:
-                context.load_cert_chain(*map(str, self.certificate))
-        except (OSError, ssl.SSLError) as error:
+            return tls.context(self.ca, self.certificate)
+        except OSError as error:
             files = ", ".join(map(str, filter(None, (self.ca, *(self.certificate or ())))))
             raise _unreachable(f"A CA or certificate file ({files}) cannot be read: {error}.") from None
-        return context
 
 
 class Transport:
@@ -293,8 +291,8 @@ def _on_the_way() -> Iterator[None]:
         yield
     except (httpx.HTTPError, ssl.SSLError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        hint = " A server of https ends a call by http like that." if _may_want_tls(error) else ""
-        raise _unreachable(f"{type(error).__name__}: {reason.rstrip('.')}.{hint}") from None
+        hint = "A server of https ends a call by http like that." if _may_want_tls(error) else tls.hint(reason)
+        raise _unreachable(f"{type(error).__name__}: {reason.rstrip('.')}. {hint}".rstrip()) from None
 
 
 def _may_want_tls(error: Exception) -> bool:

@@ -56,6 +56,7 @@ CATALOGUE: Final[dict[str, Entry]] = {
         "resource_exhausted",
     ),
     "HANSA-STORE-CONFLICT": Entry(1, "somebody else changed the same row first", 409, "aborted"),
+    "HANSA-STORE-LEDGER": Entry(2, "going back to an older schema would forget what privacy was spent"),
     "HANSA-STORE-SCHEMA": Entry(4, "the database has a schema that this version does not serve", 500, "internal"),
     "HANSA-KEY-MISSING": Entry(4, "a key is not with the key provider, or was destroyed", 500, "internal"),
     "HANSA-SEAL-BROKEN": Entry(4, "sealed bytes are not what was sealed for this place", 500, "data_loss"),

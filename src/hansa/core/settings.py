@@ -30,6 +30,10 @@ KILL_AT: Final = Setting("HANSA_KILL_AT", "never", "for tests of recovery: the k
 
 SERVER: Final = Setting("HANSA_SERVER", "none", "the URL of the server that clients and operator commands call")
 CA: Final = Setting("HANSA_CA", "those of the system", "the file of the authority by which that server is trusted, PEM")
+CERTIFICATE: Final = Setting(
+    "HANSA_CERTIFICATE", "none", "the file of the certificate, with its chain, that is shown to that server, PEM"
+)
+CERTIFICATE_KEY: Final = Setting("HANSA_CERTIFICATE_KEY", "none", "the file of that certificate's private key, PEM")
 TOKEN: Final = Setting(
     "HANSA_TOKEN",
     "none",
@@ -41,7 +45,7 @@ UPLOAD_PART: Final = Setting(
     "HANSA_UPLOAD_PART", "8388608", "bytes of one part of an upload of `hansa client`, at most 8 MiB"
 )
 
-SETTINGS: Final = (CACHE, TRACEBACK, SERVER, CA, TOKEN, UPLOAD_PART, KILL_AT)
+SETTINGS: Final = (CACHE, TRACEBACK, SERVER, CA, CERTIFICATE, CERTIFICATE_KEY, TOKEN, UPLOAD_PART, KILL_AT)
 """Every setting, by name."""
 
 _OFF: Final = frozenset({"", "0", "false", "no", "off"})
@@ -50,6 +54,11 @@ _OFF: Final = frozenset({"", "0", "false", "no", "off"})
 def value_of(setting: Setting) -> str | None:
     """Return what the environment says of a setting, or None where it is not set or empty."""
     return os.environ.get(setting.name) or None
+
+
+def path_of(setting: Setting) -> Path | None:
+    """Return the file that the environment names, or None where it names none."""
+    return Path(named) if (named := value_of(setting)) else None
 
 
 def cache_folder() -> Path:

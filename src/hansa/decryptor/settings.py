@@ -13,6 +13,7 @@ from typing import Annotated, Final, Literal
 from annotated_types import Ge, Gt, Le, MinLen
 
 from hansa.core import schema
+from hansa.core.certificate_files import unusable_pair
 from hansa.core.errors import Problem, SettingsError
 from hansa.core.schema import Doc
 
@@ -95,12 +96,17 @@ class DecryptorSettings:
                 yield Problem(f"plans.{position}", "is no SHA-256 of a plan: 64 digits of 0-9 and a-f.")
         if self.registrar == "pinned" and len(self.peers) < self.minimum_survivors:
             yield Problem("peers", f"are {len(self.peers)}, fewer than minimum_survivors: list them, or set registrar.")
+        yield from self._tls_problems()
+
+    def _tls_problems(self) -> Iterator[Problem]:
         for name in ("tls_certificate", "tls_key"):
             value = getattr(self, name)
             if bool(value) != (self.tls == "files"):
                 yield Problem(name, 'goes with tls = "files", and with nothing else.')
             elif value and not Path(value).is_file():
                 yield Problem(name, f"there is no file {value}.")
+        if found := unusable_pair(self.tls_certificate, self.tls_key):
+            yield Problem("tls_key", found)
 
 
 def read_settings(path: Path) -> DecryptorSettings:

@@ -84,7 +84,20 @@ class SignedCalls:
             return internal()
 
 
-def create(services: Services) -> ASGIApp:
+@dataclass
+class Application:
+    """The server's application: calls of the client protocol, the many small ones, take no way but their own."""
+
+    calls: SignedCalls
+    others: Starlette
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one call."""
+        ours = scope["type"] == "http" and scope["path"].startswith(_RPC)
+        await (self.calls if ours else self.others)(scope, receive, send)
+
+
+def create(services: Services) -> Application:
     """Return the application over some services. Its background work runs within its lifespan."""
     transfers = Transfers(services, Recorder(services))
     api = FederationASGIApplication(ClientApi(services), read_max_bytes=services.settings.largest_request_bytes)
@@ -100,7 +113,7 @@ def create(services: Services) -> ASGIApp:
     application = Starlette(routes=routes, lifespan=lambda _: background(services))
     application.add_exception_handler(HansaError, _handled)
     application.add_exception_handler(Exception, _handled)
-    return _either(SignedCalls(services, api), application)
+    return Application(SignedCalls(services, api), application)
 
 
 @contextlib.asynccontextmanager
@@ -262,13 +275,3 @@ def _replay(body: bytes, receive: Receive) -> Receive:
         return {"type": "http.request", "body": body, "more_body": False}
 
     return replayed
-
-
-def _either(calls: ASGIApp, others: ASGIApp) -> ASGIApp:
-    """Return an application whose calls of the client protocol, the many small ones, take no way but their own."""
-
-    async def application(scope: Scope, receive: Receive, send: Send) -> None:
-        ours = scope["type"] == "http" and scope["path"].startswith(_RPC)
-        await (calls if ours else others)(scope, receive, send)
-
-    return application

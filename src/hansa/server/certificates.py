@@ -41,7 +41,10 @@ Key = ec.EllipticCurvePrivateKey
 
 @dataclass(frozen=True)
 class TlsFiles:
-    """What a server needs for TLS; ``ca`` is what clients trust, None where that is somebody else's authority."""
+    """What a server needs for TLS; ``ca`` is what clients trust, None where that is somebody else's authority.
+
+    ``client_ca`` is what certificates of connections are checked by, None where none is asked for.
+    """
 
     certificate: Path
     key: Path
@@ -51,7 +54,7 @@ class TlsFiles:
 
 def tls_files(settings: ServerSettings, clock: Clock) -> TlsFiles | None:
     """Return the files for TLS, made or renewed where they are the server's own; None where TLS is off."""
-    client_ca = Path(settings.client_ca) if settings.client_ca else None
+    client_ca = None if settings.client_certificates == "none" else Path(settings.client_ca)
     if settings.tls == "off":
         return None
     if settings.tls == "files":

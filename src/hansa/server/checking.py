@@ -10,8 +10,9 @@ from hansa.algorithms.prologue import statistics_layout
 from hansa.algorithms.secure_sums import training_code
 from hansa.evaluation.metrics import known
 from hansa.server.board import Posted
-from hansa.server.limits import limited_lanes, norm_limits
+from hansa.server.limits import limited_lanes, limited_statistics, norm_limits
 from hansa.server.services import Services
+from hansa.server.settings import ServerSettings
 from hansa.store.records import Assigned, Client, Round, RoundKey
 from hansa.wire.update_checks import UpdateCheck, other_digest
 
@@ -65,8 +66,8 @@ class MaskedCheck:
             raise other_digest()
 
 
-def checker(posted: Posted, largest_norm: float) -> Check:
-    """Return what checks an update of a round, piece by piece; ``largest_norm`` holds where the plan bounds none."""
+def checker(posted: Posted, settings: ServerSettings) -> Check:
+    """Return what checks an update of a round, piece by piece; limits of the settings hold where the plan has none."""
     context, kind = posted.context, posted.round.id.kind
     if context.plan.secure_aggregation is not None:
         return MaskedCheck()
@@ -75,14 +76,15 @@ def checker(posted: Posted, largest_norm: float) -> Check:
         most = {metric.name: metric.most if metric.resolution == 1 else _LARGEST_SUM for metric in own}
         return UpdateCheck(tallies=context.tally_widths, most=most)
     if kind == "statistics" and context.plan.features is not None:
-        return UpdateCheck(statistics_layout(context.plan.features))
+        return UpdateCheck(limited_statistics(statistics_layout(context.plan.features), settings.largest_update_weight))
     if context.plan.privacy is not None:
         code = training_code(context.plan, context.state.layout)
-        layout = limited_lanes(context.plan, released(context.state.layout))
+        layout = limited_lanes(context.plan, released(context.state.layout), settings.largest_update_weight)
         return UpdateCheck(layout, encoded=posted.encoded, code=code)
-    layout = limited_lanes(context.plan, context.state.layout)
+    layout = limited_lanes(context.plan, context.state.layout, settings.largest_update_weight)
     plain = all(transform.linear for transform in context.plan.transforms)
-    limits = norm_limits(context.plan, layout, largest_norm) if plain else {}  # others are measured once decoded
+    largest = settings.largest_update_norm
+    limits = norm_limits(context.plan, layout, largest) if plain else {}  # others are measured once decoded
     return UpdateCheck(layout, encoded=posted.encoded, limits=limits)
 
 

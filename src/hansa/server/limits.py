@@ -14,19 +14,26 @@ _SLACK: Final = 1.001
 """What rounding may add to a norm."""
 
 
-def limited_lanes(plan: Plan, layout: Layout) -> Layout:
+def limited_lanes(plan: Plan, layout: Layout, largest: float) -> Layout:
     """Return the layout of an honest client's update of training: it counts one client, and weighs what the plan says.
 
-    Weights of other people's code are as large as they like.
+    Weights that the plan's transforms do not bound, those of other people's code among them, end at ``largest``.
     """
-    most = _most_weight(plan.transforms)
+    stated = _most_weight(plan.transforms)
+    most = largest if stated is None else stated
 
     def limited(lane: Lane) -> Lane:
         if lane.name == COUNT.name:
             return replace(lane, low=lane.high)
-        return lane if most is None or lane.purpose != "weight" else replace(lane, high=min(lane.high, most))
+        return replace(lane, high=min(lane.high, most)) if lane.purpose == "weight" else lane
 
     return replace(layout, lanes=tuple(limited(lane) for lane in layout.lanes))
+
+
+def limited_statistics(layout: Layout, largest: float) -> Layout:
+    """Return the lanes of the statistics of a client with at most so many examples, of which each adds at most 1."""
+    lanes = (replace(lane, low=max(lane.low, -largest), high=min(lane.high, largest)) for lane in layout.lanes)
+    return replace(layout, lanes=tuple(lanes))
 
 
 def norm_limits(plan: Plan, layout: Layout, largest: float) -> dict[str, float]:

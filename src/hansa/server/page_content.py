@@ -16,7 +16,7 @@ from hansa.server.operator_bodies import RoundBody
 from hansa.server.operator_runs import owned, round_body
 from hansa.server.operator_tenant import shown_to
 from hansa.server.submissions import not_found
-from hansa.store.records import ClientState, Event, Job, Round, Run, Token
+from hansa.store.records import Client, ClientState, Event, Job, Population, Round, Run, Token
 from hansa.store.store import Rows
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ _DRAWN: Final = 20_000
 """The most rounds whose numbers are drawn."""
 _FUNNELS: Final = 25
 _EVENTS: Final = 30
+_LATELY: Final = 3600.0
 _REFRESH: Final = 5
 """Seconds after which the page of a run that goes on is loaded anew."""
 
@@ -110,17 +111,48 @@ async def run(services: Services, token: Token, request: Request) -> tuple[str, 
     }
 
 
+@dataclass(frozen=True)
+class Crowd:
+    """The clients of one population: how many, in which states and versions, and who they are."""
+
+    name: str
+    admission: str
+    total: int
+    versions: list[str]
+    table: list[tuple[ClientState, list[int]]]
+    """State -> how many of each version."""
+    lately: int
+    """How many have called this replica in the last hour."""
+    listed: list[tuple[Client, str, str]]
+    """The first clients, with when they last called this replica and how long ago; empty: not since its start."""
+
+
 async def clients(services: Services, token: Token, _request: Request) -> tuple[str, dict[str, Any]]:
-    """Return the page of clients by state and version, for each population."""
-    tables = []
+    """Return the page of clients, for each population."""
     async with services.store.reading() as rows:
-        for population in await rows.populations.of(token.tenant):
-            counts = await rows.clients.counts(population.id)
-            versions = sorted({version for _, version in counts})
-            states = [state for state in _STATES if any(counts.get((state, version)) for version in versions)]
-            table = [(state, [counts.get((state, version), 0) for version in versions]) for state in states]
-            tables.append((population, versions, table, sum(counts.values())))
-    return "clients.html", {"title": "Clients", "populations": tables}
+        found = [await _crowd(services, rows, each) for each in await rows.populations.of(token.tenant)]
+    return "clients.html", {"title": "Clients", "populations": found, "most": _LISTED}
+
+
+async def _crowd(services: Services, rows: Rows, population: Population) -> Crowd:
+    now, callers = services.clock.now(), services.board.callers
+    counts = await rows.clients.counts(population.id)
+    versions = sorted({version for _, version in counts})
+    states = [state for state in _STATES if any(counts.get((state, version)) for version in versions)]
+    listed = []
+    for client in await rows.clients.page(population.id, limit=_LISTED):
+        seen = callers.last(population.id, client.number)
+        told = ("", "") if seen is None else (_when(seen), seconds_text(max(0.0, now - seen)))
+        listed.append((client, *told))
+    return Crowd(
+        name=population.name,
+        admission=population.admission,
+        total=sum(counts.values()),
+        versions=versions,
+        table=[(state, [counts.get((state, version), 0) for version in versions]) for state in states],
+        lately=len(callers.recent(population.id, now - _LATELY)),
+        listed=listed,
+    )
 
 
 _STATES: Final[tuple[ClientState, ...]] = ("invited", "enrolled", "active", "suspended", "retired")

@@ -111,7 +111,7 @@ async def serve(settings: ServerSettings, ready: Callable[[Services], Any] | Non
             ssl_cert=None if tls is None else tls.certificate,
             ssl_key=None if tls is None else tls.key,
             ssl_ca=None if tls is None else tls.client_ca,
-            ssl_client_verify=tls is not None and settings.client_certificates == "required",
+            ssl_client_verify=settings.client_certificates == "required",  # with ssl_ca alone, whoever shows one
         )
         loop = asyncio.get_running_loop()
         serving = asyncio.create_task(server.serve())

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 from annotated_types import Ge, Gt, Le, MinLen
 
 from hansa.core import schema
+from hansa.core.certificate_files import unusable_authorities, unusable_pair
 from hansa.core.errors import HansaError, Problem, SettingsError
 from hansa.core.registry import nearest
 from hansa.core.schema import Doc
@@ -63,7 +64,8 @@ class ServerSettings:
         tuple[str, ...], Doc("names and addresses beside localhost that the development certificate is for")
     ] = ()
     client_certificates: Annotated[
-        Literal["none", "optional", "required"], Doc("whether connections show a client certificate (mTLS)")
+        Literal["none", "optional", "required"],
+        Doc("mTLS: connections show a certificate of client_ca (required), may show one, but no other (optional)"),
     ] = "none"
     client_ca: Annotated[str, Doc("the CAs of client certificates for connections, PEM")] = ""
     enrolment_ca: Annotated[str, Doc("the CAs whose certificates let clients enrol without an invitation, PEM")] = ""
@@ -108,6 +110,15 @@ class ServerSettings:
         Le(1e18),
         Doc("the largest L2 norm of an update, a unit of weight, where the plan's transforms bound none"),
     ] = 1e9
+    largest_update_weight: Annotated[
+        int,
+        Ge(1),
+        Le(2**24),
+        Doc(
+            "the largest weight of an update, where weigh-by-size has no maximum, and the most examples in statistics "
+            "of features: what one client may say that it has"
+        ),
+    ] = 2**24
     largest_model_bytes: Annotated[int, Ge(1), Doc("the largest initial model that may be submitted")] = 2048 * MIB
     largest_request_bytes: Annotated[int, Ge(4096), Doc("the largest body of any other call")] = 4 * MIB
     quota_bytes: Annotated[
@@ -196,8 +207,8 @@ def read_settings(path: Path | str | None = None, environment: Mapping[str, str]
     given, problems = _from_environment(environment)
     values, found = schema.from_mapping(ServerSettings, {**tables, **given})
     problems += [Problem(_where(problem.path, given), problem.message) for problem in found]
+    problems += [problem for problem in _fit_of(values) if problem not in problems]
     if problems:
-        problems += [problem for problem in _fit_of(values) if problem not in problems]
         raise unfit([Problem(_where(problem.path, given), problem.message) for problem in problems])
     return ServerSettings(**values)
 
@@ -315,9 +326,20 @@ def _unfit_certificates(of: ServerSettings) -> Iterator[Problem]:
             yield Problem(name, f'has no use with tls = "{of.tls}"; set tls = "files".')
     if of.client_certificates != "none" and not of.client_ca:
         yield Problem("client_ca", "is needed to check client certificates: the path of their CAs, PEM.")
+    if of.client_certificates == "none" and of.client_ca:
+        yield Problem("client_ca", 'has no use with client_certificates = "none"; set "optional" or "required".')
     if of.client_certificates != "none" and of.tls == "off":
         yield Problem("client_certificates", 'need TLS; with tls = "off" the proxy in front checks them.')
+    yield from _unfit_files(of)
+
+
+def _unfit_files(of: ServerSettings) -> Iterator[Problem]:
+    """Yield which files of certificates cannot be used: a server that began with them would break off."""
     for name in ("tls_certificate", "tls_key", "client_ca", "enrolment_ca", "decryptor_ca"):
         value = getattr(of, name)
         if value and not Path(value).is_file():
             yield Problem(name, f"there is no file {value}.")
+        elif value and name.endswith("_ca") and (found := unusable_authorities(value)):
+            yield Problem(name, found)
+    if found := unusable_pair(of.tls_certificate, of.tls_key):
+        yield Problem("tls_key", found)

@@ -119,7 +119,7 @@ class Transfers:
                 return await self._answer_without_round(key, client, sha256)
             if posted.context.plan.secure_aggregation is not None:
                 await self._masked.require_length(posted, client, total)
-            check = checker(posted, self.services.settings.largest_update_norm)
+            check = checker(posted, self.services.settings)
             most = check.most_bytes()
             if most is not None and total > most:
                 error = invalid(f"It has {total} bytes, and such an update at most {most}.")
@@ -222,7 +222,7 @@ class Transfers:
 
     async def _check_parts(self, posted: Posted, client: Client, sha256: str, sealing_key: bytes) -> None:
         """Check an update that came in parts, as if it had come at once; one that is wrong is removed."""
-        key, check = posted.round.id, checker(posted, self.services.settings.largest_update_norm)
+        key, check = posted.round.id, checker(posted, self.services.settings)
         prefix = f"{update_prefix(key, client.id)}{sha256}/"
         try:
             for number, name in enumerate(sorted(await self.services.blobs.names(prefix))):

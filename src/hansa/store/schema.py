@@ -7,6 +7,7 @@ the older version go on serving while the newer one is rolled out. Code that is 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -21,6 +22,8 @@ from hansa.store.failures import reraise
 from hansa.store.sqlite import engine_of, private_file
 
 _FOLDER: Final = Path(__file__).parent / "migrations"
+_LEDGER: Final = 2
+"""The first schema with a privacy ledger."""
 _LOCK: Final = text("SELECT pg_advisory_xact_lock(hashtextextended('hansa:schema', 0))")
 _DRIVERS: Final = {
     "sqlite": "sqlite",
@@ -81,12 +84,31 @@ def upgrade(url: URL, number: int | None = None) -> Schema:
     return _migrate(url, "head" if number is None else str(number), up=True)
 
 
-def downgrade(url: URL, number: int) -> Schema:
-    """Take a database's schema back to a number, 0 for none; return what it is then. What was added since is lost."""
-    return _migrate(url, "base" if number == 0 else str(number), up=False)
+def downgrade(url: URL, number: int, *, forget_ledger: bool = False) -> Schema:
+    """Take a database's schema back to a number, 0 for none; return what it is then. What was added since is lost.
+
+    Raises StoreError for a schema that is newer than the database's, and where a privacy ledger that has rows would be
+    lost, unless that is asked for: who goes up again after that would spend a second time.
+    """
+
+    def allow(connection: sqlalchemy.Connection) -> None:
+        found = _read(connection)
+        if number > found.number:
+            raise _unsuitable(found, wanted=number)
+        if number < _LEDGER <= found.number and not forget_ledger and _spent(connection):
+            raise _forgetful()
+
+    return _migrate(url, "base" if number == 0 else str(number), up=False, allow=allow)
 
 
-def _migrate(url: URL, target: str, *, up: bool) -> Schema:
+def _spent(connection: sqlalchemy.Connection) -> bool:
+    """Return True where a privacy ledger has rows."""
+    return connection.execute(select(tables.ledger_rows.c.number).limit(1)).first() is not None
+
+
+def _migrate(
+    url: URL, target: str, *, up: bool, allow: Callable[[sqlalchemy.Connection], None] = lambda _: None
+) -> Schema:
     from alembic import command  # noqa: PLC0415 - needed where a schema changes, and slow to import
     from alembic.config import Config  # noqa: PLC0415 - as above
     from alembic.script import ScriptDirectory  # noqa: PLC0415 - as above
@@ -100,6 +122,7 @@ def _migrate(url: URL, target: str, *, up: bool) -> Schema:
             _lock(connection)
             if _read(connection).number > tables.SCHEMA:
                 raise _unsuitable(_read(connection))
+            allow(connection)
             config.attributes["connection"] = connection
             (command.upgrade if up else command.downgrade)(config, target)
             _note(connection, ScriptDirectory.from_config(config))
@@ -146,7 +169,24 @@ def _engine(url: URL) -> Engine:
     return create_engine(url, poolclass=NullPool)
 
 
-def _unsuitable(found: Schema) -> StoreError:
+def _forgetful() -> StoreError:
+    return StoreError(
+        "HANSA-STORE-LEDGER",
+        rule="What was spent of a privacy budget is remembered as long as the data are there.",
+        found=f"Schemas before {_LEDGER} have no ledger, and this database's has rows.",
+        action="Start the older version on the schema as it is, if it serves it. Else export the ledger (`hansa ledger "
+        "export`) and go back with --forget-ledger; afterwards, count what is in the export against every limit.",
+    )
+
+
+def _unsuitable(found: Schema, wanted: int | None = None) -> StoreError:
+    if wanted is not None:
+        return StoreError(
+            "HANSA-STORE-SCHEMA",
+            rule="A schema goes back to one that the database had.",
+            found=f"The database has schema {found.number}, which is before {wanted}.",
+            action="To go forward, run `hansa server upgrade`.",
+        )
     newer = found.number > tables.SCHEMA
     return StoreError(
         "HANSA-STORE-SCHEMA",

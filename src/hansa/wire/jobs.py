@@ -54,6 +54,11 @@ class JobDescriptor:
             }
         )
 
+    @property
+    def rounds(self) -> int:
+        """Return how many rounds the plan has."""
+        return whole_number(self.plan["rounds"])
+
     @classmethod
     def from_bytes(cls, content: bytes) -> JobDescriptor:
         """Return the descriptor in some bytes. Raises RefusedError for anything else."""
@@ -72,6 +77,7 @@ def _descriptor(read: Mapping[str, Any]) -> JobDescriptor:
     texts = {key: _text(read[key]) for key in ("name", "plan_sha256", "population", "operator", "purpose")}
     if not isinstance(read["plan"], dict):
         raise TypeError("a plan is an object")
+    whole_number(read["plan"]["rounds"])  # a site looks at it before it reads the plan
     of = require_keys(read["signature"], ("shape", "classes", "integer_inputs", "vocabulary"))
     signature = Signature(
         shape=shape_of(of["shape"]),

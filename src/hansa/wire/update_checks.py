@@ -265,6 +265,8 @@ class UpdateCheck:
             raise not_finite()  # such an update is empty and counts nothing: that is the reason to tell
         for lane, total in zip(layout.lanes, totals, strict=True):
             low, high = (round(bound / lane.resolution) for bound in (lane.low, lane.high))
+            if total > high and lane.purpose == "weight":
+                raise invalid(f"Its {lane.name!r} is above {lane.high:g}, the most that the plan or the server allows.")
             if not low <= total <= high:
                 raise invalid(f"Lane {lane.name!r} is outside what it declares.")
         if self.code is not None:
