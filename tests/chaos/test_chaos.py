@@ -55,6 +55,7 @@ def test_killed_in_the_middle_of_secure_sums_a_federation_goes_on(tmp_path):
 
 def test_whoever_is_killed_every_model_is_charged_exactly_once(tmp_path):
     server = [f"coordinator.round.{point}" for point in ("opening", "opened", "model-written", "closed")]
+    server += ["coordinator.fold.written", "coordinator.fold.committed"]
     campaign = Campaign(server, [], (PRIVATE, CORRELATED), seed=2, passes=1, bad_network=False)
     holds(torture(campaign, tmp_path / "federation"), server)
 
