@@ -61,6 +61,14 @@ def test_whoever_is_killed_every_model_is_charged_exactly_once(tmp_path):
 
 
 @pytest.mark.slow
+def test_on_postgresql_a_partial_sum_counts_once_whichever_replica_dies(tmp_path_factory):
+    server = ["coordinator.fold.written", "coordinator.fold.committed"] * 2
+    with own_postgres(tmp_path_factory.mktemp("pg")) as database:
+        campaign = Campaign(server, [], (PRIVATE,), database=database, replicas=2, passes=1, bad_network=False, seed=3)
+        holds(torture(campaign, tmp_path_factory.mktemp("federation") / "f"), server)
+
+
+@pytest.mark.slow
 def test_what_an_attempt_reserved_that_is_given_up_is_given_back_once(tmp_path):
     server, clients = [ABANDONED], ["client.trained", "client.acknowledged"] * 2
     campaign = Campaign(server, clients, (PRIVATE,), seed=1, passes=1, outage=5.0, bad_network=False)
