@@ -32,7 +32,7 @@ from hansa.server import (
 from hansa.server.contexts import RunContext, load_context, store_state
 from hansa.server.leaving import tell
 from hansa.server.measures import ROUND_SECONDS, ROUNDS
-from hansa.server.opening import NotYet, Opening, open_next
+from hansa.server.opening import NotYet, open_next, posted
 from hansa.server.reading import UNREADABLE, BrokenUpdateError
 from hansa.server.rounds_at_rest import round_name, round_prefix
 from hansa.server.services import Services
@@ -199,11 +199,8 @@ class Coordinator:
                 await self._pause(context.run.id, opened.pause)
             return False
         reached("coordinator.round.opened")
-        self._post(context, opened)
+        self.services.board.post(posted(self.services, context, opened.round), opened.assigned)
         return False
-
-    def _post(self, context: RunContext, opened: Opening) -> None:
-        self.services.board.post(opened.posted(context), opened.assigned)
 
     async def _move(self, context: RunContext, round_: Round) -> bool:
         services, now = self.services, self.services.clock.now()
@@ -235,7 +232,7 @@ class Coordinator:
                 await rows.rounds.change(lifecycle.advance(round_, "collecting"))
                 await round_changes.tell(rows, round_, "round.collecting", at=now)
             reached("coordinator.round.collecting")
-            return False
+            return True
         if todo == "freeze":
             await self._freeze(round_)
             return True
