@@ -17,7 +17,7 @@ from hansa.algorithms.fixed_point import modulo
 from hansa.algorithms.private_sums import released, simulated_key
 from hansa.algorithms.rounds import client_update, clip_norm_of
 from hansa.algorithms.secure_sums import RingFold, training_code
-from hansa.core.errors import StoreConflictError
+from hansa.core.errors import StoreConflictError, StoreError
 from hansa.core.nouns import Assignment, Batch
 from hansa.server import partial_sums, private_rounds, usage
 from hansa.server.partial_sums import Partial
@@ -388,3 +388,27 @@ def test_who_has_the_database_and_the_blobs_reads_no_sum_once_the_rounds_key_is_
             raise TimeoutError("the key is still there")
 
     run_async(work())
+
+
+async def submitted(server, *overrides):
+    for number in range(16):
+        await (await server.device(f"hospital {number}")).check_in()
+    return await server.submit(*SCALED, "evaluation={federated=false}", *overrides)
+
+
+def test_a_plan_whose_rounds_do_not_fit_the_quota_is_refused_with_the_numbers(tmp_path):
+    """What floats need grows with the cohort, what integers need does not."""
+
+    async def floats():
+        async with deployed(tmp_path / "floats", fold_every=1, quota_bytes=1500) as server:
+            await submitted(server)
+
+    async def whole_numbers():
+        async with deployed(tmp_path / "integers", fold_every=1, quota_bytes=1500) as server:
+            await budget(server, epsilon=1000.0)
+            assert await submitted(server, *PRIVATE)
+
+    with pytest.raises(StoreError, match=r"16 x \d+ bytes of updates in an open round") as caught:
+        run_async(floats())
+    assert caught.value.code == "HANSA-SERVER-STORAGE"
+    run_async(whole_numbers())

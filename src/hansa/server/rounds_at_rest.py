@@ -56,6 +56,14 @@ def model_name(sha256: str) -> str:
     return f"models/{sha256}"
 
 
+def upload_name(tenant: str, sha256: str) -> str:
+    """Return the name of a model that a tenant has uploaded and not submitted yet.
+
+    It is apart from the models of runs, which have one name for all tenants: who knows a digest has not the model.
+    """
+    return f"uploads/{tenant}/{sha256}"
+
+
 def descriptor_name(sha256: str) -> str:
     """Return the name of a job descriptor's blob."""
     return f"jobs/{sha256}"
