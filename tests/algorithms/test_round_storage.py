@@ -29,7 +29,8 @@ def test_updates_of_floats_are_all_kept():
 def test_of_integers_a_few_updates_are_kept_and_a_sum_whatever_the_cohort():
     found = stored(private())
     assert (found.waiting, found.total) == (32, 34 * found.update)
-    assert stored({**private(), "cohort": {"kind": "uniform", "size": 1000}}).total == found.total
+    large = {"cohort": {"kind": "uniform", "size": 1000}, "aggregator": {"kind": "fixed-mean", "divisor": 1000}}
+    assert stored(private() | large).total == found.total
 
 
 def test_small_cohorts_have_no_sum_before_the_end():
