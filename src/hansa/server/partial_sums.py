@@ -81,7 +81,7 @@ async def fold(services: Services, context: RunContext, round_: Round, *, report
     opening = Opening(code, Groups(after.count, 1), key.round, context.streams)
     summed = RingFold(opening)
     if before.count:
-        summed.merge(await _read(services.blobs, sealing_key, key, before, opening))
+        summed = await _read(services.blobs, sealing_key, key, before, opening)
     await _add(summed, context, key, added, blobs=services.blobs, sealing_key=sealing_key)
     await services.blobs.put_made(after.blob, lambda: seal(sealing_key, after.binding(key), summed.pieces()))
     reached("coordinator.fold.written")
@@ -109,7 +109,7 @@ async def total(  # noqa: PLR0913 - a round, its reports, and what unseals them
     inside = [report for report in reports if 0 < report.folded <= partial.number]
     if inside:
         kept = replace(partial, count=len(inside), reports=_chained(inside))
-        summed.merge(await _read(blobs, key, round_.id, kept, opening))
+        summed = await _read(blobs, key, round_.id, kept, opening)
     left = [report for report in reports if not 0 < report.folded <= partial.number]
     await _add(summed, context, round_.id, left, blobs=blobs, sealing_key=key)
     _require_each_once(summed, len(reports))
@@ -153,7 +153,7 @@ def _code(context: RunContext) -> RingCode:
 
 
 async def _read(blobs: Blobs, sealing_key: bytes, key: RoundKey, partial: Partial, opening: Opening) -> RingFold:
-    """Return a partial sum as a fold. Raises StoreError for one that was changed, or is of other reports."""
+    """Return a partial sum as a fold to go on with. Raises StoreError for one that was changed, or is of others."""
     sealed = await whole(blobs, partial.blob)
     own = replace(opening, groups=Groups(partial.count, 1))
 
@@ -162,7 +162,7 @@ async def _read(blobs: Blobs, sealing_key: bytes, key: RoundKey, partial: Partia
         for record in unseal(sealing_key, partial.binding(key), [sealed]):
             content[place : place + len(record)] = record
             place += len(record)
-        return RingFold.from_bytes(own, content)
+        return replace(RingFold.from_bytes(own, content), opening=opening)
 
     return await asyncio.to_thread(opened)
 
