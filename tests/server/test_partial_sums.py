@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -35,6 +36,7 @@ from hansa.server.rounds_at_rest import (
 from hansa.simulation.preparation import prepare
 from hansa.simulation.run import run as simulate
 from hansa.store import tables
+from hansa.store.backup import back_up, restore
 from hansa.store.records import Report
 from hansa.store.retention import sweep
 from hansa.store.sealing import seal, unseal
@@ -364,6 +366,32 @@ def test_partial_sums_of_rounds_that_are_over_are_swept_and_those_of_open_rounds
             swept = await sweep(services.store, services.blobs, services.keys, now=server.clock.now() + 9e9)
             assert swept.updates == 1
             assert await services.blobs.names("updates/") == [Partial.of(round_).blob]
+
+    run_async(work())
+
+
+def test_a_round_that_was_partly_summed_when_a_backup_was_made_is_given_up_after_a_restore(tmp_path):
+    async def work():
+        folder, now = tmp_path / "server", 0.0
+        async with deployed(tmp_path, fold_every=2) as server:
+            run, devices, of, key = await begun(server)
+            await send(server, run, devices, of, [0, 1, 2])
+            await folded(server, key, 2)
+            url, now = server.services.settings.database_url, server.clock.now()
+            await asyncio.to_thread(back_up, url, folder / "blobs", tmp_path / "backup", now=now)
+            await send(server, run, devices, of, [3, 4])
+            await until(server, of)
+        for name in ("hansa.sqlite", "hansa.sqlite-wal", "hansa.sqlite-shm"):
+            (folder / name).unlink(missing_ok=True)
+        shutil.rmtree(folder / "blobs")
+        assert await restore(tmp_path / "backup", url, folder / "blobs", now=now) == 1
+        async with deployed(tmp_path, fold_every=2) as again:
+            assert (await again.round(of)).state == "abandoned"
+            assert any(name.startswith(sums_prefix(key)) for name in await again.services.blobs.names("updates/"))
+            services = again.services
+            swept = await sweep(services.store, services.blobs, services.keys, now=again.clock.now() + 9e9)
+            assert swept.updates == 2
+            assert await services.blobs.names(round_prefix(key)) == []
 
     run_async(work())
 
