@@ -23,7 +23,7 @@ from benchmarks.systems import System, all_systems, offers_executor
 from benchmarks.tasks import TASKS, Task
 
 _COMMANDS = ("compare", "data", "scaling", "profile", "peak", "federation", "secure-sums")
-_SCENARIOS = ("check-ins", "reports", "model", "cohort", "rounds", "agents")
+_SCENARIOS = ("check-ins", "reports", "storage", "model", "cohort", "rounds", "agents")
 _WIDTH = 132
 """Columns of what is written to a file."""
 

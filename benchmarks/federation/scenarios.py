@@ -11,6 +11,7 @@ from benchmarks.federation.cohorts import cohort
 from benchmarks.federation.models import model
 from benchmarks.federation.reports import reports
 from benchmarks.federation.silos import many_agents, rounds
+from benchmarks.federation.storage import storage
 from benchmarks.results import Grid
 
 Figures = Mapping[str, Any]
@@ -97,6 +98,20 @@ def _reports(*, tls: bool, rate: float) -> Scenario:
     return Scenario(about, lambda: reports(tls=tls, rate=rate), aims)
 
 
+def _storage(*, fold_every: int | None, most: float) -> Scenario:
+    way = f"added to the sum, {fold_every} at a time" if fold_every else "all kept until the round is closed"
+    aims = (
+        Aim("update_mb", "an update, MB"),
+        Aim("at_most_mb", "sealed blobs of the open round, the most, MB", most=most),
+        Aim("at_rest_mb", "when all but one have reported, MB"),
+        Aim("close_seconds", "from the last report to the closed round, s"),
+        Aim("missing", "updates that the round did not count", most=0),
+        Aim("errors", "calls without the answer 200", most=0),
+    )
+    about = f"a round under privacy of 200 clients with updates of 1 MB: {way}"
+    return Scenario(about, lambda: storage(fold_every=fold_every), aims)
+
+
 _SILOS: Final = (
     Aim("rounds", "rounds while it was watched"),
     Aim("server_core_share", "share of the server's core"),
@@ -109,6 +124,7 @@ _SILOS: Final = (
 SCENARIOS: Final[Mapping[str, Sequence[Scenario]]] = {
     "check-ins": (_check_ins(tls=True, most=200), _check_ins(tls=False, most=100)),
     "reports": (_reports(tls=True, rate=100), _reports(tls=False, rate=200)),
+    "storage": (_storage(fold_every=None, most=220), _storage(fold_every=32, most=105)),
     "model": (
         Scenario(
             "a model of 1 GB to 4 silos, and their updates of 1 GB back",

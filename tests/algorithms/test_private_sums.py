@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -233,3 +234,34 @@ def test_the_bit_of_an_adaptive_clip_is_noised_and_the_updates_bear_more():
     z = plan.privacy.noise_multiplier
     assert multiplier == pytest.approx((z**-2 - 10.0**-2) ** -0.5, rel=0.05)
     assert multiplier > z
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data(), st.integers(1, 9), st.integers(1, 7))
+def test_a_sum_that_is_written_down_and_gone_on_with_in_any_grouping_is_the_sum_of_all(data, count, size):
+    plan = plan_of(private())
+    coins = np.random.default_rng(data.draw(st.integers(0, 99)))
+    code, batch = encoded(plan, coins.standard_normal((count, size)))
+    order, left = data.draw(st.permutations(range(count))), []
+    at_once = Opening(code, Groups(count, 1), 1, Streams(0), central_noise(plan, 1, KEY))
+    whole = RingFold(at_once)
+    whole.add(batch, 0)
+    parts = RingFold(at_once)
+    left = list(order)
+    while left:
+        taken = data.draw(st.integers(1, len(left)))
+        following = RingFold(replace(at_once, groups=Groups(count - len(left) + taken, 1)))
+        if len(left) < count:
+            written = b"".join(parts.pieces())
+            inside = replace(at_once, groups=Groups(count - len(left), 1))
+            following.merge(RingFold.from_bytes(inside, written))
+            with pytest.raises(ValueError, match="bytes"):
+                RingFold.from_bytes(inside, written + b"0")
+        for place, row in enumerate(left[:taken], count - len(left)):
+            alone = Batch(batch.values[row : row + 1], batch.lanes[row : row + 1], batch.layout)
+            following.add(alone, place)
+        parts, left = following, left[taken:]
+    parts = replace(parts, opening=at_once)
+    ended = [fold.finish(plan.aggregator, 10) for fold in (whole, parts)]
+    assert ended[0].values.tobytes() == ended[1].values.tobytes()
+    assert ended[0].lanes.tolist() == ended[1].lanes.tolist()

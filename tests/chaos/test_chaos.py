@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import ExitStack
+from dataclasses import replace
 
 import pytest
 
+from hansa.algorithms.samplers import Uniform
+from hansa.algorithms.schedule import Sync
 from hansa.testing.campaign import AWAY, CORRELATED, PRIVATE, SECURE, Campaign, torture
 from hansa.testing.chaos import ABANDONED, OF_SUMS, Series, next_campaign, points_of
 from hansa.testing.postgres import own_postgres
@@ -55,8 +58,18 @@ def test_killed_in_the_middle_of_secure_sums_a_federation_goes_on(tmp_path):
 
 def test_whoever_is_killed_every_model_is_charged_exactly_once(tmp_path):
     server = [f"coordinator.round.{point}" for point in ("opening", "opened", "model-written", "closed")]
+    server += ["coordinator.fold.written", "coordinator.fold.committed"]
     campaign = Campaign(server, [], (PRIVATE, CORRELATED), seed=2, passes=1, bad_network=False)
     holds(torture(campaign, tmp_path / "federation"), server)
+
+
+@pytest.mark.slow
+def test_on_postgresql_a_partial_sum_counts_once_whichever_replica_dies(tmp_path_factory):
+    server = ["coordinator.fold.written", "server.report.recorded", "coordinator.fold.committed"]  # the second's: 1
+    everybody = replace(PRIVATE, cohort=Uniform(size=4), schedule=Sync(report_goal=4, round_deadline=10.0))
+    with own_postgres(tmp_path_factory.mktemp("pg")) as database:
+        campaign = Campaign(server, [], (everybody,), database=database, replicas=2, passes=1, bad_network=False)
+        holds(torture(campaign, tmp_path_factory.mktemp("federation") / "f"), server)
 
 
 @pytest.mark.slow

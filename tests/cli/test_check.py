@@ -243,6 +243,30 @@ def test_a_plan_without_data_is_checked_as_one_for_a_federation(hansa, tmp_path)
     assert secure.json["costs"]["bytes_up_per_client"] > 0
 
 
+PRIVATE = (
+    "cohort={kind='uniform', size=100}", "aggregator={kind='fixed-mean', divisor=100}", "evaluation={federated=false}",
+    "features.scaling='declared'", "privacy={clip_norm=1.0, delta=1e-5, noise_multiplier=1.0}",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ((), "a server keeps every update until the round is closed"),
+        (("cohort={kind='uniform', size=100}",), "in an open round at a server: 100 updates of"),
+        (PRIVATE, "in an open round at a server: 32 updates of"),
+        (("schedule={kind='buffered', buffer_size=4, concurrency=8}",), "as long as anybody may train from its model"),
+    ],
+)
+def test_what_a_server_stores_of_an_open_round_is_told(hansa, tmp_path, settings, said):
+    path = tmp_path / "federation.toml"
+    path.write_text(FEDERATION)
+    found = hansa("check", path, *(word for setting in settings for word in ("--set", setting)))
+    assert found.status == 0, found.err
+    assert said in found.said
+    assert ("and the sum of those before" in found.said) == (settings is PRIVATE)
+
+
 @pytest.mark.parametrize(
     ("setting", "where"),
     [

@@ -93,6 +93,8 @@ def test_from_an_empty_server_to_a_model_in_a_file(federation, operate, tmp_path
             federation.stop(name)
     run = taken["run"]
     assert (run["state"], run["round"]) == ("finished", 2)
+    assert taken["round_bytes"] > 2 * 4 * 3
+    assert f"the server stores about {taken['round_bytes']} B of updates in an open round" in operate.said
     assert "training 2: closed, 2 of 2" in operate.said
     assert f"hansa models download {run['id']}" in operate.said
     assert "warning" not in operate.said

@@ -153,7 +153,7 @@ class Deployed:
             yield job.model
 
         await store_upload(self.services, self.token.tenant, job.body["model"], len(job.model), content())
-        _, run = await submit(self.services, self.token, Submission(**job.body))
+        _, run, _ = await submit(self.services, self.token, Submission(**job.body))
         return run.id
 
     async def context(self, run: str):

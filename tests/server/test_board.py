@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 from hypothesis import settings
@@ -48,6 +48,19 @@ def test_a_client_is_asked_what_it_is_assigned_until_it_answers():
     assert asked(board, "b") == key
     board.answered(key, "a", reported=True)
     assert board.rounds[key].reported == 1, "who answers again is not counted again"
+
+
+def test_the_coordinator_is_called_for_the_goal_and_whenever_updates_may_go_into_a_sum():
+    board, key = Board(), key_of()
+    board.post(replace(posted(key, goal=5), fold_every=2), cohort(key, *"abcdefg"))
+    rung = []
+    for client in "abcde":
+        board.answered(key, client, reported=client != "c")
+        rung.append(board.changed.is_set())
+        board.changed.clear()
+    assert rung == [False, True, False, False, True], "c declined"
+    board.answered(key, "f", reported=True)
+    assert board.changed.is_set(), "the goal"
 
 
 def test_who_answered_before_the_replica_started_is_not_asked():

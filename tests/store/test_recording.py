@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from tests.store.rows import enrolled, opened, report_of
 
-from hansa.core.errors import RefusedError, StoreError
+from hansa.core.errors import RefusedError, StoreConflictError, StoreError
 from hansa.server.board import Board
 from hansa.server.recorder import Recorder
 from hansa.wire.verdicts import ACCEPTED, LATE
@@ -84,5 +84,27 @@ def test_a_report_of_a_round_that_is_not_there_is_unexpected(run_on):
         nowhere = replace(report_of(round_.id, client), round=replace(round_.id, attempt=7))
         with pytest.raises((RefusedError, StoreError), match="HANSA-REPORT-UNEXPECTED|assignments"):
             await _recorder(store).record(nowhere)
+
+    run_on(test)
+
+
+def test_a_report_goes_into_one_partial_sum_whoever_asks(run_on):
+    async def test(store, seed):
+        clients = await enrolled(store, seed.population, 4)
+        round_ = await opened(store, seed.run, clients)
+        await _recorded(_recorder(store), [report_of(round_.id, each) for each in clients])
+        async with store.transaction() as rows:
+            waiting = await rows.reports.waiting(round_.id, 2)
+            assert [each.client for each in waiting] == [each.id for each in clients[:2]]
+            await rows.reports.fold(round_.id, [each.client for each in waiting], 1)
+        with pytest.raises(StoreConflictError):
+            async with store.transaction() as rows:
+                await rows.reports.fold(round_.id, [clients[1].id, clients[2].id], 2)
+        async with store.reading() as rows:
+            assert [each.folded for each in await rows.reports.of(round_.id)] == [1, 1, 0, 0]
+            assert await rows.reports.folded(round_.id, [clients[1].id, clients[2].id]) == {clients[1].id}
+            assert len(await rows.reports.waiting(round_.id, 9)) == 2
+        again = [report_of(round_.id, clients[0]), report_of(round_.id, clients[0], "b" * 64)]
+        assert await _recorded(_recorder(store), again) == [ACCEPTED, "HANSA-REPORT-ANSWERED"]
 
     run_on(test)

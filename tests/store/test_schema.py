@@ -7,8 +7,7 @@ import asyncio
 import pytest
 from sqlalchemy import create_engine, inspect, select, table, text
 from sqlalchemy.exc import SQLAlchemyError
-from tests.store.rows import enrolled, seeded
-from tests.store.rows import opened as opened_round
+from tests.store.rows import enrolled, opened, report_of, seeded
 
 from hansa.core.errors import StoreError
 from hansa.store import tables
@@ -17,7 +16,7 @@ from hansa.store.schema import Schema, current, downgrade, parse_url, upgrade
 from hansa.store.store import Store
 
 
-def opened(url, *, migrate=True):
+def open_store(url, *, migrate=True):
     async def test():
         store = await Store.open(url, migrate=migrate)
         await store.close()
@@ -34,7 +33,7 @@ def noted(url, schema):
 
 def refused(url, *, migrate=True):
     with pytest.raises(StoreError) as caught:
-        opened(url, migrate=migrate)
+        open_store(url, migrate=migrate)
     assert caught.value.code == "HANSA-STORE-SCHEMA"
     return str(caught.value)
 
@@ -62,7 +61,7 @@ def test_up_down_and_up_again(empty_database):
     engine = create_engine(url)
     assert inspect(engine).get_table_names() == ["alembic_version"]
     engine.dispose()
-    opened(empty_database)
+    open_store(empty_database)
     assert current(url).number == tables.SCHEMA
 
 
@@ -72,7 +71,7 @@ def test_the_ledger_is_added_to_a_database_that_older_servers_go_on_serving(empt
     engine = create_engine(url)
     with engine.begin() as connection:
         connection.execute(tables.tenants.insert().values(id="t", name="hospitals"))
-    assert upgrade(url) == Schema(2, 1)  # a server written for schema 1 may serve it
+    assert upgrade(url, 2) == Schema(2, 1)  # a server written for schema 1 may serve it
     with engine.begin() as connection:
         assert connection.execute(tables.tenants.select()).all() == [("t", "hospitals")]
         connection.execute(tables.tenants.insert().values(id="u", name="added by an older server"))
@@ -82,12 +81,12 @@ def test_the_ledger_is_added_to_a_database_that_older_servers_go_on_serving(empt
 
 
 def contents(url):
-    """Return what each table holds, but for what the migrations note themselves."""
+    """Return each table's columns and rows, but for what the migrations note themselves."""
     engine = create_engine(url)
     with engine.connect() as connection:
         names = {*inspect(connection).get_table_names()} - {"schema", "alembic_version"}
         held = {name: connection.execute(select(text("*")).select_from(table(name))) for name in names}
-        found = {name: (rows.keys(), sorted(map(str, rows.all()))) for name, rows in held.items()}
+        found = {name: [dict(row) for row in rows.mappings()] for name, rows in held.items()}
     engine.dispose()
     return found
 
@@ -98,19 +97,24 @@ def test_going_back_and_forward_keeps_every_row_that_the_older_schema_has(databa
     async def fill():
         store = await Store.open(database)
         seed = await seeded(store)
-        await opened_round(store, seed.run, await enrolled(store, seed.population, 3))
+        clients = await enrolled(store, seed.population, 3)
+        round_ = await opened(store, seed.run, clients)
+        async with store.transaction() as rows:
+            await rows.reports.add([report_of(round_.id, clients[0])])
         await store.close()
 
     asyncio.run(fill())
     before = contents(url)
-    assert {"clients", "rounds", "assigned", "runs"} <= {name for name, (_, rows) in before.items() if rows}
+    assert {"clients", "rounds", "assigned", "reports", "runs"} <= {name for name, rows in before.items() if rows}
     for number in reversed(range(1, tables.SCHEMA)):
         assert downgrade(url, number).number == number
-        kept = contents(url)
-        assert kept == {name: before[name] for name in kept}
+        for name, rows in contents(url).items():
+            assert rows == [
+                {column: old[column] for column in new} for new, old in zip(rows, before[name], strict=True)
+            ]
     upgrade(url)
     assert contents(url) == before
-    opened(database)
+    open_store(database)
 
 
 def test_a_ledger_that_has_rows_is_forgotten_only_if_that_is_asked(database):
@@ -151,10 +155,42 @@ def test_a_full_database_is_told(tmp_path):
     assert translated(caught.value).code == "HANSA-SERVER-STORAGE"
 
 
+def test_partial_sums_are_added_to_a_database_that_older_servers_go_on_recording_reports_in(empty_database):
+    """They name their columns: a report of theirs is in no partial sum."""
+    url = parse_url(empty_database)
+    upgrade(url)
+    downgrade(url, 2)
+
+    async def reported(code):
+        store = await Store.open(empty_database)  # migrates
+        try:
+            seed = await seeded(store)
+            clients = await enrolled(store, seed.population, 1)
+            round_ = await opened(store, seed.run, clients)
+            async with store.transaction() as rows:
+                await rows.reports.add([report_of(round_.id, clients[0])])
+            return await code(store, round_.id)
+        finally:
+            await store.close()
+
+    async def old(store, key):
+        async with store.reading() as rows:
+            return [report.folded for report in await rows.reports.of(key)]
+
+    assert asyncio.run(reported(old)) == [0]
+    assert current(url) == Schema(3, 1)
+    assert downgrade(url, 2) == Schema(2, 1)
+    engine = create_engine(url)
+    with engine.connect() as connection:
+        assert "folded" not in {column["name"] for column in inspect(connection).get_columns("reports")}
+        assert connection.exec_driver_sql("SELECT count(*) FROM reports").scalar_one() == 1
+    engine.dispose()
+
+
 def test_an_empty_database_is_migrated_only_if_that_is_asked(empty_database):
     assert "hansa server upgrade" in refused(empty_database, migrate=False)
-    opened(empty_database)
-    opened(empty_database, migrate=False)
+    open_store(empty_database)
+    open_store(empty_database, migrate=False)
 
 
 def test_servers_that_start_at_once_migrate_once(empty_database):
@@ -168,7 +204,7 @@ def test_servers_that_start_at_once_migrate_once(empty_database):
 
 def test_a_newer_schema_is_served_if_its_migration_says_so_and_refused_otherwise(database):
     noted(database, Schema(tables.SCHEMA + 1, tables.SCHEMA))
-    opened(database)
+    open_store(database)
     noted(database, Schema(tables.SCHEMA + 1, tables.SCHEMA + 1))
     assert f"schema {tables.SCHEMA + 1}" in refused(database)
     with pytest.raises(StoreError):
@@ -178,11 +214,11 @@ def test_a_newer_schema_is_served_if_its_migration_says_so_and_refused_otherwise
 @pytest.mark.parametrize("url", ["", "mysql://x/y", "nonsense", "sqlite+aiosqlite://", "sqlite:///:memory:"])
 def test_what_is_no_database_of_ours_is_refused(url):
     with pytest.raises(StoreError) as caught:
-        opened(url)
+        open_store(url)
     assert caught.value.code == "HANSA-SERVER-SETTINGS"
 
 
 def test_a_database_that_does_not_answer_is_told():
     with pytest.raises(StoreError) as caught:
-        opened("postgresql+psycopg://nobody@127.0.0.1:1/nothing")
+        open_store("postgresql+psycopg://nobody@127.0.0.1:1/nothing")
     assert caught.value.code == "HANSA-SERVER-BUSY"

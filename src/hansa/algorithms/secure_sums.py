@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -26,6 +26,8 @@ from hansa.core.ring import Ring, RingVector
 from hansa.core.secure_aggregation import SecureAggregation
 from hansa.core.streams import Streams
 
+_ENTRIES_AT_ONCE: Final = 1 << 18
+"""Entries of a sum that are copied at a time when it is written."""
 SumOf = Callable[[Ring, Sequence[RingVector], slice], RingVector]
 """What the protocol's machines make of the vectors of one group, at some positions of the cohort: their sum."""
 
@@ -179,6 +181,31 @@ class RingFold:
         for group, part in other.sums.items():
             self._sum(group).add(part.values, part.lanes)
         self.taken += other.taken
+
+    def pieces(self) -> Iterator[bytes]:
+        """Yield the sums as bytes, from which :meth:`from_bytes` makes the same fold."""
+        for number in range(self.opening.groups.count):
+            part = self._sum(number)
+            values = part.values.astype(part.values.dtype.newbyteorder("<"), copy=False)
+            for start in range(0, len(values), _ENTRIES_AT_ONCE):
+                yield values[start : start + _ENTRIES_AT_ONCE].tobytes()
+            yield part.lanes.astype("<i8", copy=False).tobytes()
+
+    @classmethod
+    def from_bytes(cls, opening: Opening, content: bytes | bytearray) -> RingFold:
+        """Return the fold of an opening's whole cohort that was written as bytes, which may be its sums' memory.
+
+        Raises ValueError for bytes of another length.
+        """
+        fold, code, start = cls(opening, taken=[(0, opening.groups.cohort)]), opening.code, 0
+        for number in range(opening.groups.count):
+            values = np.frombuffer(content, code.dtype.newbyteorder("<"), code.width, start)
+            lanes = np.frombuffer(content, "<i8", len(code.layout.lanes), start + values.nbytes)
+            start += values.nbytes + lanes.nbytes
+            fold.sums[number] = _Sum(values.astype(code.dtype, copy=False), lanes.astype(np.int64, copy=False))
+        if start != len(content):
+            raise ValueError(f"sums of this plan have {start} bytes, not {len(content)}")
+        return fold
 
     def finish(self, aggregator: Any, population: int) -> Aggregate:
         """Return what the aggregator makes of the sums. Raises ValueError where a position is missing or came twice."""

@@ -14,7 +14,7 @@ from hansa.algorithms.rounds import travelling_layout
 from hansa.algorithms.secure_sums import largest_group, training_code
 from hansa.cli.console import facts, heading
 from hansa.cli.job_building import build_job, signature_of
-from hansa.cli.promises import pieces, privacy_promises
+from hansa.cli.promises import pieces, privacy_promises, stored
 from hansa.core.errors import PlanError
 from hansa.core.layout import Layout
 from hansa.core.nouns import Signature
@@ -65,6 +65,7 @@ class FederationPlan:
             ("model", f"{count_text(costs['parameters'])} parameters"),
             ("a client receives", f"{bytes_text(costs['bytes_down_per_client'])} a round"),
             ("a client sends", f"{bytes_text(costs['bytes_up_per_client'])} a round, where no transform compresses it"),
+            ("at rest", stored(self.plan, self.layout, None)),
         ]
         for title, pairs in (
             ("It promises", self.promises()),

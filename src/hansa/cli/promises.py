@@ -13,7 +13,8 @@ from threadpoolctl import threadpool_limits
 
 from hansa.algorithms.example_checks import example_privacy_of
 from hansa.algorithms.plan import Plan
-from hansa.algorithms.schedule import picking
+from hansa.algorithms.round_storage import folded_early, round_storage, update_bytes
+from hansa.algorithms.schedule import has_fixed_size, picking
 from hansa.algorithms.secure_sums import training_code
 from hansa.core.layout import Layout
 from hansa.core.nouns import ServerState
@@ -25,6 +26,7 @@ from hansa.reporting import example_sentences, privacy_sentences
 from hansa.reporting.disclosure import server_sees
 from hansa.reporting.figures import bytes_text, count_text, plural, seconds_text
 from hansa.reporting.secure_sentences import sentences
+from hansa.server.settings import ServerSettings
 from hansa.simulation import auto
 from hansa.simulation.choice import executor_of
 from hansa.simulation.client_store import ClientStore
@@ -36,6 +38,8 @@ from hansa.simulation.timeline import timeline_of
 
 _MEASURED: Final = 1000
 """Most clients on which an evaluation is tried out."""
+_MANY: Final = 10**9
+"""Clients, where a population is not known and does not matter."""
 NO_UNIT: Final = "none"
 NO_CLIENT: Final = "a client as a whole: none, nothing bounds what tells about it; single examples: see below"
 NO_EPSILON: Final = "none: this plan makes no differential privacy claim"
@@ -120,6 +124,8 @@ class Costs:
     evaluations: int
     baselines: tuple[str, ...]
     secure: bool = False
+    stored: str = ""
+    """What a server stores of an open round."""
 
     @property
     def seconds(self) -> float:
@@ -150,6 +156,7 @@ class Costs:
                 "down",
                 f"{bytes_text(self.bytes_down)} per client and round, {bytes_text(self.bytes_down * total)} in all",
             ),
+            ("at rest", self.stored),
             ("time here", time_here + extra),
         ]
 
@@ -200,7 +207,26 @@ def costs(prepared: Prepared) -> Costs:
         evaluations=plan.rounds // plan.evaluation.every + 2,
         baselines=plan.evaluation.baselines,
         secure=plan.secure_aggregation is not None,
+        stored=stored(plan, prepared.first.layout, prepared.population),
     )
+
+
+def stored(plan: Plan, layout: Layout, clients: int | None) -> str:
+    """Return what a server, as it is without settings, stores of a round of training while it is open.
+
+    ``clients`` is the population, where that is known.
+    """
+    update = bytes_text(update_bytes(plan, layout))
+    schedule: Any = plan.schedule
+    if not schedule.synchronous:
+        return f"a server keeps each update, {update}, as long as anybody may train from its model version"
+    if clients is None and not (has_fixed_size(plan.cohort) or folded_early(plan)):
+        return f"a server keeps every update until the round is closed: {update} a client of the cohort"
+    of = round_storage(plan, layout, _MANY if clients is None else clients, ServerSettings.fold_every)
+    if of is None:
+        raise LookupError("a synchronous round has an end")
+    every = f"{bytes_text(of.total)} in an open round at a server: {of.waiting} updates of {update}"
+    return f"{every}, and the sum of those before" if of.sums else f"{every}, until it is closed"
 
 
 def _seconds_of_evaluation(prepared: Prepared, state: ServerState, store: ClientStore) -> float:

@@ -15,6 +15,7 @@ from hansa.cli.operator_client import Operator, in_path, operator
 from hansa.cli.options import AsJson, CaFile, Overrides, ServerUrl, TokenFile
 from hansa.cli.rounds import measured, named, others
 from hansa.core.errors import HansaError, RunError
+from hansa.reporting.figures import bytes_text
 
 _POLL: Final = 0.5
 _QUIET: Final = 15.0
@@ -63,6 +64,8 @@ def command(  # noqa: PLR0913 - a command's options
         run = taken["run"]["id"]
         command_line(console, "run", run)
         command_line(console, "plan", taken["job"]["plan_sha256"])
+        if taken["round_bytes"] is not None:
+            sentence(console, f"the server stores about {bytes_text(taken['round_bytes'])} of updates in an open round")
         if wait:
             try:
                 taken["run"] = follow(calls, console, run)

@@ -18,6 +18,8 @@ KILL_POINTS: Final[dict[str, str]] = {
     "coordinator.round.opening": "a cohort is drawn, and nothing is committed",
     "coordinator.round.opened": "a round is committed, and nobody was told",
     "coordinator.round.collecting": "the first report of a round is known, and that is committed",
+    "coordinator.fold.written": "a partial sum is in the blob store, and no row names it",
+    "coordinator.fold.committed": "a partial sum is committed, and the updates in it still exist",
     "coordinator.round.freezing": "a round is to be frozen, and that is not committed",
     "coordinator.round.frozen": "the survivors are committed, and nothing is folded",
     "coordinator.round.folded": "the updates are folded, and nothing is committed",

@@ -22,12 +22,14 @@ from hansa.wire.update_checks import Wanted
 class Posted:
     """An open round on the board, with what its run is about.
 
-    ``goal`` reports are enough to look whether the round may close; 0 where only all of them are.
+    ``goal`` reports are enough to look whether the round may close; 0 where only all of them are. After each
+    ``fold_every`` reports some may be added to the round's sum; 0: never before it closes.
     """
 
     round: Round
     context: RunContext
     goal: int = 0
+    fold_every: int = 0
 
     @property
     def population(self) -> str:
@@ -104,14 +106,16 @@ class Board:
         return None
 
     def answered(self, key: RoundKey, client: str, *, reported: bool) -> None:
-        """Take note that a client reported or declined; ring where the round may have what it needs."""
+        """Take note that a client reported or declined; ring where the coordinator may have something to do."""
         standing = self.rounds.get(key)
         if standing is None or client not in standing.open:
             return
         del standing.open[client]
         self._forget(client, key)
         standing.reported += reported
-        if not standing.open or standing.reported >= standing.posted.goal > 0:
+        goal, every = standing.posted.goal, standing.posted.fold_every
+        to_fold = reported and every > 0 and standing.reported % every == 0
+        if not standing.open or standing.reported >= goal > 0 or to_fold:
             self.changed.set()
 
     def fetchable(self, population: str, digest: str) -> Posted | None:

@@ -154,7 +154,7 @@ async def _start(  # noqa: PLR0913 - what a start is made of
         services.board.take_down(training.round.id)
     if round_ is not None and fresh:
         known = [] if current is None else current.assigned
-        services.board.post(posted(context, round_), [*known, *fresh])
+        services.board.post(posted(services, context, round_), [*known, *fresh])
     return Turn(None, tuple(training.round for training in old))
 
 

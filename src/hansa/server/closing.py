@@ -15,19 +15,19 @@ import numpy as np
 
 from hansa.algorithms import divergence
 from hansa.algorithms.aggregators import FixedMean
-from hansa.algorithms.fixed_point import squared_norms
 from hansa.algorithms.fold import BLOCK, Collector, Fold, collector
 from hansa.algorithms.plan import Plan
-from hansa.algorithms.private_sums import central_noise, released
+from hansa.algorithms.private_sums import central_noise
 from hansa.algorithms.prologue import close_prologue, statistics_layout
 from hansa.algorithms.rounds import clip_facts, clip_norm_of, close_round, receive
-from hansa.algorithms.secure_sums import Groups, RingFold, training_code
+from hansa.algorithms.secure_sums import Groups, training_code
 from hansa.algorithms.secure_sums import Opening as SumOpening
 from hansa.core.errors import RefusedError
 from hansa.core.layout import Array, Layout, weight_lane
 from hansa.core.nouns import Aggregate, Assignment, Batch, RoundReport, ServerState
 from hansa.core.ring import RingVector
 from hansa.evaluation.lanes import tallies_of
+from hansa.server import partial_sums
 from hansa.server.contexts import RunContext
 from hansa.server.held_sums import groups_of
 from hansa.server.limits import norm_limits
@@ -58,8 +58,6 @@ def decoded(
 
     Raises BrokenUpdateError where it overflows as it is decoded, or is larger than the plan or ``largest_norm`` allows.
     """
-    if context.plan.privacy is not None:
-        return _bounded(context, content, report)
     layout = context.state.layout
     with np.errstate(over="ignore", invalid="ignore"):
         batch = receive(context.plan, assignment, decode_update(content, layout), context.streams)
@@ -71,16 +69,6 @@ def decoded(
         require_norms(limits, squares, {name: float(batch.lane(weight_lane(name))[0]) for name in limits})
     except RefusedError:
         raise BrokenUpdateError(report) from None
-    return batch
-
-
-def _bounded(context: RunContext, content: bytes, report: Report) -> Batch:
-    """Return one client's integers. Raises BrokenUpdateError where they are longer than the plan's noise is for."""
-    layout = context.state.layout
-    code = training_code(context.plan, layout)
-    batch = decode_update(content, released(layout))
-    if code is None or code.norm is None or squared_norms(code, batch.values)[0] > code.norm**2:
-        raise BrokenUpdateError(report)
     return batch
 
 
@@ -108,7 +96,12 @@ async def close(  # noqa: PLR0913 - a round, its updates, and what unseals them
         return await _close_statistics(context, round_, updates)
     if round_.id.kind == "evaluation":
         return await _close_evaluation(context, round_, updates, len(ordered))
-    collected = await _folded_rows(context, round_, updates, ordered, largest_norm=largest_norm, noise_key=noise_key)
+    collected: Collector
+    if context.plan.privacy is not None:
+        opened = opening(context, round_, Groups(len(ordered), 1), noise_key)
+        collected = await partial_sums.total(context, round_, ordered, opened, blobs=blobs, key=key)
+    else:
+        collected = await _folded_rows(context, round_, updates, ordered, largest_norm=largest_norm)
     return await _close_training(context, round_, collected, ordered, now=now)
 
 
@@ -224,20 +217,12 @@ def _evaluated(context: RunContext, round_: Round, totals: Mapping[str, Array], 
     return Closed(context.state, event, notes)
 
 
-async def _folded_rows(  # noqa: PLR0913 - a round, its updates, and its noise
-    context: RunContext,
-    round_: Round,
-    updates: AsyncIterator[bytes],
-    reports: Sequence[Report],
-    *,
-    largest_norm: float,
-    noise_key: bytes | None,
+async def _folded_rows(
+    context: RunContext, round_: Round, updates: AsyncIterator[bytes], reports: Sequence[Report], *, largest_norm: float
 ) -> Collector:
     """Return what an aggregator needs of updates that are decoded one by one, each as a whole."""
     assignment = _assignment(context, round_)
-    collected: Collector = collector(context.plan.aggregator, context.state.layout, len(reports), None)
-    if context.plan.privacy is not None:
-        collected = RingFold(opening(context, round_, Groups(len(reports), 1), noise_key))
+    collected = collector(context.plan.aggregator, context.state.layout, len(reports), None)
     position = 0
     async for content in updates:
         batch = decoded(context, assignment, content, reports[position], largest_norm=largest_norm)

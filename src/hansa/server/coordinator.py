@@ -20,11 +20,19 @@ from hansa.algorithms.stopping import stopping_reason
 from hansa.core.errors import DivergenceError, HansaError, StoreConflictError, StoreError
 from hansa.core.killpoints import reached
 from hansa.core.ring import RingVector
-from hansa.server import buffered_runs, closing, lifecycle, private_rounds, round_changes, secure_moves
+from hansa.server import (
+    buffered_runs,
+    closing,
+    lifecycle,
+    partial_sums,
+    private_rounds,
+    round_changes,
+    secure_moves,
+)
 from hansa.server.contexts import RunContext, load_context, store_state
 from hansa.server.leaving import tell
 from hansa.server.measures import ROUND_SECONDS, ROUNDS
-from hansa.server.opening import NotYet, Opening, open_next
+from hansa.server.opening import NotYet, open_next, posted
 from hansa.server.reading import UNREADABLE, BrokenUpdateError
 from hansa.server.rounds_at_rest import round_name, round_prefix
 from hansa.server.services import Services
@@ -191,17 +199,29 @@ class Coordinator:
                 await self._pause(context.run.id, opened.pause)
             return False
         reached("coordinator.round.opened")
-        self._post(context, opened)
+        self.services.board.post(posted(self.services, context, opened.round), opened.assigned)
         return False
-
-    def _post(self, context: RunContext, opened: Opening) -> None:
-        self.services.board.post(opened.posted(context), opened.assigned)
 
     async def _move(self, context: RunContext, round_: Round) -> bool:
         services, now = self.services, self.services.clock.now()
         async with services.store.reading() as rows:
-            if lifecycle.waits(context.plan, round_, await rows.rounds.count_fates(round_.id), now=now):
-                return False
+            fates = await rows.rounds.count_fates(round_.id)
+        try:
+            if lifecycle.waits(context.plan, round_, fates, now=now):
+                return await partial_sums.fold(services, context, round_, reported=fates.get("reported", 0))
+            return await self._go_on(context, round_, now)
+        except BrokenUpdateError as error:
+            await self._abandon_broken(round_, error)
+        except StoreError as error:
+            if error.code not in UNREADABLE:
+                raise
+            await self._abandon(round_, f"its updates cannot be read: {error.code}")
+        return True
+
+    async def _go_on(self, context: RunContext, round_: Round, now: float) -> bool:
+        """Take a round on that need not wait, as far as its machine says."""
+        services = self.services
+        async with services.store.reading() as rows:
             assigned = await rows.rounds.assigned(round_.id)
             reports = await rows.reports.of(round_.id)
         todo = lifecycle.move(context.plan, round_, assigned, reports, now=now)
@@ -212,19 +232,14 @@ class Coordinator:
                 await rows.rounds.change(lifecycle.advance(round_, "collecting"))
                 await round_changes.tell(rows, round_, "round.collecting", at=now)
             reached("coordinator.round.collecting")
-            return False
+            return True
         if todo == "freeze":
             await self._freeze(round_)
             return True
         if todo == "abandon":
             await self._abandon(round_, lifecycle.why_given_up(assigned, reports))
             return True
-        try:
-            await self._close(context, round_, reports)
-        except StoreError as error:
-            if error.code not in UNREADABLE:
-                raise
-            await self._abandon(round_, f"its updates cannot be read: {error.code}")
+        await self._close(context, round_, reports)
         return True
 
     async def _move_secure(self, context: RunContext, round_: Round) -> bool:
@@ -270,9 +285,7 @@ class Coordinator:
             else:
                 closed = await closing.close_sum(context, round_, reports, totals=totals, now=now, noise_key=noise_key)
         except BrokenUpdateError as error:
-            await self._abandon(
-                round_, f"an update was not what was acknowledged [{error.code}]", suspended=[error.report.client]
-            )
+            await self._abandon_broken(round_, error)
             return
         except DivergenceError as error:
             async with services.store.transaction() as rows:  # that it diverged, and how far, is told of a noised sum
@@ -367,6 +380,11 @@ class Coordinator:
         ROUNDS.labels(round_.id.kind, "abandoned").inc()
         reached("coordinator.round.abandoned")
         await self._sweep(round_)
+
+    async def _abandon_broken(self, round_: Round, error: BrokenUpdateError) -> None:
+        """Give up an attempt for an update that cannot be counted, and take out its client."""
+        why = f"an update was not what was acknowledged [{error.code}]"
+        await self._abandon(round_, why, suspended=[error.report.client])
 
     async def _end(self, run_id: str, state: str, why: str) -> None:
         now = self.services.clock.now()

@@ -97,4 +97,4 @@ async def _post(services: Services, key: RoundKey) -> None:
         assigned = await rows.rounds.assigned(key)
     if round_ is not None and round_.state in TAKES_REPORTS:
         reported = sum(each.fate == "reported" for each in assigned)
-        services.board.post(posted(context, round_), assigned, reported=reported)
+        services.board.post(posted(services, context, round_), assigned, reported=reported)

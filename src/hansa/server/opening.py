@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from hansa.algorithms.round_storage import folded_early
 from hansa.algorithms.schedule import has_fixed_size
 from hansa.core.errors import HansaError, StoreConflictError
 from hansa.core.killpoints import reached
@@ -52,18 +53,14 @@ class Opening:
     round: Round
     assigned: tuple[Assigned, ...]
 
-    def posted(self, context: RunContext) -> Posted:
-        """Return it as the board shows it."""
-        return posted(context, self.round)
 
-
-def posted(context: RunContext, round_: Round) -> Posted:
+def posted(services: Services, context: RunContext, round_: Round) -> Posted:
     """Return an open round as the board shows it."""
     schedule: Any = context.plan.schedule
     goal = goal_of(context.plan, round_)[0] if at_goal(context.plan, round_) else 0
     if round_.id.kind == "training" and not schedule.synchronous:
         goal = 1
-    return Posted(round_, context, goal)
+    return Posted(round_, context, goal, services.settings.fold_every if folded_early(context.plan) else 0)
 
 
 async def open_next(services: Services, context: RunContext, upcoming: Upcoming) -> Opening | NotYet:  # noqa: PLR0911 - each a reason to wait

@@ -272,6 +272,8 @@ class Submitted(_Given):
 
     job: JobBody
     run: RunBody
+    round_bytes: int | None
+    """What an open round of training stores, about, in bytes; unknown where clients train all the time."""
 
 
 class Runs(_Given):
@@ -389,5 +391,5 @@ class Usage(_Given):
     slot_bytes: int
     """What server optimizers keep."""
     update_bytes: int
-    """Sealed updates of open rounds."""
+    """Sealed updates of open rounds, and sums of them."""
     quota_bytes: int | None

@@ -18,7 +18,7 @@ from hansa.server.operator_runs import owned
 from hansa.server.operator_tenant import Limit
 from hansa.server.operator_types import Digest, Id
 from hansa.server.rounds_at_rest import model_name
-from hansa.server.submissions import not_found, size_of, store_upload
+from hansa.server.submissions import not_found, store_upload
 from hansa.store.records import Release, Stage, Token
 
 router = APIRouter()
@@ -77,7 +77,7 @@ async def upload_model(request: Request, token: Submitting, sha256: Digest) -> b
             found="There is no Content-Length.",
             action="Send the file's size in it.",
         )
-    await usage.require_room(services, token.tenant, int(length))
+    await usage.require_room(services, token.tenant, int(length), "an initial model")
     await store_upload(services, token.tenant, sha256, int(length), request.stream())
     return bodies.Uploaded(sha256=sha256, size=int(length))
 
@@ -105,7 +105,7 @@ async def download_model(request: Request, token: Downloading, sha256: Digest) -
     headers = {"ETag": etag, "Cache-Control": "private, max-age=31536000, immutable", "Accept-Ranges": "bytes"}
     if request.headers.get("if-none-match") == etag:
         return Response(status_code=304, headers=headers)
-    size = await size_of(services.blobs, name)
+    size = await usage.size_of(services.blobs, name)
     if size is None:
         raise not_found(f"model {sha256}: its file was removed")
     start, stop, status = _range(request, size, etag)

@@ -39,8 +39,12 @@ async def submit_job(request: Request, token: Submitting, wanted: bodies.JobRequ
     """Submit a plan: it is checked whole, and its run begins at once. The initial model is uploaded before."""
     services = services_of(request)
     submission = Submission(**wanted.model_dump())
-    job, run = await submit(services, token, submission)
-    return bodies.Submitted(job=_job(job, wanted.population), run=_run(job, run, wanted.population))
+    job, run, storage = await submit(services, token, submission)
+    return bodies.Submitted(
+        job=_job(job, wanted.population),
+        run=_run(job, run, wanted.population),
+        round_bytes=None if storage is None else storage.total,
+    )
 
 
 @router.get("/jobs", operation_id="listJobs", tags=["jobs"], responses=refusals())

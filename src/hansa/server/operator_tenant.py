@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Annotated
 
 from annotated_types import Ge, Le
@@ -104,7 +104,7 @@ async def list_events(
 @router.get("/usage", operation_id="getUsage", tags=["usage"], responses=refusals())
 async def get_usage(request: Request, token: ReadingUsage) -> bodies.Usage:
     """Tell what the tenant uses: clients, jobs, runs, and bytes of models."""
-    return await usage.of_tenant(services_of(request), token.tenant)
+    return bodies.Usage(**asdict(await usage.of_tenant(services_of(request), token.tenant)))
 
 
 def shown_to(token: Token, event: Event) -> Event:

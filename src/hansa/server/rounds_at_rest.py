@@ -26,6 +26,21 @@ def part_name(key: RoundKey, client: str, sha256: str, number: int) -> str:
     return f"{update_prefix(key, client)}{sha256}/{number:08d}"
 
 
+def sums_prefix(key: RoundKey) -> str:
+    """Return where the sealed partial sums of a round's attempt lie: beside its clients' folders, whose ids are hex."""
+    return f"{round_prefix(key)}sums/"
+
+
+def partial_name(key: RoundKey, number: int, mark: str) -> str:
+    """Return the name of a partial sum; ``mark`` tells apart those that several replicas try to make."""
+    return f"{sums_prefix(key)}{number:08d}/{mark}"
+
+
+def partial_binding(key: RoundKey, number: int, reports: str) -> Binding:
+    """Return what a sealed partial sum is bound to; ``reports`` is the digest of the reports in it."""
+    return Binding(round_name(key), "", f"partial sum {number}", reports)
+
+
 def binding(key: RoundKey, client: str, sha256: str, part: int) -> Binding:
     """Return what a sealed part is bound to: nothing else can be put in its place."""
     return Binding(round_name(key), client, sha256, str(part))
@@ -39,6 +54,14 @@ def sum_binding(key: RoundKey, part: int, place: int) -> Binding:
 def model_name(sha256: str) -> str:
     """Return the name of a model's blob."""
     return f"models/{sha256}"
+
+
+def upload_name(tenant: str, sha256: str) -> str:
+    """Return the name of a model that a tenant has uploaded and not submitted yet.
+
+    It is apart from the models of runs, which have one name for all tenants: who knows a digest has not the model.
+    """
+    return f"uploads/{tenant}/{sha256}"
 
 
 def descriptor_name(sha256: str) -> str:

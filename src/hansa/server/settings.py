@@ -90,6 +90,11 @@ class ServerSettings:
     round_deadline: Annotated[
         float, Ge(0), Doc("seconds that a round waits for reports where the plan sets none; 0: for ever")
     ] = 3600.0
+    fold_every: Annotated[
+        int,
+        Ge(1),
+        Doc("updates of an open round that are kept until they are added to its sum, where that is of integers"),
+    ] = 32
     max_attempts: Annotated[int, Ge(1), Doc("attempts of a round before its run is paused")] = 10
     minimum_poll_seconds: Annotated[float, Gt(0), Le(3600), Doc("clients are never told to come back sooner")] = 1.0
     long_poll_seconds: Annotated[

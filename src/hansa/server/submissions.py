@@ -7,12 +7,14 @@ import hashlib
 import secrets
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from hansa.algorithms.plan import Plan, plan_from_mapping, plan_sha256, population_problems
 from hansa.algorithms.prologue import statistics_layout
+from hansa.algorithms.round_storage import RoundStorage, round_storage
+from hansa.algorithms.rounds import travelling_layout
 from hansa.core.allowed import Allowance, allowance_for, allowing
-from hansa.core.errors import HansaError, PlanError, Problem, RefusedError, StoreError
+from hansa.core.errors import HansaError, PlanError, Problem, RefusedError
 from hansa.core.layout import Layout
 from hansa.core.nouns import Signature
 from hansa.core.schema import to_mapping
@@ -20,10 +22,11 @@ from hansa.core.sections import Features
 from hansa.core.secure_aggregation import SecureAggregation
 from hansa.evaluation.metrics import choose
 from hansa.secagg.keys import KEY_BYTES
+from hansa.server import usage
 from hansa.server.eligibility_checks import check_eligibility
 from hansa.server.model_files import HEADER, checked, read_header
 from hansa.server.private_rounds import release_of
-from hansa.server.rounds_at_rest import descriptor_name, model_name
+from hansa.server.rounds_at_rest import descriptor_name, model_name, upload_name
 from hansa.server.spending import check_submission, require_unlimited
 from hansa.store.blobs import Blobs
 from hansa.store.records import Job, Population, Run, Tenant, Token
@@ -225,7 +228,15 @@ def _feature_problems(features: Features, signature: Signature) -> Iterator[Prob
         yield Problem("features.classes", f"are {classes}, but the model was built for {signature.classes}.")
 
 
-async def submit(services: Services, token: Token, submission: Submission) -> tuple[Job, Run]:
+class Taken(NamedTuple):
+    """A job that was taken, its run, and what a round of it stores."""
+
+    job: Job
+    run: Run
+    storage: RoundStorage | None
+
+
+async def submit(services: Services, token: Token, submission: Submission) -> Taken:
     """Check a submission and make its job and run, in one transaction. Raises HansaError."""
     async with services.store.reading() as rows:
         tenant = await rows.tenants.get(token.tenant)
@@ -244,6 +255,7 @@ async def submit(services: Services, token: Token, submission: Submission) -> tu
     else:
         async with services.store.reading() as rows:
             await require_unlimited(rows, token.tenant, population)
+    storage = await _room(services, tenant.id, stands, clients)
     uploaded = upload_name(tenant.id, submission.model)
     total = await check_model(services.blobs, uploaded, stands)
     content = stands.descriptor.to_bytes()
@@ -258,15 +270,17 @@ async def submit(services: Services, token: Token, submission: Submission) -> tu
         await rows.events.add("run.submitted", tenant=tenant.id, at=job.submitted_at, run=run.id, detail=detail)
     await services.blobs.delete(uploaded)
     services.board.changed.set()
-    return job, run
+    return Taken(job, run, storage)
 
 
-def upload_name(tenant: str, sha256: str) -> str:
-    """Return the name of a model that a tenant has uploaded and not submitted yet.
-
-    It is apart from the models of runs, which have one name for all tenants: who knows a digest has not the model.
-    """
-    return f"uploads/{tenant}/{sha256}"
+async def _room(services: Services, tenant: str, stands: Checked, clients: int) -> RoundStorage | None:
+    """Return what a round of a plan stores. Raises StoreError where the tenant's quota has no room for it."""
+    layout = travelling_layout(stands.plan, stands.descriptor.layout)
+    storage = await asyncio.to_thread(round_storage, stands.plan, layout, clients, services.settings.fold_every)
+    if storage is not None:
+        what = f"{storage.waiting} x {storage.update} bytes of updates in an open round"
+        await usage.require_room(services, tenant, storage.total, what if not storage.sums else f"{what}, and its sum")
+    return storage
 
 
 async def store_upload(services: Services, tenant: str, sha256: str, total: int, chunks: AsyncIterator[bytes]) -> None:
@@ -318,7 +332,7 @@ def _records(  # noqa: PLR0913, PLR0917 - what a job is made of
 
 async def check_model(blobs: Blobs, name: str, stands: Checked) -> int:
     """Return a model's bytes. Raises HansaError unless it was uploaded and has the plan's layout."""
-    total = await size_of(blobs, name)
+    total = await usage.size_of(blobs, name)
     if total is None:
         raise not_found("uploaded model with this digest; upload it first")
     beginning = b"".join([chunk async for chunk in blobs.read(name, 0, min(total, HEADER + 8))])
@@ -330,16 +344,6 @@ async def check_model(blobs: Blobs, name: str, stands: Checked) -> int:
     if header.features is not None:
         raise unfit("It holds a scaling of features, which follows from the plan.")
     return total
-
-
-async def size_of(blobs: Blobs, name: str) -> int | None:
-    """Return a blob's bytes, or None where there is none of that name."""
-    try:
-        return await blobs.size(name)
-    except StoreError as error:
-        if error.code == "HANSA-NOT-FOUND":
-            return None
-        raise
 
 
 async def _once(content: bytes) -> AsyncIterator[bytes]:

@@ -198,12 +198,10 @@ class Transfers:
 
         What it sent last of another update stays until its round ends: another replica may be about to record that.
         """
-        found = await self.services.blobs.listed(update_prefix(key, client.id))
-        if not found:
-            return True
         async with self.services.store.reading() as rows:
             if await rows.reports.get(key, client.id) is not None:
                 return False
+        found = await self.services.blobs.listed(update_prefix(key, client.id))
         others = [each for each in found if each.name.split("/")[-2] != sha256]
         kept = max(others, key=lambda each: each.at).name.rpartition("/")[0] if others else ""
         for each in found:

@@ -3,19 +3,34 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from hansa.core.errors import StoreError
-from hansa.server.operator_bodies import Usage
-from hansa.server.rounds_at_rest import model_name, round_prefix, slots_name
-from hansa.server.submissions import size_of, upload_name
+from hansa.server.rounds_at_rest import model_name, round_prefix, slots_name, upload_name
+from hansa.store.blobs import Blobs
 
 if TYPE_CHECKING:
     from hansa.server.services import Services
 
 _ALL: Final = 1_000_000
 _GOING_ON: Final = ("running", "paused")
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a tenant uses; ``update_bytes`` are those of sealed updates and partial sums of open rounds."""
+
+    populations: int
+    clients: int
+    jobs: int
+    runs_by_state: Mapping[str, int]
+    models: int
+    model_bytes: int
+    slot_bytes: int
+    update_bytes: int
+    quota_bytes: int | None
 
 
 async def of_tenant(services: Services, tenant: str) -> Usage:
@@ -41,8 +56,8 @@ async def of_tenant(services: Services, tenant: str) -> Usage:
     )
 
 
-async def require_room(services: Services, tenant: str, more: int) -> None:
-    """Raise StoreError where so many more bytes would pass a tenant's quota."""
+async def require_room(services: Services, tenant: str, more: int, what: str) -> None:
+    """Raise StoreError where so many more bytes would pass a tenant's quota; ``what`` they are, in words."""
     quota = services.settings.quota_bytes
     if not quota:
         return
@@ -52,9 +67,19 @@ async def require_room(services: Services, tenant: str, more: int) -> None:
         raise StoreError(
             "HANSA-SERVER-STORAGE",
             rule=f"A tenant has at most {quota} bytes of models, optimizers' slots and updates of open rounds here.",
-            found=f"It has {used}, and {more} more were to come.",
+            found=f"It has {used}, and {more} more were to come: {what}.",
             action="Ask the server's administrator for more room, or wait until models of ended runs are removed.",
         )
+
+
+async def size_of(blobs: Blobs, name: str) -> int | None:
+    """Return a blob's bytes, or None where there is none of that name."""
+    try:
+        return await blobs.size(name)
+    except StoreError as error:
+        if error.code == "HANSA-NOT-FOUND":
+            return None
+        raise
 
 
 async def _bytes(services: Services, tenant: str, digests: set[str]) -> int:

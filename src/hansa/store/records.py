@@ -190,6 +190,8 @@ class Report:
     size: int
     blob: str
     received_at: float
+    folded: int = 0
+    """In which partial sum of its round it is, the first is 1; 0: in none, and its sealed bytes are kept."""
 
 
 @dataclass(frozen=True)

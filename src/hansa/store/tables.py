@@ -27,7 +27,7 @@ from sqlalchemy import (
     text,
 )
 
-SCHEMA: Final = 2
+SCHEMA: Final = 3
 """The schema that this code was written for; each migration raises it by one."""
 
 METADATA: Final = MetaData(
@@ -270,6 +270,7 @@ reports = Table(
     _integer("size"),
     _text("blob"),
     _time("received_at"),
+    _integer("folded", default="0"),  # in which partial sum its update is, the first is 1; 0: in none
     PrimaryKeyConstraint(*_ROUND, "client"),
     ForeignKeyConstraint([*_ROUND, "client"], [f"assigned.{name}" for name in (*_ROUND, "client")]),
 )

@@ -141,7 +141,7 @@ class Result:
 def torture(campaign: Campaign, folder: Path) -> Result:
     """Run a campaign in an empty folder; return what came out."""
     began, tally = time.monotonic(), Tally()
-    settings: dict[str, Any] = {"max_attempts": 1000, "lease_seconds": 2}
+    settings: dict[str, Any] = {"max_attempts": 1000, "lease_seconds": 2, "fold_every": 1}
     if campaign.database:
         settings["database"] = campaign.database
     with hospitals(folder, **settings) as federation, Network(federation.local.port, campaign.seed) as network:

@@ -33,12 +33,15 @@ PLANS: Final = {"full": (FULL,), "short": (SHORT, AWAY), "secure": (SECURE,), "p
 OUTAGES: Final = {"full": 0.0, "short": 4.0, "secure": 0.0, "private": 5.0}
 ABANDONED: Final = "coordinator.round.abandoned"
 OF_SUMS: Final = ("sums.record-made", "sums.record-written", "client.sum-answered", "client.sum-recorded")
+_FOLDS: Final = ("coordinator.fold.written", "coordinator.fold.committed")
 _STATELESS: Final = ("client.rows-written", "client.rows-current", *OF_SUMS)
+_OF_OTHERS: Final = tuple(f"coordinator.round.{each}" for each in ("collecting", "frozen", "folded"))
+"""What a secure sum passes at points of its own."""
 _ABSENT: Final = {
-    "full": (ABANDONED, *OF_SUMS),  # everybody is waited for
-    "short": _STATELESS,  # nothing is kept with clients
+    "full": (ABANDONED, *OF_SUMS, *_FOLDS),  # everybody is waited for, and floats have their order
+    "short": (*_STATELESS, *_FOLDS),  # nothing is kept with clients
     "private": _STATELESS,  # as above
-    "secure": (ABANDONED, *(f"coordinator.round.{each}" for each in ("collecting", "frozen", "folded"))),  # a sum's own
+    "secure": (ABANDONED, *_FOLDS, *_OF_OTHERS),
 }
 
 
