@@ -49,7 +49,7 @@ def task_of(  # noqa: PLR0913 - what a task is of
         roster_size=clients,
         registrar=section.registrar,
         ring=ring,
-        minimum_cohort=section.minimum_cohort,
+        minimum_cohort=max(section.minimum_cohort, fewest_of(section, clients) if graph.neighbours else 0),
         minimum_survivors=section.minimum_survivors,
         neighbours=graph.neighbours,
         threshold=graph.threshold,
@@ -58,12 +58,17 @@ def task_of(  # noqa: PLR0913 - what a task is of
     )
 
 
+def fewest_of(section: SecureAggregation, clients: int) -> int:
+    """Return how few of a cohort a sparse graph is sized for: of fewer that advertise, the colluding are too large a share."""
+    return clients - int(clients * Fraction(str(section.expected_dropout)))
+
+
 def graph_of(section: SecureAggregation, clients: int) -> tuple[Protocol, GraphParameters]:
     """Return the protocol that so many clients take, and its graph where that is sparse."""
     none = GraphParameters(0, 0)
     if section.protocol != "secagg-plus":
         return section.protocol, none
-    corrupt = Fraction(section.assumed_colluding, max(1, clients))
+    corrupt = Fraction(section.assumed_colluding, max(1, fewest_of(section, clients)))
     dropped = Fraction(str(section.expected_dropout))
     try:
         return section.protocol, smallest_graph(clients, corrupt=corrupt, dropped=dropped, server=section.server)
