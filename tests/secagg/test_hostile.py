@@ -9,7 +9,7 @@ import pytest
 from tests.secagg.test_attacks import quorum_message, refuses, survivors_message, to_phase
 
 from hansa.core.errors import RefusedError
-from hansa.core.ring import Ring, Segment
+from hansa.core.ring import Ring
 from hansa.secagg import field, keys, unmasking
 from hansa.secagg.client import MaskingClient
 from hansa.secagg.composing import deliveries, keys_of
@@ -64,9 +64,7 @@ def with_roster(one, identities):
     one.roster = Crooked(tuple(map(public, identities)))
     one.task = replace(one.task, roster_root=one.roster.root)
     registration = register(one.server_key, one.roster)
-    one.convention = Convention(
-        task=one.task, roster=one.roster, signer=one.server_key, registration=registration
-    )
+    one.convention = Convention(task=one.task, roster=one.roster, signer=one.server_key, registration=registration)
     return one
 
 

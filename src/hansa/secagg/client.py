@@ -120,7 +120,7 @@ class MaskingClient:
         return client, client._begin(random(SEED_BYTES))
 
     @classmethod
-    def restore(
+    def restore(  # noqa: PLR0913 - as for start
         cls,
         records: Sequence[Buffer],
         *,

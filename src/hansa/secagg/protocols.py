@@ -39,7 +39,7 @@ def start_client(  # noqa: PLR0913 - a client is what it is, what it demands and
     return start(announcement, signer=signer, identity=identity, policy=policy, given=given, random=random, spent=spent)
 
 
-def restore_client(
+def restore_client(  # noqa: PLR0913 - as for start_client
     records: Sequence[Buffer],
     *,
     signer: keys.Signer,

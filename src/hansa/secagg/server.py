@@ -175,7 +175,7 @@ class MaskingServer:
             if len(new) < 2 or new & self._keys:
                 raise untrusted("A key of a round is there twice.")
             if not all(map(keys.usable, new)):
-                raise untrusted("A key of a round is of small order.")
+                raise untrusted("A key of a round is of small order, or is not written as a number below p.")
         self._keys |= {message.sealing, message.masking}
         self._adverts[message.client] = message
 
