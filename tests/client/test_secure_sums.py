@@ -238,6 +238,44 @@ def test_a_torn_record_is_dropped_and_what_it_held_is_asked_again(server, site, 
     assert [header_of(each).kind for each in server.sums[path].taken] == [2, 4, 6, 9, 11]
 
 
+@pytest.mark.parametrize("time", [2, 3, 4, 5])
+@pytest.mark.parametrize("written", [0, 3, 40])
+def test_what_could_not_be_written_is_no_answer_whatever_is_in_memory(server, site, monkeypatch, time, written):
+    """The disk is full as the client answers: it must not give that answer from memory when it is asked again."""
+    agent, path = site(), server.assign_sum(job_of(SECURE))
+    append, calls = SumFolder.append, []
+
+    def full(self, records):
+        calls.append(records)
+        if not time <= len(calls) < time + 3:
+            append(self, records)
+            return
+        with (self._path / "records").open("ab") as file:
+            file.write(((1000).to_bytes(8, "big") + bytes(40))[:written])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(SumFolder, "append", full)
+    for _ in range(3):
+        with pytest.raises(OSError, match="No space"):
+            work(agent, lambda: False, steps=30)
+        assert len(SumFolder(agent.state).records()) == time - 1
+        kinds = {header_of(each).kind for each in server.sums[path].taken}
+        assert len(kinds) <= time - 1, "an answer left without its record"
+    work(agent, lambda: server.sums[path].result is not None)
+
+
+def test_a_name_that_was_cut_short_hides_no_later_one(server, site):
+    """The disk was full as a sum ended: the names of sums that end later are found still."""
+    agent = site()
+    (agent.state.path / "spent-sums").write_bytes(bytes(32) + b"cut short")
+    path = server.assign_sum(job_of(SECURE))
+    work(agent, lambda: path in server.sums and server.sums[path].result is not None)
+    task = server.sums[path].server.task
+    server.outcomes[path] = wire.OUTCOME_INCLUDED
+    work(agent, lambda: not (agent.state.path / "sum").exists())
+    assert {task.hash, task.report_id} <= SumFolder(agent.state).spent()
+
+
 def test_a_vector_that_was_changed_on_disk_is_not_given(server, site, tmp_path):
     agent, path = site(), server.assign_sum(job_of(SECURE))
     work(agent, lambda: path in server.sums and server.sums[path].taken)

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+from math import comb
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hansa.core.errors import RefusedError
+from hansa.core.ring import Ring, Segment
+from hansa.core.secure_aggregation import SecureAggregation
 from hansa.secagg.graph import Graph
-from hansa.secagg.parameters import GraphParameters, smallest_graph
+from hansa.secagg.parameters import GraphParameters, fewest_clients, smallest_graph
+from hansa.secagg.planned import task_of
+from hansa.secagg.roster import Roster
 from hansa.testing.secagg import Federation
 
 
@@ -72,3 +79,34 @@ def test_where_no_sparse_graph_protects_that_is_said():
         smallest_graph(10, corrupt=0.3, dropped=0.3, server="malicious")
     with pytest.raises(RefusedError, match="2 clients"):
         smallest_graph(2, corrupt=0, dropped=0)
+
+
+@pytest.mark.parametrize(("clients", "colluding", "dropped"), [(300, 15, 0.1), (300, 30, 0.1), (400, 20, 0.3)])
+def test_a_graph_that_was_sized_for_a_cohort_protects_no_small_part_of_it(clients, colluding, dropped):
+    """As many colluding clients among fewer who share keys are a larger share of each one's neighbours."""
+    graph = smallest_graph(clients, corrupt=Fraction(colluding, clients), dropped=dropped)
+    fewest = fewest_clients(graph, clients, corrupt=colluding, dropped=dropped)
+    assert graph.neighbours + 1 < fewest <= clients
+
+    def exposed(count):
+        """Return the chance that t of some client's neighbours collude, by its definition."""
+        draws = comb(count - 1, graph.neighbours)
+        fatal = [comb(colluding, bad) * comb(count - 1 - colluding, graph.neighbours - bad)
+                 for bad in range(graph.threshold, graph.neighbours + 1)]  # fmt: skip
+        return Fraction(count * sum(fatal), draws)
+
+    assert all(exposed(count) < Fraction(1, 2**40) for count in range(fewest, clients + 1))
+    assert exposed(fewest // 2) > Fraction(1, 2**30)
+
+
+def test_the_task_of_a_sparse_graph_begins_with_as_many_as_it_was_sized_for():
+    identities = tuple(number.to_bytes(32, "big") for number in range(1000))
+    ring, names = Ring((Segment("params", 3, 20),)), {"plan_sha256": "00" * 32, "model_sha256": "11" * 32}
+    for colluding, fewest in ((1, 60), (50, 812)):
+        section = SecureAggregation(
+            protocol="secagg-plus", server="curious", registrar="server", minimum_cohort=60, maximum_cohort=1000,
+            assumed_colluding=colluding, minimum_survivors=60,
+        )  # fmt: skip
+        task = task_of(section, ring, Roster(identities), run="r", round_number=1, attempt=1, **names)
+        assert task.protocol == "secagg-plus"
+        assert task.minimum_cohort == fewest

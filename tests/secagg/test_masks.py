@@ -8,10 +8,11 @@ from importlib import resources
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from hansa.core.ring import Ring, Segment
 from hansa.secagg import field, keys
-from hansa.secagg.masks import CHUNK, TOGETHER, Mask, apply, masked, stream
+from hansa.secagg.masks import CHUNK, TOGETHER, Mask, apply, apply_on_threads, masked, stream
 from hansa.secagg.messages import Masked, header_of
 from hansa.testing.secagg import Federation
 
@@ -210,6 +211,65 @@ def test_a_vector_that_is_masked_part_by_part_is_the_whole_one_packed_with_its_h
     assert sha256 == hashlib.sha256(content).digest()
     assert all(np.array_equal(array, np.arange(len(array)).astype(array.dtype) & array.dtype.type(segment.mask))
                for segment, array in zip(ring.segments, vector, strict=True))  # fmt: skip
+
+
+def counter_mode(key, size):
+    """Return AES-256 in counter mode from counter 0, by its blocks in codebook mode (SP 800-38A, section 6.5)."""
+    blocks = b"".join(number.to_bytes(16, "big") for number in range(-(-size // 16)))
+    return Cipher(algorithms.AES256(key), modes.ECB()).encryptor().update(blocks)[:size]  # noqa: S305 - each block once
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.uint32, np.uint64])
+def test_masks_are_the_streams_of_counter_mode_in_every_length_and_type(dtype):
+    """Lengths around the first two blocks, which come apart, and around chunks; segments that end within a block."""
+    size = CHUNK // np.dtype(dtype).itemsize
+    lengths = [(each,) for each in (*range(36), size - 1, size, size + 1, 2 * size + 3)]
+    lengths += [(0, 1, 0, 30, 3), (1, 1, 1, 1, 33), (size, 0, 5, size - 3, 17, 1), (15, size + 1, 16, 1)]
+    for each in lengths:
+        key = keys.digest("seed", bytes(each[0] % 251 for _ in each))
+        total = tuple(np.zeros(length, dtype) for length in each)
+        apply([Mask(key)], total)
+        content = b"".join(array.tobytes() for array in total)
+        assert content == counter_mode(key, len(content))
+        apply([Mask(key, minus=True)], total)
+        assert not any(array.any() for array in total)
+
+
+def test_segments_of_every_type_take_one_stream_in_turn():
+    total = tuple(np.zeros(length, dtype) for length in (7, 5, CHUNK // 8 + 1)
+                  for dtype in (np.uint64, np.uint8, np.uint32, np.uint16))  # fmt: skip
+    apply([Mask(b"k" * 32)], total)
+    content = b"".join(array.tobytes() for array in total)
+    assert content == counter_mode(b"k" * 32, len(content))
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 40])
+def test_any_number_of_threads_gives_the_same(threads):
+    ring = Ring(
+        tuple(Segment(str(bits), length, bits) for bits, length in ((8, 5), (33, CHUNK // 8 + 1), (16, 0), (13, 9)))
+    )
+    for count in (0, 1, TOGETHER, TOGETHER + 1, 2 * TOGETHER + 3):
+        masks = [Mask(keys.digest("seed", bytes([number])), minus=number % 3 == 0) for number in range(count)]
+        plain, total = ring.zeros(), ring.zeros()
+        apply(masks, plain)
+        apply_on_threads(iter(masks), total, ring, threads)
+        assert all(np.array_equal(mine, theirs) for mine, theirs in zip(total, plain, strict=True))
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_masks_that_cannot_be_made_leave_the_total_as_it_was(threads):
+    ring = Ring((Segment("params", 100, 20),))
+    total = ring.zeros()
+
+    def some():
+        for number in range(3 * TOGETHER):
+            if number == 2 * TOGETHER + 5:
+                raise ValueError("no more")
+            yield Mask(keys.digest("seed", bytes([number])))
+
+    with pytest.raises(ValueError, match="no more"):
+        apply_on_threads(some(), total, ring, threads)
+    assert not total[0].any()
 
 
 def test_no_generator_but_the_ciphers_is_reachable_from_the_room():

@@ -13,15 +13,17 @@ from tests.secagg.test_tampering import bits_of, flipped
 
 from hansa.core.errors import HansaError, RefusedError
 from hansa.secagg import keys
+from hansa.secagg.convention import register
 from hansa.secagg.decryptor import Decryptor
 from hansa.secagg.encoding import to_bitmap
 from hansa.secagg.masks import Mask, apply
 from hansa.secagg.messages import Announcement, header_of
 from hansa.secagg.oneshot_client import ReportingClient
-from hansa.secagg.oneshot_messages import Answer, Batch, Report, Request
+from hansa.secagg.oneshot_messages import Answer, Batch, Report, Request, Valid
 from hansa.secagg.oneshot_server import Phase, SummingServer
+from hansa.secagg.roster import Roster
 from hansa.secagg.sealing import Binding, open_seed, seed_key
-from hansa.testing.secagg import OneShotFederation, coins, public, random_vector
+from hansa.testing.secagg import Federation, OneShotFederation, coins, public, random_vector
 
 
 def is_exact(one):
@@ -289,6 +291,83 @@ def test_flipped_bits_in_a_request_are_refused():
     one, sent = to_kind(Request.kind)
     for bit in range(len(sent[0]) * 8):
         refuses(one.decryptors[0], flipped(sent[0], bit), ".")
+
+
+def test_a_client_that_helped_to_unmask_a_round_reports_in_no_other_attempt_of_it():
+    """Of another protocol, too: whatever the attempts of a round are, one of its sums holds the vector."""
+    one = OneShotFederation(4, settings={"attempt": 2})
+    masked = Federation(4)
+    assert masked.task.report_id == one.task.report_id
+    with pytest.raises(RefusedError, match="helped to unmask its round"):
+        ReportingClient.start(
+            one.start().send[0].message, signer=one.identities[0], identity=one.roster.identities[0],
+            policy=one.policy, given=one.given(0), random=coins("x"), spent={masked.task.report_id},
+        )  # fmt: skip
+
+
+def test_one_peer_at_many_places_of_a_roster_is_refused_by_decryptors():
+    one, sent = to_kind(Batch.kind)
+    batch = Batch.decode(sent[0], one.task.hash)
+    twice = (batch.identities[0], *batch.identities[:-1])
+    with pytest.raises(RefusedError, match="a key twice"):
+        one.decryptors[0].on_message(replace(batch, identities=twice).encode())
+
+
+def test_sets_that_overlap_in_one_client_get_one_answer_over_attempts_and_groups():
+    """Groups of a cohort have clients apart; a server that puts one into two of them learns one sum."""
+    spent, answers = set(), []
+    for attempt, clients in ((1, (0, 1, 2, 3)), (1, (3, 4, 5, 6)), (2, (4, 5, 6)), (3, (0, 5, 6))):
+        one = OneShotFederation(len(clients), settings={"attempt": attempt})
+        one.identities = [one.key(f"client {each}") for each in clients]
+        one.roster = Roster(tuple(map(public, one.identities)))
+        one.task = replace(one.task, roster_root=one.roster.root)
+        one.policy = replace(one.policy, pinned=frozenset(one.roster.identities))
+        one.convention = replace(
+            one.convention, task=one.task, roster=one.roster, registration=register(one.server_key, one.roster)
+        )
+        step = one.start()
+        while header_of(step.send[0].message).kind != Request.kind:
+            step = [one.deliver(one.ask(to, message)) for to, message in step.send][-1]
+        machine = one.decryptors[0]
+        machine._spent = spent
+        try:
+            machine.on_message(dict(step.send)[0])
+        except RefusedError:
+            continue
+        answers.append(clients)
+        spent |= set(machine.uses)
+    assert answers == [(0, 1, 2, 3), (4, 5, 6)]
+
+
+def test_a_decryptor_that_excludes_clients_or_lies_about_them_gives_no_wrong_set():
+    """Its set is bounded by the reports, and what it cannot have is not counted; too few left, and there is no sum."""
+    for claim, survivors in (((0, 1, 2), (0, 1, 2)), (range(5), (0, 1, 2, 3)), ((0, 1), None), ((), None)):
+        one, sent = to_kind(Batch.kind)
+        step = one.start()
+        step = [one.deliver(one.ask(to, message)) for to, message in step.send if to != 4][-1]
+        step = step if step.send else one.logged(one.server.on_deadline())
+        sent = dict(step.send)
+        one.ask(0, sent[0])
+        unsigned = Valid(0, one.task.hash, to_bitmap(claim, 5), b"")
+        signature = keys.sign(one.decryptor_keys[0], "valid", *unsigned.signed_fields())
+        one.deliver(replace(unsigned, signature=signature).encode())
+        one.run(step=one.deliver(one.ask(1, sent[1])))
+        if survivors is None:
+            assert one.server.phase is Phase.ABORTED
+            assert one.server.result is None
+        else:
+            assert is_exact(one)
+            assert one.server.survivors == survivors
+
+
+def test_an_answer_before_its_request_is_no_decryptors_record():
+    one, sent = to_kind(Request.kind)
+    one.ask(0, sent[0])
+    whole = one.decryptor_logs[0]
+    for kept in ([whole[0], *whole[2:]], [*whole[:2], whole[3]]):
+        one.decryptor_logs[0] = kept
+        with pytest.raises(RefusedError, match="before the answer"):
+            one.kill_decryptor(0)
 
 
 # -- deaths

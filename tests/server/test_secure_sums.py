@@ -12,7 +12,8 @@ from tests.server.by_hand import code_of as refusal
 from tests.server.summing import begun, code_for, over, phase, plain_sum, started, swept
 
 from hansa.algorithms.fixed_point import decode, whole_numbers
-from hansa.secagg.messages import Masked
+from hansa.secagg import keys
+from hansa.secagg.messages import Masked, Shares
 from hansa.secagg.server import Phase
 from hansa.server import closing
 from hansa.store.failures import full
@@ -148,6 +149,38 @@ def test_what_no_honest_client_sends_is_refused_named_and_changes_nothing(tmp_pa
                 await phase(parts[1:], last=each is Phase.UNMASK)
             assert await over(server, bad) == "closed"
             assert sums == [plain_sum(code, parts[1:])]
+
+    run_async(work())
+
+
+def test_whose_shares_cannot_be_opened_is_told_to_the_operator_with_those_who_say_so(tmp_path, sums):
+    """One client could stop every attempt by such shares: an attempt that fails says whom to look at."""
+
+    async def work():
+        async with deployed(tmp_path) as server:
+            parts = await begun(server, await started(server, 5))
+            code = await code_for(server, parts[0].assigned)
+            await phase(parts)
+            dealer = parts[3]
+            whole = Shares.decode(dealer.reply, dealer.machine.task.hash)
+            accuser = next(each for each in parts if each.position == whole.entries[0].client)
+            spoilt = replace(whole, entries=(whole.entries[0]._replace(sealed=bytes(104)), *whole.entries[1:]))
+            signature = keys.sign(dealer.device.key, "shares", *spoilt.signed_fields())
+            dealer.reply = replace(spoilt, signature=signature).encode()
+            await phase(parts)
+            left = [each for each in parts if each is not accuser]
+            for each in parts:
+                assert (await each.say()).status_code == 200
+            for each in left:
+                await each.hear()
+            await phase(left)
+            await phase(left, last=True)
+            assert await over(server, dealer) == "closed"
+            assert sums == [plain_sum(code, left)]
+            (event,) = await server.events("client.accused")
+            assert event.client == dealer.device.id
+            assert event.detail["by"] == [accuser.device.id]
+            assert await server.events("client.blamed") == []
 
     run_async(work())
 

@@ -96,6 +96,7 @@ class SumFolder:
         if begun is not None:
             descriptor = os.open(self._state.path / SPENT, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
             with os.fdopen(descriptor, "ab") as file:
+                file.truncate(file.tell() // _HASH * _HASH)  # a full disk may have cut the last name short
                 file.write(b"".join(spent_by(begun.announcement, self.records())))
                 file.flush()
                 os.fsync(file.fileno())

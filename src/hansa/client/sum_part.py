@@ -49,7 +49,9 @@ class SumPart:
         policy = _policy(begun, section, demands, key)
         _require_this(_announced(begun), begun, section, ring)
         if records:
-            machine, step = restore_client(records, signer=key, identity=identity, policy=policy, given=given)
+            machine, step = restore_client(
+                records, signer=key, identity=identity, policy=policy, given=given, spent=folder.spent()
+            )
             part = cls(begun.id, machine, folder)
             if len(records) > 1:
                 part.seen = header_of(records[-1]).kind

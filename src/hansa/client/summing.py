@@ -85,11 +85,13 @@ class Summing:
             log.info("sum is over assignment=%s code=%s found=%r", begun.id, error.code, error.found)
             self.end()
             return _AGAIN
+        self._part = None  # kept again once what it does is on disk
         try:
             if answer.message:
                 part.take(answer.message)
         except RefusedError as error:
             return self._leave(begun, error)
+        self._part = part
         if part.done and not answer.message:
             self.end()
             return 0.0

@@ -90,6 +90,9 @@ class MaskingClient:
         self._content = given.sha256()
         self._asked: dict[Phase, bytes] = {}
         self._reply = b""
+        self._spent: Container[bytes] = ()
+        self.revealed = False
+        """Whether this client has helped to unmask: from then on, however the task ends, it joins no other attempt."""
 
     @classmethod
     def start(  # noqa: PLR0913 - a client is what it is, what it demands and what it gives
@@ -107,16 +110,17 @@ class MaskingClient:
 
         ``identity`` is the public key of ``signer``; ``random`` gives n bytes that nobody can guess. ``spent`` holds
         ``hash`` of the tasks that this client ever took part in, and ``report_id`` of those that it helped to unmask
-        (see ``revealed``): two sums of one round over different clients would uncover their difference. Raises
-        RefusedError where a check fails.
+        (see ``revealed``): two sums of one round over different clients would uncover their difference. It is looked
+        at once more before this client helps to unmask. Raises RefusedError where a check fails.
         """
         client = cls(announcement, signer, identity, policy, given)
         if client.task.hash in spent or client.task.report_id in spent:
             raise answered("This client has taken part in the task before, or helped to unmask its round.")
+        client._spent = spent
         return client, client._begin(random(SEED_BYTES))
 
     @classmethod
-    def restore(
+    def restore(  # noqa: PLR0913 - as for start
         cls,
         records: Sequence[Buffer],
         *,
@@ -124,6 +128,7 @@ class MaskingClient:
         identity: bytes,
         policy: ClientPolicy,
         given: Contribution,
+        spent: Container[bytes] = (),
     ) -> tuple[MaskingClient, Step]:
         """Return the client of its records, and its last message again. Another vector than the first is refused."""
         reader = Reader(records[0])
@@ -136,17 +141,13 @@ class MaskingClient:
         step = client._begin(seed)
         for record in records[1:]:
             step = client.on_message(bytes(record))
+        client._spent = spent  # only now: what was answered is answered again
         return client, Step(send=step.send)
 
     @property
     def done(self) -> bool:
         """Say whether nothing more will be asked of this client; its records and keys can go, its task is spent."""
         return self.phase in {Phase.UNMASKED, Phase.LEFT}
-
-    @property
-    def revealed(self) -> bool:
-        """Say whether this client has helped to unmask: from then on it takes part in no other attempt of the round."""
-        return self.phase is Phase.UNMASKED
 
     def on_deadline(self) -> Step:
         """Leave the task: the server has not answered in time. Nothing more is sent."""
@@ -255,14 +256,17 @@ class MaskingClient:
             raise untrusted(f"{threshold} of {graph.holders} shares would give a secret back.")
 
     def _check_keys(self, neighbours: Sequence[Neighbour]) -> None:
-        seen = {self._sealing, self._masking}
+        seen, identities = {self._sealing, self._masking}, {self._identity}
         for advert, identity, proof in neighbours:
             self._policy.check_member(self.task, advert.client, identity, proof)
             if not keys.signed(identity, advert.signature, "adv", *advert.signed_fields()):
                 raise untrusted("A neighbour's keys are not signed by its identity.")
             seen |= {advert.sealing, advert.masking}
+            identities.add(identity)
         if len(seen) != 2 * len(neighbours) + 2:
             raise untrusted("Two keys of a round are the same.")
+        if len(identities) != len(neighbours) + 1:
+            raise untrusted("An identity has two places in the roster: one client would count as several.")
 
     def _agreed(self, neighbours: Sequence[Neighbour], advertised: bytes) -> dict[int, _Pair]:
         task, masking_key = self.task.hash, keys.private_key(self._mask_secret)
@@ -342,6 +346,8 @@ class MaskingClient:
     def _unmask(self, content: Buffer) -> Message:
         """Answer a quorum of signatures with one share of each dealer, and forget every secret."""
         message = Quorum.decode(content, self.task.hash)
+        if self.task.report_id in self._spent:
+            raise answered("This client has helped to unmask another attempt of the round.")
         signers = {client for client, _ in message.signatures}
         allowed = set(self._graph.holders_within(self.index, self._survivors)) - {self.index}
         if len(signers) != len(message.signatures) or not signers <= allowed:
@@ -356,8 +362,10 @@ class MaskingClient:
             both = self._own_share if dealer == self.index else self._received[dealer]
             shares.append((dealer, both[: field.SHARE_BYTES] if dealer in alive else both[field.SHARE_BYTES :]))
         unsigned = Unmask(self.index, self.task.hash, tuple(shares), b"")
+        signature = keys.sign(self._signer, "unmask", *unsigned.signed_fields())
+        self.revealed = True
         self._forget()
-        return replace(unsigned, signature=keys.sign(self._signer, "unmask", *unsigned.signed_fields()))
+        return replace(unsigned, signature=signature)
 
 
 def _between(task: bytes, sender: int, receiver: int) -> bytes:

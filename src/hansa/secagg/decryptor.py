@@ -147,6 +147,8 @@ class Decryptor:
         if Batch.kind in kept:
             step = decryptor.on_message(kept[Batch.kind])
         if Answer.kind in kept:
+            if not {Batch.kind, Request.kind} <= set(kept):
+                raise malformed("A record before the answer is missing.")
             decryptor._answer_with(kept[Request.kind], kept[Answer.kind])
             step = Step(send=(Outgoing(decryptor.place, kept[Answer.kind]),))
         return decryptor, Step(send=step.send)

@@ -83,11 +83,13 @@ def agree(own: X25519PrivateKey, other: bytes) -> bytes:
 
 
 def usable(public: bytes) -> bool:
-    """Say whether an X25519 key gives everybody a secret: those of small order give all zeros.
+    """Say whether an X25519 key is a point's one encoding below p, and gives everybody a secret.
 
-    As RFC 7748, section 5, reads a key: without its highest bit, and modulo p.
+    Those of small order give all zeros. Other encodings of a point are read too (RFC 7748, section 5), but would be
+    keys that differ and are the same.
     """
-    return int.from_bytes(public, "little") % 2**255 % _FIELD not in _SMALL
+    number = int.from_bytes(public, "little")
+    return number < _FIELD and number not in _SMALL
 
 
 def pair_key(shared: bytes, task: bytes, ids: tuple[int, int], keys: tuple[bytes, bytes]) -> bytes:

@@ -106,10 +106,11 @@ def _apply(streams: Sequence[_Stream], part: UInts, room: bytearray) -> None:
 def apply_on_threads(masks: Iterable[Mask], total: RingVector, ring: Ring, threads: int) -> None:
     """Do as :func:`apply` on several threads: each adds the next masks that are to be had to a vector of its own.
 
-    Masks may be made as they are taken: while one thread makes some, the others expand theirs.
+    Masks may be made as they are taken: while one thread makes some, the others expand theirs. Where one cannot be
+    made, the error is raised and the total is as it was.
     """
     rest, taking = iter(masks), Lock()
-    parts = [total, *(ring.zeros() for _ in range(threads - 1))]
+    parts = [ring.zeros() for _ in range(threads)]
 
     def take() -> list[Mask]:
         with taking:
@@ -121,7 +122,7 @@ def apply_on_threads(masks: Iterable[Mask], total: RingVector, ring: Ring, threa
 
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(work, parts))
-    for part in parts[1:]:
+    for part in parts:
         add(total, part)
 
 

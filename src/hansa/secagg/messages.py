@@ -40,7 +40,7 @@ class Header(NamedTuple):
 
 def answer_id(message: Buffer) -> bytes:
     """Return what tells answers apart: SHA-256 of one, or of all of it before a vector that its signature covers."""
-    vectors = message[4:8] in {b"\x06\0\0\0", b"\x0d\0\0\0"}
+    vectors = bytes(message[4:8]) in {b"\x06\0\0\0", b"\x0d\0\0\0"}
     return hashlib.sha256(message[: HEADER_BYTES + SIGNATURE_BYTES] if vectors else message).digest()
 
 

@@ -48,8 +48,8 @@ class ReportingClient:
             raise unexpected("The task is of another protocol.")
         if (given.plan_sha256, given.model_sha256) != (task.plan_sha256, task.model_sha256):
             raise untrusted("The task is for another plan or model than the vector was computed for.")
-        if task.hash in spent:
-            raise answered("This client has taken part in the task before.")
+        if task.hash in spent or task.report_id in spent:
+            raise answered("This client has taken part in the task before, or helped to unmask its round.")
         given.check(task.ring)
         report = _report(task, header.client, signer, given, random)
         return cls(report), Step(persist=(report,), send=(Outgoing(header.client, report),))

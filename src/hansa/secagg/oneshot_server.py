@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from enum import IntEnum
 
-from hansa.core.errors import RefusedError
 from hansa.core.ring import RingVector
 from hansa.secagg import keys
 from hansa.secagg.composing import announcements
@@ -19,7 +18,7 @@ from hansa.secagg.known import Known
 from hansa.secagg.masks import add, subtract
 from hansa.secagg.messages import SEALED_SEED_BYTES, Abort, Message, answer_id, header_of
 from hansa.secagg.oneshot_messages import Answer, Batch, Report, Request, Sealed, Valid
-from hansa.secagg.records import Closing, closed, is_message, read, started
+from hansa.secagg.records import DAMAGE, Closing, closed, is_message, read, started
 from hansa.secagg.refusals import answered, malformed, unexpected, untrusted
 from hansa.secagg.step import Outgoing, Step
 
@@ -66,7 +65,7 @@ class SummingServer:
         try:
             for record in records:
                 server._replay(record)
-        except RefusedError:
+        except DAMAGE:
             return server, server._end(Phase.ABORTED, "records are missing or damaged", ())
         if server.phase < Phase.DONE and not server.waits_for:
             return server, server._close(())
@@ -198,7 +197,8 @@ class SummingServer:
             self._excluded = tuple(sorted(set(self._reports) - set(members)))
 
     def _end(self, phase: Phase, reason: str, persist: tuple[Buffer, ...]) -> Step:
-        payload = self.task.ring.pack(self.result) if self.result is not None else reason.encode()
+        self.result = self.result if phase is Phase.DONE else None
+        payload = reason.encode() if self.result is None else self.task.ring.pack(self.result)
         record = closed(self.task, self.phase, self.survivors, payload, good=phase is Phase.DONE)
         self._stop(phase, reason)
         return Step(persist=(*persist, record), send=self._sends())

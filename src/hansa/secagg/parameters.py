@@ -6,6 +6,7 @@ among them is hypergeometric. Source: Bell et al. 2020, https://eprint.iacr.org/
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import accumulate
@@ -58,6 +59,27 @@ def smallest_graph(
             if safe and (clients * lost[neighbours - threshold + 1] << FAILURE_BITS) < whole:
                 return GraphParameters(neighbours, threshold)
     raise unsound(f"No sparse graph of {clients} clients withstands so many corrupt and dropped.")
+
+
+def fewest_clients(
+    graph: GraphParameters,
+    clients: int,
+    *,
+    corrupt: int,
+    dropped: Fraction | float,
+    server: Literal["curious", "malicious"] = "curious",
+) -> int:
+    """Return the fewest of ``clients`` that may share keys on a graph: of fewer, the corrupt are too large a share."""
+
+    def safe(count: int) -> bool:
+        fatal = graph.threshold if server == "curious" else 2 * graph.threshold - graph.neighbours
+        if count - 1 <= graph.neighbours:  # everybody with everybody
+            return corrupt < fatal
+        exposed = _tails(count - 1, corrupt, graph.neighbours)[fatal]
+        together = _connected(count, graph.neighbours, corrupt + int(count * Fraction(str(dropped))))
+        return together and (count * exposed << SECURITY_BITS) < comb(count - 1, graph.neighbours)
+
+    return SMALLEST + bisect_left(range(SMALLEST, clients), x=True, key=safe)
 
 
 def _tails(others: int, marked: int, drawn: int) -> list[int]:

@@ -9,9 +9,9 @@ from typing import Final
 from hansa.core.errors import RefusedError
 from hansa.core.ring import Ring
 from hansa.core.secure_aggregation import SecureAggregation
-from hansa.secagg.parameters import GraphParameters, smallest_graph
+from hansa.secagg.parameters import GraphParameters, fewest_clients, smallest_graph
 from hansa.secagg.roster import Roster
-from hansa.secagg.task import PHASES, DecryptorKeys, Protocol, Task
+from hansa.secagg.task import PHASES, SMALLEST, DecryptorKeys, Protocol, Task
 
 LONGEST: Final = 2**31 - 1
 """Seconds of a phase, at most: where nothing else ends it, it waits for all."""
@@ -49,7 +49,7 @@ def task_of(  # noqa: PLR0913 - what a task is of
         roster_size=clients,
         registrar=section.registrar,
         ring=ring,
-        minimum_cohort=section.minimum_cohort,
+        minimum_cohort=max(section.minimum_cohort, _fewest(section, graph, clients)),
         minimum_survivors=section.minimum_survivors,
         neighbours=graph.neighbours,
         threshold=graph.threshold,
@@ -59,13 +59,24 @@ def task_of(  # noqa: PLR0913 - what a task is of
 
 
 def graph_of(section: SecureAggregation, clients: int) -> tuple[Protocol, GraphParameters]:
-    """Return the protocol that so many clients take, and its graph where that is sparse."""
+    """Return the protocol that so many clients take, and its graph where that is sparse.
+
+    It is sized for as large a share of colluding clients as they are once the expected share of others is lost.
+    """
     none = GraphParameters(0, 0)
     if section.protocol != "secagg-plus":
         return section.protocol, none
-    corrupt = Fraction(section.assumed_colluding, max(1, clients))
     dropped = Fraction(str(section.expected_dropout))
+    corrupt = Fraction(section.assumed_colluding, max(1, clients - int(clients * dropped)))
     try:
         return section.protocol, smallest_graph(clients, corrupt=corrupt, dropped=dropped, server=section.server)
     except RefusedError:
         return "secagg-full", none
+
+
+def _fewest(section: SecureAggregation, graph: GraphParameters, clients: int) -> int:
+    """Return how many must advertise at least for a graph that was sized for so many clients to protect them."""
+    if not graph.neighbours:
+        return SMALLEST
+    dropped, colluding = section.expected_dropout, section.assumed_colluding
+    return fewest_clients(graph, clients, corrupt=colluding, dropped=dropped, server=section.server)

@@ -39,13 +39,19 @@ def start_client(  # noqa: PLR0913 - a client is what it is, what it demands and
     return start(announcement, signer=signer, identity=identity, policy=policy, given=given, random=random, spent=spent)
 
 
-def restore_client(
-    records: Sequence[Buffer], *, signer: keys.Signer, identity: bytes, policy: ClientPolicy, given: Contribution
+def restore_client(  # noqa: PLR0913 - as for start_client
+    records: Sequence[Buffer],
+    *,
+    signer: keys.Signer,
+    identity: bytes,
+    policy: ClientPolicy,
+    given: Contribution,
+    spent: Container[bytes] = (),
 ) -> tuple[Client, Step]:
     """Return the client of its records, and its last message again."""
     if is_message(records[0]):
         return ReportingClient.restore(records)
-    return MaskingClient.restore(records, signer=signer, identity=identity, policy=policy, given=given)
+    return MaskingClient.restore(records, signer=signer, identity=identity, policy=policy, given=given, spent=spent)
 
 
 def start_server(convention: Convention, *, threads: int = 1) -> tuple[Server, Step]:

@@ -6,10 +6,14 @@ from collections.abc import Iterable
 from enum import IntEnum
 from typing import Final, NamedTuple
 
+from hansa.core.errors import RefusedError
 from hansa.secagg.encoding import Buffer, Reader, from_bitmap, prefixed, to_bitmap
 from hansa.secagg.messages import MAGIC
 from hansa.secagg.refusals import malformed
 from hansa.secagg.task import Task
+
+DAMAGE: Final = (RefusedError, LookupError, ValueError)
+"""What comes of taking in records of which some are missing or damaged."""
 
 _RECORD: Final = b"HSS1"
 _STARTED: Final = 0

@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from enum import IntEnum
 from functools import cached_property
 
-from hansa.core.errors import RefusedError
 from hansa.core.ring import RingVector
 from hansa.secagg import keys
 from hansa.secagg.composing import announcements, deliveries, keys_of, quorums, survivors_of
@@ -32,7 +31,7 @@ from hansa.secagg.messages import (
     answer_id,
     header_of,
 )
-from hansa.secagg.records import Closing, closed, is_message, read, started
+from hansa.secagg.records import DAMAGE, Closing, closed, is_message, read, started
 from hansa.secagg.refusals import answered, malformed, unexpected, untrusted
 from hansa.secagg.step import Outgoing, Step
 from hansa.secagg.task import Task
@@ -98,7 +97,7 @@ class MaskingServer:
         try:
             for record in records:
                 server._replay(record)
-        except RefusedError:
+        except DAMAGE:
             return server, server._end(Phase.ABORTED, "records are missing or damaged", ())
         if server.phase < Phase.DONE and not server.waits_for:
             return server, server._close(())
@@ -144,7 +143,7 @@ class MaskingServer:
         """Return who is asked in this phase: those who answered the one before."""
         if self.phase is Phase.ADVERTISE:
             return range(self.task.roster_size)
-        return self._sets[Phase(self.phase - 1)]
+        return self._sets.get(Phase(self.phase - 1), ())
 
     def _take(self, message: Buffer, known: Known) -> None:
         """Take an answer into the state."""
@@ -176,7 +175,7 @@ class MaskingServer:
             if len(new) < 2 or new & self._keys:
                 raise untrusted("A key of a round is there twice.")
             if not all(map(keys.usable, new)):
-                raise untrusted("A key of a round is of small order.")
+                raise untrusted("A key of a round is of small order, or is not written as a number below p.")
         self._keys |= {message.sealing, message.masking}
         self._adverts[message.client] = message
 
@@ -200,8 +199,9 @@ class MaskingServer:
     def _take_complaint(self, content: Buffer, known: Known) -> None:
         message = Complaint.decode(content, self.task.hash)
         if not known.trusted:
-            if not set(message.accused) <= set(self.graph.neighbours(message.client)):
-                raise untrusted("A complaint is about others than neighbours.")
+            accused = set(message.accused)
+            if not accused <= set(self.graph.neighbours(message.client)) or len(accused) != len(message.accused):
+                raise untrusted("A complaint is about others than neighbours, or about one twice.")
             self._check_signature(message.client, message.signature, "complaint", *message.signed_fields())
         self.complaints += [(message.client, each) for each in message.accused]
         self._complained.add(message.client)
@@ -308,7 +308,8 @@ class MaskingServer:
 
     def _end(self, phase: Phase, reason: str, persist: tuple[Buffer, ...]) -> Step:
         """Stop, with the sum or without, and drop everything else."""
-        payload = self.task.ring.pack(self.result) if self.result is not None else reason.encode()
+        self.result = self.result if phase is Phase.DONE else None
+        payload = reason.encode() if self.result is None else self.task.ring.pack(self.result)
         record = closed(self.task, self.phase, self.survivors, payload, good=phase is Phase.DONE)
         told = tuple(self._asked()) if phase is Phase.ABORTED else ()
         self._stop(phase, reason)

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Final, Literal, get_args
 
 from hansa.core.ring import FEWEST_BITS, MOST_BITS, Ring, Segment
-from hansa.secagg.encoding import Buffer, Reader, prefixed, u32
+from hansa.secagg.encoding import LARGEST_LIST, Buffer, Reader, prefixed, u32
 from hansa.secagg.keys import KEY_BYTES, digest
 from hansa.secagg.refusals import malformed, unsound
 from hansa.secagg.roster import Registrar
@@ -95,6 +95,7 @@ class Task:
         rules = [
             (all(len(each) == KEY_BYTES for each in digests), "A digest is not 32 bytes long."),
             (least <= self.minimum_survivors <= self.minimum_cohort <= most, _floors(self)),
+            (most <= LARGEST_LIST, f"Its roster has more than {LARGEST_LIST} clients."),
             (bool(self.ring.segments) and self.ring.nbytes > 0, "The ring is empty."),
             (all(FEWEST_BITS <= each.bits <= MOST_BITS for each in self.ring.segments), "Entries have 8 to 64 bits."),
             (len(self.phase_seconds) == len(PHASES) and min(self.phase_seconds) > 0, "Each phase has its deadline."),

@@ -52,10 +52,16 @@ async def look(services: Services, context: RunContext, round_: Round) -> Ending
 
 
 async def _blame(services: Services, held: HeldRound) -> None:
-    """Name to the operator whoever sent what no honest client sends."""
+    """Name to the operator whoever sent what no honest client sends, and of whom others say so."""
     round_, clients = held.round, {position: client for client, position in held.positions.items()}
     async with services.store.transaction() as rows:
         for of in held.sums:
             for each in getattr(of.server, "blamed", ()):
                 at, who = services.clock.now(), clients[of.first + each.client]
                 await round_changes.tell(rows, round_, "client.blamed", at=at, client=who, why=each.reason)
+            accusers: dict[int, list[str]] = {}
+            for accuser, accused in getattr(of.server, "complaints", ()):
+                accusers.setdefault(accused, []).append(clients[of.first + accuser])
+            for accused, by in accusers.items():
+                at, who = services.clock.now(), clients[of.first + accused]
+                await round_changes.tell(rows, round_, "client.accused", at=at, client=who, by=by)
