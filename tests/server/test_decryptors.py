@@ -18,7 +18,6 @@ from tests.server.summing import Part, _assigned, code_for, key_of, over, plain_
 from hansa.core.errors import PlanError
 from hansa.decryptor.app import create
 from hansa.decryptor.book import Book
-from hansa.decryptor.own_files import identity
 from hansa.decryptor.service import DecryptorService
 from hansa.decryptor.settings import DecryptorSettings
 from hansa.secagg import keys
@@ -27,6 +26,7 @@ from hansa.secagg.oneshot_client import ReportingClient
 from hansa.secagg.oneshot_messages import Report
 from hansa.secagg.policy import ClientPolicy
 from hansa.server import closing, decryptor_calls
+from hansa.serving.own_files import OwnFiles
 from hansa.wire.generated import federation_pb2 as messages
 
 OPERATORS = ("north", "south")
@@ -38,7 +38,7 @@ class Decryptors:
 
     def __init__(self, folder):
         self.folder, self.services, self.away = folder, {}, set()
-        self.keys = {each: identity(folder / each) for each in OPERATORS}
+        self.keys = {each: OwnFiles(folder / each, "decryptor").identity() for each in OPERATORS}
 
     def begin(self, server, devices, **settings):
         public = server.services.signer.published()[-1].public_key
@@ -287,7 +287,7 @@ def test_calls_that_no_known_server_signed_are_refused(tmp_path, monkeypatch):
     def signed_by_another(server):
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-        from hansa.wire.decryptor_calls import signed_call
+        from hansa.wire.service_calls import signed_call
 
         key = Ed25519PrivateKey.generate()
         return {"Authorization": signed_call(key, "/v1/keys", bytes(32), server.clock.now())}

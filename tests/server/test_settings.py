@@ -67,8 +67,10 @@ def test_every_setting_can_be_given_by_the_environment(name, tmp_path):
         "code_allow": "our.pieces:*, other:Thing",
         "host_names": '["a", "b"]',
         "decryptor_urls": "https://a.example:8444, https://b.example:8444",
+        "authority_urls": "https://a.example:8445",
         **dict.fromkeys(
-            ("tls_certificate", "tls_key", "client_ca", "enrolment_ca", "decryptor_ca"), str(tmp_path / "file.pem")
+            ("tls_certificate", "tls_key", "client_ca", "enrolment_ca", "decryptor_ca", "authority_ca"),
+            str(tmp_path / "file.pem"),
         ),
     }
     default = getattr(ServerSettings(), name)
