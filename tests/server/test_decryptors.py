@@ -93,20 +93,20 @@ async def federation(folder, monkeypatch, clients=5, *, section=None, **settings
         yield server, decryptors, devices
 
 
-async def parts_of(server, decryptors, devices, attempt=1):
+async def parts_of(server, decryptors, devices, attempt=1, **demands):
     assigned = [await _assigned(device, attempt) for device in devices]
     code = await code_for(server, assigned[0])
     return [
-        begin(server, decryptors, device, each, vector_of(code, each.number))
+        begin(server, decryptors, device, each, vector_of(code, each.number), **demands)
         for device, each in zip(devices, assigned, strict=True)
     ]
 
 
-def begin(server, decryptors, device, assigned, vector):
+def begin(server, decryptors, device, assigned, vector, **demands):
     own = device.key.public_key().public_bytes_raw()
     policy = ClientPolicy(
         server_key=server.services.signer.published()[-1].public_key, pinned=frozenset({own}),
-        decryptors={each: decryptors.public(each) for each in OPERATORS},
+        decryptors={each: decryptors.public(each) for each in OPERATORS}, **demands,
     )  # fmt: skip
     given = Contribution(bytes.fromhex(assigned.plan_sha256), bytes.fromhex(assigned.model_sha256), vector)
     machine, step = ReportingClient.start(
