@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,6 +18,8 @@ from hansa.serving.settings import KEY_BYTES, key_of
 FILE: Final = "vouched.txt"
 _LOCK: Final = "vouched.lock"
 _COMMENT: Final = "#"
+_SETTLED: Final = 2.0
+"""Seconds after which a file that has changed again has another time: until then it is read each time."""
 
 
 @dataclass
@@ -36,9 +39,9 @@ class Vouched:
             status = (self.own.place / FILE).stat()
             seen = status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
             if seen != self._seen:
-                lines = self._lines()
-                self._seen, self._keys = (), frozenset(_keys(lines))
-                self._seen = seen
+                self._seen = ()
+                self._keys = frozenset(_keys(self._lines()))
+                self._seen = seen if time.time() - status.st_mtime > _SETTLED else ()
         except FileNotFoundError:
             return frozenset()
         except OSError as error:
@@ -97,9 +100,9 @@ def _text(line: str) -> str:
     return line.partition(_COMMENT)[0].strip()
 
 
-def _keys(lines: list[str]) -> list[bytes]:
-    """Return the keys of lines, in their order. Raises HansaError for a line that is none, or is there twice."""
-    found: list[bytes] = []
+def _keys(lines: list[str]) -> set[bytes]:
+    """Return the keys of lines. Raises HansaError for a line that is none, or is there twice."""
+    found: set[bytes] = set()
     for number, line in enumerate(lines, 1):
         if not (text := _text(line)):
             continue
@@ -108,7 +111,7 @@ def _keys(lines: list[str]) -> list[bytes]:
             raise unreadable(f"line {number} is no key as `hansa client key` prints it.")
         if key in found:
             raise unreadable(f"line {number} is a key that a line above holds.")
-        found.append(key)
+        found.add(key)
     return found
 
 
