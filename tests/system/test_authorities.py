@@ -136,6 +136,31 @@ def test_a_server_that_signs_the_roster_itself_gets_nothing_of_anybody(tmp_path)
 
 
 @pytest.mark.slow
+def test_killed_around_what_the_authority_answers_a_server_goes_on_and_the_model_is_the_simulations(tmp_path):
+    with hospitals_with_authority(tmp_path) as (federation, authority):
+        local, plan = federation.local, plan_of(authority, rounds=3)
+        start(federation, authority, agents=hooks(tmp_path, SEEDED))
+        with federation.calls() as calls:
+            run = submit(calls, plan)
+        local.kill("server")
+        left = ["coordinator.round.opened", "sums.record-made", "sums.record-written", "sums.record-made:2", None]
+        ends = time.monotonic() + 200
+        while left:
+            assert time.monotonic() < ends, (left, local.log("server")[-3000:])
+            if not local.is_running("server"):
+                point = left.pop(0)
+                local.launch_server("server", {} if point is None else {"HANSA_KILL_AT": point})
+                local.kill("authority")
+                authority.start(local)
+            time.sleep(0.02)
+        local.wait_until_ready()
+        with federation.calls() as calls:
+            found = finished(calls, run, seconds=120)
+            model = model_of(calls, prepare(plan), found)
+    assert model == simulated(plan, tmp_path / "run")
+
+
+@pytest.mark.slow
 def test_decryptors_that_demand_the_authority_help_and_the_model_is_the_simulations(tmp_path):
     operators = ("north", "south")
     decryptors = LocalDecryptors(tmp_path / "decryptors", operators)
