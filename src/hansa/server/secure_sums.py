@@ -250,7 +250,7 @@ class SecureSums:
         held.server, step = await asyncio.to_thread(start_server, convention, threads=_THREADS)
         records = (prepared.encode(), *step.persist)
         await self.apply(round_, held, Step(persist=records, send=step.send), now)
-        held.since = now
+        held.since, held.trouble = now, ""
 
     async def apply(self, round_: HeldRound, held: Held, step: Step, now: float) -> None:
         """Make a step's records durable, then tell what follows.
