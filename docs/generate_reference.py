@@ -20,6 +20,7 @@ import tomli_w
 import typer
 
 from hansa.algorithms.plan import Plan
+from hansa.authority.settings import AuthoritySettings
 from hansa.cli.main import VERBS, build
 from hansa.core.errors import CATALOGUE
 from hansa.core.registry import PIECES, resolve
@@ -31,6 +32,7 @@ from hansa.decryptor.settings import DecryptorSettings
 from hansa.server.settings import ServerSettings
 from hansa.server.settings import settings_table as server_settings
 from hansa.server.tokens import ROLES, Permission
+from hansa.serving.settings import ServiceSettings
 from hansa.simulation.devices import PRESETS
 
 GENERATED: Final = Path(__file__).parent / "reference" / "generated"
@@ -85,7 +87,8 @@ def generate(folder: Path = GENERATED) -> None:
         "commands": commands_page(),
         "errors": errors_page(),
         "server-settings": server_settings_page(),
-        "decryptor-settings": decryptor_settings_page(),
+        "decryptor-settings": service_settings_page(DecryptorSettings, "a decryptor"),
+        "authority-settings": service_settings_page(AuthoritySettings, "an authority"),
         "roles": roles_page(),
     }
     for page in set(folder.glob("*.md")) - {folder / f"{name}.md" for name in pages}:
@@ -344,12 +347,12 @@ def server_settings_page() -> str:
     )
 
 
-def decryptor_settings_page() -> str:
-    """Return the page of a decryptor's settings."""
+def service_settings_page(settings: type[ServiceSettings], named: str) -> str:
+    """Return the page of the settings of a service apart from the server."""
     return (
-        "(reference-decryptor-settings)=\n# Settings of a decryptor\n\nKeys of the file that `hansa decryptor serve "
-        "--config` names (TOML, no tables). Paths are from the folder that it is started in. A key that is not in the "
-        "list is an error.\n\n" + settings_table(DecryptorSettings, "")
+        f"(reference-{settings.noun}-settings)=\n# Settings of {named}\n\nKeys of the file that `hansa {settings.noun} "
+        "serve --config` names (TOML, no tables). Paths are from the folder that it is started in. A key that is not "
+        "in the list is an error.\n\n" + settings_table(settings, "")
     )
 
 

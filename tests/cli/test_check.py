@@ -148,6 +148,19 @@ def test_decryptors_are_who_must_pin_where_clients_are_not_told_each_others_keys
     assert "one sum of the masks of its seeds in which a client's of a round is" in told["a_decryptor_sees"][0]
 
 
+def test_an_authority_is_told_with_its_operator_with_what_it_sees_and_with_who_must_not_work_together(hansa, plan):
+    settings = [*SECURE, "--set", "secure_aggregation.registrar=authority"]
+    told = hansa("check", plan, *settings, "--json").json["promises"]["secure_aggregation"]
+    assert told["it_assumes"][1].startswith("an authority, whose key the server does not hold, vouches for the keys")
+    assert told["the_authority_sees"] == ["whose keys each sum is of, and its task; no seed, no share, no vector"]
+    named = "secure_aggregation.authority={url='https://a', operator='Notary', key='k'}"
+    told = hansa("check", plan, *settings, "--set", named, "--json").json["promises"]["secure_aggregation"]
+    assert told["it_assumes"][1].startswith("Notary, whose key the server does not hold, vouches for")
+    refused = hansa("check", plan, *SECURE, "--set", named)
+    assert refused.status == 2
+    assert 'registrar = "pinned" asks no authority' in refused.said
+
+
 def test_the_split_of_the_integers_is_printed_with_its_errors_and_bytes(hansa, plan):
     found = hansa("check", plan, *SECURE, "--json")
     said = found.json["promises"]["secure_aggregation"]["integers"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -16,8 +16,8 @@ from hansa.core.layout import Layout
 from hansa.core.ring import Ring, RingVector
 from hansa.secagg.client import MaskingClient
 from hansa.secagg.contribution import Contribution
-from hansa.secagg.convention import Convention, register
-from hansa.secagg.messages import header_of
+from hansa.secagg.convention import Convention, register, vouch
+from hansa.secagg.messages import Announcement, header_of
 from hansa.secagg.policy import ClientPolicy
 from hansa.secagg.roster import Roster
 from hansa.secagg.server import MaskingServer
@@ -52,8 +52,13 @@ class FakeSum:
     @classmethod
     def begin(
         cls, key: Ed25519PrivateKey, client: bytes, others: list[Ed25519PrivateKey],
-        assigned: wire.Assignment, ring: Ring, **task: Any,
+        assigned: wire.Assignment, ring: Ring, authority: Ed25519PrivateKey | None = None,
+        forger: Ed25519PrivateKey | None = None, **task: Any,
     ) -> FakeSum:  # fmt: skip
+        """Begin one; ``authority`` vouches for the roster, and else the server does.
+
+        ``forger`` signs what the client under test is told instead.
+        """
         roster = Roster((client, *(each.public_key().public_bytes_raw() for each in others)))
         fields = {
             "protocol": "secagg-full",
@@ -70,13 +75,18 @@ class FakeSum:
             "minimum_survivors": 3,
         }
         made = Task(**{**fields, **task})
-        convention = Convention(task=made, roster=roster, signer=key, registration=register(key, roster))
+        registered = register(key, roster) if authority is None else vouch(authority, made)
+        convention = Convention(task=made, roster=roster, signer=key, registration=registered)
         server, step = MaskingServer.start(convention)
         begun = cls(server, [])
         begun.announcement = step.send[0].message
+        if forger is not None:
+            told = Announcement.decode(begun.announcement, made.hash)
+            begun.announcement = replace(told, registration=vouch(forger, made)).encode()
         policy = ClientPolicy(
             server_key=key.public_key().public_bytes_raw(), registrar=made.registrar,
             pinned=frozenset(roster.identities), server="curious",
+            authority_key=b"" if authority is None else authority.public_key().public_bytes_raw(),
         )  # fmt: skip
         given = Contribution(made.plan_sha256, made.model_sha256, made.ring.zeros())
         adverts = []

@@ -9,6 +9,7 @@ from base64 import b64encode
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fake_server import SECURE, TOKEN, job_of, refused
 from fake_sum import FakeSum
 from test_killed import start, stop
@@ -140,6 +141,31 @@ def test_with_the_server_as_registrar_no_peers_need_be_known(server, site):
     agent = site(peers=(), registrar="server", server="curious")
     path = server.assign_sum(job_of(SECURE), registrar="server")
     work(agent, lambda: path in server.sums and server.sums[path].result is not None)
+
+
+def test_a_roster_that_the_policys_authority_vouches_for_needs_no_peers(server, site):
+    authority = Ed25519PrivateKey.generate()
+    agent = site(peers=(), registrar="authority", authority_key=text(authority))
+    path = server.assign_sum(job_of(SECURE), registrar="authority", authority=authority)
+    work(agent, lambda: path in server.sums and server.sums[path].result is not None)
+
+
+@pytest.mark.parametrize("vouched", ["by another", "by the server", "for pinned keys"])
+def test_a_roster_that_the_policys_authority_does_not_vouch_for_is_declined(server, site, vouched):
+    authority = Ed25519PrivateKey.generate()
+    agent = site(registrar="authority", authority_key=text(authority))
+    forger = {"by another": Ed25519PrivateKey.generate(), "by the server": server.key}.get(vouched)
+    task = {} if forger is None else {"registrar": "authority", "authority": authority, "forger": forger}
+    path = server.assign_sum(job_of(SECURE), **task)
+    declines(server, agent, path)
+    assert sent(server, "/hansa.v1.Federation/Exchange") == 0
+    assert left(agent) == "HANSA-SECAGG-REFUSED"
+
+
+def test_a_policy_whose_authority_is_the_server_protects_nobody_and_is_declined(server, site):
+    agent = site(registrar="authority", authority_key=text(server.key))
+    path = server.assign_sum(job_of(SECURE), registrar="authority", authority=Ed25519PrivateKey.generate())
+    declines(server, agent, path)
 
 
 def test_a_plan_without_a_secure_sum_is_declined_where_the_policy_requires_one(server, site):

@@ -12,14 +12,14 @@ from tests.server.authority import Authority
 
 from hansa.core.errors import HansaError, RefusedError, SettingsError
 from hansa.decryptor.book import Book
-from hansa.decryptor.own_files import alone, fingerprint, identity
 from hansa.decryptor.service import DecryptorService
-from hansa.decryptor.settings import DecryptorSettings, read_settings
+from hansa.decryptor.settings import DecryptorSettings
 from hansa.secagg import keys
 from hansa.secagg.encoding import to_bitmap
 from hansa.secagg.messages import header_of
 from hansa.secagg.oneshot_messages import Answer, Batch, Request, Valid
 from hansa.secagg.task import DecryptorKeys
+from hansa.serving.own_files import OwnFiles, fingerprint
 from hansa.testing.secagg import OneShotFederation, public
 
 NONCE = bytes(32)
@@ -37,6 +37,9 @@ def text(key):
     return base64.b64encode(key).decode()
 
 
+SERVER = text(bytes(range(32)))
+
+
 class Operated:
     """A federation whose first decryptor is a service with a folder; the other is a machine."""
 
@@ -49,7 +52,7 @@ class Operated:
             "operator": "operator 0", "server_keys": (text(self.server),), "peers": tuple(map(text, self.peers)),
             "folder": str(folder), **settings,
         })  # fmt: skip
-        self.key = identity(folder)
+        self.key = OwnFiles(folder, "decryptor").identity()
         self.service = None
         self.restart()
         nonce = hashlib.sha256(f"{attempt}/{round_number}".encode()).digest()
@@ -221,18 +224,20 @@ def test_a_failed_write_leaves_nothing_answered(tmp_path, monkeypatch):
 
 
 def test_one_process_has_a_folder(tmp_path):
-    with alone(tmp_path), pytest.raises(HansaError, match="another decryptor uses it"), alone(tmp_path):
+    own = OwnFiles(tmp_path, "decryptor")
+    with own.alone(), pytest.raises(HansaError, match="another decryptor uses it"), own.alone():
         pass
-    with alone(tmp_path):
+    with own.alone():
         pass
 
 
 def test_an_identity_is_made_once_and_a_file_that_is_none_is_told(tmp_path):
-    assert public(identity(tmp_path)) == public(identity(tmp_path))
-    assert len(fingerprint(public(identity(tmp_path))).split()) == 16
+    own = OwnFiles(tmp_path, "decryptor")
+    assert public(own.identity()) == public(own.identity())
+    assert len(fingerprint(public(own.identity())).split()) == 16
     (tmp_path / "identity.pem").write_text("nothing")
     with pytest.raises(HansaError, match="holds no Ed25519 key"):
-        identity(tmp_path)
+        own.identity()
 
 
 def test_a_certificate_of_another_key_is_told_before_anything_is_served(tmp_path):
@@ -254,13 +259,17 @@ def test_a_certificate_of_another_key_is_told_before_anything_is_served(tmp_path
         ({"minimum_survivors": "2"}, "minimum_survivors"),
         ({"tls_key": '"key.pem"'}, "tls_key"),
         ({"oprator": '"x"'}, "oprator"),
+        ({"registrar": '"authority"'}, "authority_key"),
+        ({"registrar": '"authority"', "authority_key": '"short"'}, "authority_key"),
+        ({"registrar": '"authority"', "authority_key": f'"{SERVER}"'}, "authority_key"),
+        ({"authority_key": f'"{SERVER}"'}, "authority_key"),
     ],
 )
 def test_settings_with_problems_are_told_with_their_key(tmp_path, changes, path):
-    key = text(bytes(range(32)))
+    key = SERVER
     values = {"operator": '"x"', "server_keys": f'["{key}"]', "peers": f'["{key}", "{key}", "{key}"]', **changes}
     file = tmp_path / "decryptor.toml"
     file.write_text("".join(f"{name} = {value}\n" for name, value in values.items()))
     with pytest.raises(SettingsError) as caught:
-        read_settings(file)
+        DecryptorSettings.read(file)
     assert path in {each.path for each in caught.value.problems}

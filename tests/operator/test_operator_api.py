@@ -22,6 +22,7 @@ DECRYPTORS = [
     {"name": "first", "url": "https://first", "operator": "one"},
     {"name": "second", "url": "https://second", "operator": "two"},
 ]
+AUTHORITY = {"url": "https://authority", "operator": "notary", "key": "short"}
 
 
 def error_of(answer):
@@ -148,6 +149,9 @@ def test_what_cannot_work_in_a_federation_is_refused(populated):
         ({"protocol": "oneshot-seeds", "decryptors": DECRYPTORS}, "secure_aggregation.decryptors.1.key"),
         ({"protocol": "oneshot-seeds", "decryptors": DECRYPTORS}, "secure_aggregation.decryptors.0.url"),
         ({"registrar": "authority"}, "secure_aggregation.registrar"),
+        ({"registrar": "authority", "authority": AUTHORITY}, "secure_aggregation.authority.key"),
+        ({"registrar": "authority", "authority": AUTHORITY}, "secure_aggregation.authority.url"),
+        ({"authority": AUTHORITY}, "secure_aggregation"),
     ],
 )
 def test_secure_sums_that_this_server_cannot_hold_are_refused(populated, section, path):

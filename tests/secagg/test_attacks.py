@@ -12,7 +12,7 @@ from hansa.core.ring import Ring, Segment
 from hansa.secagg import keys
 from hansa.secagg.client import MaskingClient
 from hansa.secagg.contribution import Contribution
-from hansa.secagg.convention import Convention, register
+from hansa.secagg.convention import Convention, vouch
 from hansa.secagg.encoding import to_bitmap
 from hansa.secagg.graph import sets_digest
 from hansa.secagg.messages import (
@@ -275,7 +275,7 @@ def test_a_roster_is_vouched_for_as_the_policy_demands():
     one = Federation(4, settings={"registrar": "authority"}, demands=demands)
     with pytest.raises(RefusedError, match="not signed by its registrar"):
         one.start_client(0, one.start().send[0].message)
-    one.convention = replace(one.convention, registration=register(authority, one.roster))
+    one.convention = replace(one.convention, registration=vouch(authority, one.task))
     assert one.run() is not None
     weaker = Federation(4, settings={"registrar": "server"})
     with pytest.raises(RefusedError, match="the policy demands 'pinned'"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from dataclasses import dataclass, field
+from typing import Any
 
 import httpx
 import numpy as np
@@ -117,23 +118,28 @@ async def started(server: Deployed, clients: int = 4, *changes: str) -> list[Dev
     return devices
 
 
-async def begun(server: Deployed, devices: list[Device], attempt: int = 1) -> list[Part]:
+async def begun(server: Deployed, devices: list[Device], attempt: int = 1, **demands: Any) -> list[Part]:
     """Return the clients' parts in the sum of an attempt, each with its advert, which is not sent."""
     assigned = [await _assigned(device, attempt) for device in devices]
     code = await code_for(server, assigned[0])
     pinned = frozenset(device.key.public_key().public_bytes_raw() for device in devices)
     return [
-        begin(server, device, each, vector_of(code, each.number), pinned)
+        begin(server, device, each, vector_of(code, each.number), pinned, **demands)
         for device, each in zip(devices, assigned, strict=True)
     ]
 
 
 def begin(
-    server: Deployed, device: Device, assigned: messages.Assignment, vector: RingVector, pinned: frozenset[bytes]
+    server: Deployed,
+    device: Device,
+    assigned: messages.Assignment,
+    vector: RingVector,
+    pinned: frozenset[bytes],
+    **demands: Any,
 ) -> Part:
-    """Return a client's part in its assignment's sum."""
+    """Return a client's part in its assignment's sum. ``demands``: fields of its policy that differ."""
     known = {each.key_id: bytes(each.public_key) for each in server.services.signer.published()}
-    policy = ClientPolicy(server_key=known[server.services.signer.current], pinned=pinned)
+    policy = ClientPolicy(server_key=known[server.services.signer.current], pinned=pinned, **demands)
     given = Contribution(bytes.fromhex(assigned.plan_sha256), bytes.fromhex(assigned.model_sha256), vector)
     machine, step = MaskingClient.start(
         assigned.secure_sum, signer=device.key, identity=device.key.public_key().public_bytes_raw(), policy=policy,

@@ -18,7 +18,6 @@ from tests.server.summing import Part, _assigned, code_for, key_of, over, plain_
 from hansa.core.errors import PlanError
 from hansa.decryptor.app import create
 from hansa.decryptor.book import Book
-from hansa.decryptor.own_files import identity
 from hansa.decryptor.service import DecryptorService
 from hansa.decryptor.settings import DecryptorSettings
 from hansa.secagg import keys
@@ -27,6 +26,7 @@ from hansa.secagg.oneshot_client import ReportingClient
 from hansa.secagg.oneshot_messages import Report
 from hansa.secagg.policy import ClientPolicy
 from hansa.server import closing, decryptor_calls
+from hansa.serving.own_files import OwnFiles
 from hansa.wire.generated import federation_pb2 as messages
 
 OPERATORS = ("north", "south")
@@ -38,7 +38,7 @@ class Decryptors:
 
     def __init__(self, folder):
         self.folder, self.services, self.away = folder, {}, set()
-        self.keys = {each: identity(folder / each) for each in OPERATORS}
+        self.keys = {each: OwnFiles(folder / each, "decryptor").identity() for each in OPERATORS}
 
     def begin(self, server, devices, **settings):
         public = server.services.signer.published()[-1].public_key
@@ -93,20 +93,20 @@ async def federation(folder, monkeypatch, clients=5, *, section=None, **settings
         yield server, decryptors, devices
 
 
-async def parts_of(server, decryptors, devices, attempt=1):
+async def parts_of(server, decryptors, devices, attempt=1, **demands):
     assigned = [await _assigned(device, attempt) for device in devices]
     code = await code_for(server, assigned[0])
     return [
-        begin(server, decryptors, device, each, vector_of(code, each.number))
+        begin(server, decryptors, device, each, vector_of(code, each.number), **demands)
         for device, each in zip(devices, assigned, strict=True)
     ]
 
 
-def begin(server, decryptors, device, assigned, vector):
+def begin(server, decryptors, device, assigned, vector, **demands):
     own = device.key.public_key().public_bytes_raw()
     policy = ClientPolicy(
         server_key=server.services.signer.published()[-1].public_key, pinned=frozenset({own}),
-        decryptors={each: decryptors.public(each) for each in OPERATORS},
+        decryptors={each: decryptors.public(each) for each in OPERATORS}, **demands,
     )  # fmt: skip
     given = Contribution(bytes.fromhex(assigned.plan_sha256), bytes.fromhex(assigned.model_sha256), vector)
     machine, step = ReportingClient.start(
@@ -287,7 +287,7 @@ def test_calls_that_no_known_server_signed_are_refused(tmp_path, monkeypatch):
     def signed_by_another(server):
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-        from hansa.wire.decryptor_calls import signed_call
+        from hansa.wire.service_calls import signed_call
 
         key = Ed25519PrivateKey.generate()
         return {"Authorization": signed_call(key, "/v1/keys", bytes(32), server.clock.now())}

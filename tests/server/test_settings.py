@@ -72,9 +72,10 @@ def test_every_setting_can_be_given_by_the_environment(name, tmp_path):
         "code_allow": "our.pieces:*, other:Thing",
         "host_names": '["a", "b"]',
         "decryptor_urls": "https://a.example:8444, https://b.example:8444",
+        "authority_urls": "https://a.example:8445",
         "tls_certificate": certificate,
         "tls_key": key,
-        **dict.fromkeys(("client_ca", "enrolment_ca", "decryptor_ca"), str(authority.ca)),
+        **dict.fromkeys(("client_ca", "enrolment_ca", "decryptor_ca", "authority_ca"), str(authority.ca)),
     }
     default = getattr(ServerSettings(), name)
     text = values.get(name) or (str(default * 2) if isinstance(default, int | float) and default else "7")

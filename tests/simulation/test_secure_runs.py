@@ -84,6 +84,7 @@ PROTOCOLS = {
     "secagg-full": {"protocol": "secagg-full"},
     "secagg-plus": {"protocol": "secagg-plus", "assumed_colluding": 0, "registrar": "server"},
     "oneshot-seeds": {"protocol": "oneshot-seeds", "decryptors": DECRYPTORS},
+    "authority": {"protocol": "oneshot-seeds", "decryptors": DECRYPTORS, "registrar": "authority"},
     "groups": {"protocol": "secagg-full", "group_size": 3},
 }
 

@@ -44,7 +44,10 @@ def secagg(  # noqa: PLR0913 - options
     records: Annotated[
         Path | None,
         typer.Option(
-            metavar="FOLDER", exists=True, file_okay=False, writable=True,
+            metavar="FOLDER",
+            exists=True,
+            file_okay=False,
+            writable=True,
             help="Also write what each machine makes durable to this disk, with fsync, and time that apart.",
         ),
     ] = None,

@@ -99,13 +99,16 @@ class LocalFederation:
             options += ["--policy", str(self._policy(name))]
         self.start(name, ["client", *options], {"HANSA_TOKEN": token, **(environment or {})})
 
-    def introduce(self, names: Iterable[str], decryptors: Mapping[str, str] | None = None) -> None:
+    def introduce(self, names: Iterable[str], decryptors: Mapping[str, str] | None = None, authority: str = "") -> None:
         """Let agents know each other's keys before they start, as sites that pin their peers do.
 
-        ``decryptors``: the operators that they trust -> the keys of their decryptors.
+        ``decryptors``: the operators that they trust -> the keys of their decryptors. ``authority``: the key of the one
+        that they trust instead of each other's keys.
         """
         keys = self.peers(names)
         lines = ["[secure_sums]", f"peers = {json.dumps([*keys.values()])}"]
+        if authority:
+            lines = ["[secure_sums]", 'registrar = "authority"', f'authority_key = "{authority}"']
         for operator, key in (decryptors or {}).items():
             lines += ["[[secure_sums.decryptors]]", f"operator = {json.dumps(operator)}", f'key = "{key}"']
         for name in keys:

@@ -30,6 +30,7 @@ VERBS: Final = {
     "init": "Write a commented plan for your own table, ready to run.",
     "server": "Serve federations: the client protocol, the operator API and its pages. Also: init, backup, upgrade.",
     "decryptor": "Run a decryptor of one-shot secure sums, apart from the server: serve, key.",
+    "authority": "Run an authority that vouches for clients' keys, apart from the server: serve, key, vouch, withdraw.",
     "client": "Take part in a federation with a site's own data, which stay where they are.",
     "submit": "Submit a plan to a server; the initial model is built here, from the code that the plan names.",
     "runs": "List the runs of a server, or pause, resume, cancel, prioritise one.",

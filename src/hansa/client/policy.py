@@ -122,12 +122,19 @@ class SecureSums:
 
     required: Annotated[bool, Doc("answer only plans with [secure_aggregation]")] = False
     registrar: Annotated[
-        Literal["pinned", "server"],
-        Doc("who vouches for the other clients' keys: this site's own list, or the server, who could invent them"),
+        Literal["pinned", "authority", "server"],
+        Doc(
+            "who vouches for the other clients' keys: this site's own list, an authority apart from the server, or the "
+            "server, who could invent them"
+        ),
     ] = "pinned"
     peers: Annotated[
         tuple[str, ...], Doc("keys of all who may take part, as `hansa client key` prints them at each site")
     ] = ()
+    authority_key: Annotated[
+        str,
+        Doc('registrar = "authority": its key, as `hansa authority key` prints it: had from it, not from the server'),
+    ] = ""
     server: Annotated[
         Literal["curious", "malicious"], Doc("malicious: only protocols that hold against a server that lies")
     ] = "malicious"
@@ -140,12 +147,19 @@ class SecureSums:
 
     def __post_init__(self) -> None:
         self.keys()
+        if bool(self.authority_key) != (self.registrar == "authority"):
+            raise Unsound('authority_key goes with registrar = "authority", which needs it.')
+        self.authority()
         if len({each.operator for each in self.decryptors}) < len(self.decryptors):
             raise Unsound("decryptors names an operator twice.")
 
     def keys(self) -> tuple[bytes, ...]:
         """Return the peers' keys, 32 bytes each."""
         return tuple(_read_key("peers", text, "hansa client key") for text in self.peers)
+
+    def authority(self) -> bytes:
+        """Return the authority's key, 32 bytes; none with another registrar."""
+        return _read_key("authority_key", self.authority_key, "hansa authority key") if self.authority_key else b""
 
     def decryptor_keys(self) -> dict[str, bytes]:
         """Return the keys of the decryptors that are trusted, by operator."""

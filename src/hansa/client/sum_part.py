@@ -107,6 +107,7 @@ def _policy(begun: Begun, section: SecureAggregation, demands: SecureSums, key: 
     return ClientPolicy(
         server_key=begun.server_key,
         registrar=demands.registrar,
+        authority_key=demands.authority(),
         pinned=frozenset({own, *demands.keys()}),
         server="malicious" if "malicious" in {section.server, demands.server} else "curious",
         minimum_cohort=max(section.minimum_cohort, demands.minimum_cohort),

@@ -109,6 +109,20 @@ CATALOGUE: Final[dict[str, Entry]] = {
     ),
     "HANSA-DECRYPTOR-SETTINGS": Entry(2, "the decryptor's settings have problems; each is listed with its key path"),
     "HANSA-DECRYPTOR-FOLDER": Entry(4, "the decryptor's folder cannot be used"),
+    "HANSA-AUTHORITY-SETTINGS": Entry(2, "the authority's settings have problems; each is listed with its key path"),
+    "HANSA-AUTHORITY-FOLDER": Entry(4, "the authority's folder cannot be used"),
+    "HANSA-AUTHORITY-LIST": Entry(
+        2, "the authority's list of keys cannot be read; it vouches for nobody", 503, "unavailable"
+    ),
+    "HANSA-AUTHORITY-KEY": Entry(2, "that is no key of a client, which an authority could vouch for"),
+    "HANSA-AUTHORITY-FEW": Entry(
+        3, "a roster has fewer clients than the authority vouches for", 403, "permission_denied"
+    ),
+    "HANSA-AUTHORITY-STRANGER": Entry(
+        3, "a roster holds a key that is not on the authority's list", 403, "permission_denied"
+    ),
+    "HANSA-AUTHORITY-REFUSED": Entry(3, "the authority does not vouch for a roster", 403, "permission_denied"),
+    "HANSA-AUTHORITY-UNREACHABLE": Entry(7, "the authority cannot be reached", 503, "unavailable"),
     "HANSA-DECRYPTOR-REFUSED": Entry(3, "a decryptor does not help with a sum", 403, "permission_denied"),
     "HANSA-DECRYPTOR-UNREACHABLE": Entry(7, "a decryptor cannot be reached", 503, "unavailable"),
     "HANSA-PRIVACY-INVALID": Entry(2, "numbers of a privacy mechanism that make no sense, or claim what does not hold"),

@@ -31,10 +31,23 @@ class Decryptor:
     @property
     def identity(self) -> bytes:
         """Return the public key, 32 bytes; none where it is not named, or is no key."""
-        try:
-            return base64.b64decode(self.key or "", validate=True)
-        except ValueError:
-            return b""
+        return _key(self.key)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Authority:
+    """A service that vouches for the clients' keys of a sum; whether it is believed, each site's policy says."""
+
+    url: Annotated[str, MinLen(1), Doc("where the server reaches it")]
+    operator: Annotated[str, MinLen(1), Doc("the organisation that runs it, and must not collude with the server")]
+    key: Annotated[
+        str, MinLen(1), Doc("its public key, as `hansa authority key` prints it; sites trust that of their own policy")
+    ]
+
+    @property
+    def identity(self) -> bytes:
+        """Return the public key, 32 bytes; none where it is no key."""
+        return _key(self.key)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +95,9 @@ class SecureAggregation:
             "key the server does not hold"
         ),
     ] = "pinned"
+    authority: Annotated[
+        Authority | None, Doc('registrar = "authority" in a federation: which; a simulation draws one of its own')
+    ] = None
     minimum_cohort: Annotated[
         int, Ge(3), Doc("fewest clients with which a sum begins; a site's policy may ask more")
     ] = 3
@@ -181,6 +197,8 @@ class SecureAggregation:
                 "a server that may lie would draw the graph of secagg-plus to its advantage; "
                 'use protocol = "secagg-full", or name a beacon.'
             )
+        if self.authority is not None and self.registrar != "authority":
+            yield f'registrar = "{self.registrar}" asks no authority; remove it, or use registrar = "authority".'
         if self.server == "malicious" and self.registrar == "server":
             yield (
                 "a server that may lie and vouches for the keys itself can invent all other clients; "
@@ -219,3 +237,10 @@ class SecureAggregation:
                 "secagg-full stands fewer than a third of a cohort dropping out; lower expected_dropout, or use "
                 "oneshot-seeds, where a lost client costs nothing."
             )
+
+
+def _key(text: str | None) -> bytes:
+    try:
+        return base64.b64decode(text or "", validate=True)
+    except ValueError:
+        return b""

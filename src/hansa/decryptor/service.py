@@ -20,6 +20,7 @@ from hansa.secagg.messages import header_of
 from hansa.secagg.oneshot_messages import Request
 from hansa.secagg.refusals import answered, malformed, unexpected, untrusted
 from hansa.secagg.task import read_task
+from hansa.serving.settings import key_of
 
 _DAY: Final = 86400.0
 
@@ -120,6 +121,7 @@ class DecryptorService:
             operator=settings.operator,
             server_key=server,
             registrar=settings.registrar,
+            authority_key=key_of(settings.authority_key),
             pinned=settings.known_peers,
             minimum_survivors=settings.minimum_survivors,
         )

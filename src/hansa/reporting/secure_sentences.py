@@ -18,13 +18,16 @@ _REGISTRAR: Final = {
         "each site's own list holds the keys of its peers: the server can neither invent a client nor exchange a key"
     ),
     "authority": (
-        "an authority whose key the server does not hold vouches for the clients' keys, and does not invent clients "
-        "for the server"
+        "{authority}, whose key the server does not hold, vouches for the keys of each sum's clients and does not work "
+        "with the server, which then can neither invent a client nor exchange a key; each site's policy holds that key"
     ),
 }
 _PINNED_AT_DECRYPTORS: Final = (
     "each decryptor's own list holds the keys of the clients, who are not told each other's: a server that lies cannot "
     "invent a client as long as one decryptor that does not work with it keeps such a list"
+)
+_AUTHORITY_AT_DECRYPTORS: Final = (
+    "at least one decryptor that does not work with the server demands that authority, too"
 )
 _SERVER: Final = {
     "curious": "the server keeps to the protocol; it looks at all that it gets, and so does who steals its database",
@@ -100,6 +103,8 @@ def _others(section: SecureAggregation, code: RingCode) -> Iterator[Sentence]:
             f"the model, the public keys of {peers}, and one share of the secrets of each, which tells nothing by "
             "itself; of their updates nothing",
         )
+    if section.registrar == "authority":
+        yield Sentence("the authority sees", "whose keys each sum is of, and its task; no seed, no share, no vector")
     yield Sentence(
         "a network observer sees",
         f"who talks to the server, when and how much: {bytes_text(float(code.ring.nbytes))} of masked vector for each "
@@ -162,7 +167,11 @@ def _assumptions(section: SecureAggregation, clients: int) -> Iterator[Sentence]
     """Yield what is taken for granted, and what a sum does not hide."""
     yield Sentence("it assumes", _SERVER[section.server])
     at_decryptors = section.registrar == "pinned" and section.decryptors
-    yield Sentence("", _PINNED_AT_DECRYPTORS if at_decryptors else _REGISTRAR[section.registrar])
+    authority = "an authority" if section.authority is None else section.authority.operator
+    registrar = _REGISTRAR[section.registrar].format(authority=authority)
+    yield Sentence("", _PINNED_AT_DECRYPTORS if at_decryptors else registrar)
+    if section.registrar == "authority" and section.decryptors:
+        yield Sentence("", _AUTHORITY_AT_DECRYPTORS)
     if section.decryptors:
         *rest, last = sorted({each.operator for each in section.decryptors})
         named = f"{', '.join(rest)} and {last}"

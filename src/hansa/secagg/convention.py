@@ -26,7 +26,7 @@ class Convention:
     roster: Roster
     signer: keys.Signer
     registration: bytes
-    """The registrar's signature over :func:`hansa.secagg.roster.registration`, under the purpose ``roster``."""
+    """The registrar's signature over :attr:`hansa.secagg.task.Task.registered`, under the purpose ``roster``."""
     decryptors: tuple[bytes, ...] = ()
     """The signature of each decryptor of the task over its hash."""
 
@@ -37,5 +37,12 @@ class Convention:
 
 
 def register(signer: keys.Signer, roster: Roster) -> bytes:
-    """Return a registrar's signature over a roster."""
+    """Return the server's signature over a roster, with the registrars ``server`` and ``pinned``."""
     return keys.sign(signer, "roster", registration(roster.root, len(roster.identities)))
+
+
+def vouch(signer: keys.Signer, task: Task) -> bytes:
+    """Return an authority's signature over the roster of a task. Raises RefusedError for another registrar's."""
+    if task.registrar != "authority":
+        raise unsound(f"The roster's registrar is {task.registrar!r}, and no authority vouches for it.")
+    return keys.sign(signer, "roster", *task.registered)

@@ -16,7 +16,7 @@ from hansa.secagg.messages import SEALED_SEED_BYTES as SEED
 from hansa.secagg.messages import header_of
 from hansa.secagg.oneshot_messages import Answer, Batch, Request, Sealed, Valid
 from hansa.secagg.refusals import answered, malformed, unexpected, unsound, untrusted
-from hansa.secagg.roster import Registrar, Roster, registration
+from hansa.secagg.roster import Registrar, Roster
 from hansa.secagg.sealing import Binding, open_seed, seed_key
 from hansa.secagg.step import Outgoing, Step
 from hansa.secagg.task import SMALLEST, Task, read_task
@@ -48,7 +48,9 @@ class DecryptorPolicy:
         if task.registrar != self.registrar:
             raise untrusted(f"The roster's registrar is {task.registrar!r}; the policy demands {self.registrar!r}.")
         key = self.authority_key if self.registrar == "authority" else self.server_key
-        if not keys.signed(key, registered, "roster", registration(task.roster_root, task.roster_size)):
+        if self.registrar == "authority" and key == self.server_key:
+            raise untrusted("The policy's authority_key is the server's own key.")
+        if not keys.signed(key, registered, "roster", *task.registered):
             raise untrusted("The roster is not signed by its registrar.")
         if task.minimum_survivors < self.minimum_survivors:
             raise untrusted(

@@ -9,7 +9,7 @@ from typing import Literal
 from hansa.secagg.keys import signed
 from hansa.secagg.messages import Announcement
 from hansa.secagg.refusals import untrusted
-from hansa.secagg.roster import Registrar, proven, registration
+from hansa.secagg.roster import Registrar, proven
 from hansa.secagg.task import SMALLEST, Task, read_task
 
 
@@ -51,7 +51,9 @@ class ClientPolicy:
         if task.registrar != self.registrar:
             raise untrusted(f"The roster's registrar is {task.registrar!r}; the policy demands {self.registrar!r}.")
         key = self.authority_key if self.registrar == "authority" else self.server_key
-        if not signed(key, message.registration, "roster", registration(task.roster_root, task.roster_size)):
+        if self.registrar == "authority" and key == self.server_key:
+            raise untrusted("The policy's authority_key is the server's own key.")
+        if not signed(key, message.registration, "roster", *task.registered):
             raise untrusted("The roster is not signed by its registrar.")
         self.check_member(task, message.client, identity, message.proof)
 

@@ -80,5 +80,5 @@ def proven(root: bytes, size: int, place: int, identity: bytes, proof: Sequence[
 
 
 def registration(root: bytes, size: int) -> bytes:
-    """Return what a registrar signs under the purpose ``roster``."""
+    """Return what a registrar signs under the purpose ``roster``; an authority signs the task's hash with it."""
     return digest("roster", root, u32(size))

@@ -11,7 +11,7 @@ from hansa.core.ring import FEWEST_BITS, MOST_BITS, Ring, Segment
 from hansa.secagg.encoding import LARGEST_LIST, Buffer, Reader, prefixed, u32
 from hansa.secagg.keys import KEY_BYTES, digest
 from hansa.secagg.refusals import malformed, unsound
-from hansa.secagg.roster import Registrar
+from hansa.secagg.roster import Registrar, registration
 
 Protocol = Literal["secagg-full", "secagg-plus", "oneshot-seeds"]
 PHASES: Final = ("advertise", "share", "mask", "consist", "unmask")
@@ -69,6 +69,16 @@ class Task:
     def hash(self) -> bytes:
         """Return SHA-256 of the canonical bytes: the task's name in every message, key and signature."""
         return hashlib.sha256(self.content).digest()
+
+    @cached_property
+    def registered(self) -> tuple[bytes, ...]:
+        """Return the fields that the registrar signs under the purpose ``roster``.
+
+        An authority signs the task with the roster: of its signatures over a roster alone a server could keep one, and
+        use it for ever, whatever keys the authority has taken off its list since.
+        """
+        roster = registration(self.roster_root, self.roster_size)
+        return (roster, self.hash) if self.registrar == "authority" else (roster,)
 
     @cached_property
     def report_id(self) -> bytes:

@@ -1,15 +1,19 @@
-"""Asking decryptors beside everything else: that they stand ready, whose reports they can open, and for their sums."""
+"""Asking others beside everything else: an authority to vouch for a roster, decryptors to help with its sum.
+
+Decryptors are asked to stand ready, whose reports they can open, and for their sums.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 import structlog
 
 from hansa.core.errors import HansaError, RefusedError
-from hansa.core.secure_aggregation import Decryptor
+from hansa.core.secure_aggregation import Authority, Decryptor
+from hansa.server.authority_calls import AuthorityCalls
 from hansa.server.decryptor_calls import DecryptorCalls
 from hansa.server.held_sums import Held, HeldRound
 from hansa.server.secure_tasks import Prepared
@@ -20,14 +24,14 @@ if TYPE_CHECKING:
 
 _LOG: Final = structlog.get_logger("hansa.decryptors")
 _AGAIN: Final = 1.0
-"""Seconds until a decryptor that could not be reached is asked again."""
+"""Seconds until one that could not be reached is asked again."""
 _BESIDE: Final = 64 * 1024
 """Bytes of an answer beside its vector, at most."""
 
 
 @dataclass(frozen=True)
 class Decrypting:
-    """Asks decryptors for a server's sums. Whatever they answer is in the store before more is asked."""
+    """Asks decryptors and authorities for a server's sums. What they answer is in the store before more is asked."""
 
     sums: SecureSums
     signer: Signs
@@ -36,7 +40,7 @@ class Decrypting:
     def go_on(self, round_: HeldRound) -> None:
         """Ask for each sum what is to be asked now, unless that is being done."""
         for held in round_.sums:
-            if held.needs_decryptors and (held.calling is None or held.calling.done()):
+            if held.needs_others and (held.calling is None or held.calling.done()):
                 held.calling = asyncio.create_task(self._ask(round_, held))
                 self.tasks.add(held.calling)
                 held.calling.add_done_callback(self.tasks.discard)
@@ -47,18 +51,18 @@ class Decrypting:
             task.cancel()
 
     async def _ask(self, round_: HeldRound, held: Held) -> None:
-        """Go on with one sum until it needs no decryptor, or one cannot be reached."""
+        """Go on with one sum until it needs nobody else, or one cannot be reached."""
         try:
-            while held.needs_decryptors and self._is_current(round_):
+            while held.needs_others and self._is_current(round_):
                 await self._once(round_, held)
         except RefusedError as error:
             await self._refused(round_, held, error)
         except HansaError as error:
             held.trouble = f"{error.found} [{error.code}]"
-            _LOG.warning("decryptor not reached", run=round_.round.id.run, code=error.code, what=error.found)
+            _LOG.warning("service not reached", run=round_.round.id.run, code=error.code, what=error.found)
             await asyncio.sleep(_AGAIN)
         except Exception as error:  # noqa: BLE001 - read anew from the store, and asked again
-            _LOG.error("decryptors not asked", run=round_.round.id.run, error=type(error).__name__)
+            _LOG.error("services not asked", run=round_.round.id.run, error=type(error).__name__)
             await asyncio.sleep(_AGAIN)
             self.sums.drop(round_.round.id)
         finally:
@@ -82,14 +86,19 @@ class Decrypting:
                 raise LookupError("nothing is to be asked, and answers are missing")
 
     async def _prepare(self, round_: HeldRound, held: Held) -> None:
+        """Begin a sum once decryptors have made keys for it, an authority vouches for it, and they stand ready."""
         sums, calls, decryptors = self.sums, self._calls(), _decryptors(round_)
-        keys = await calls.keys(decryptors)
+        prepared = Prepared(await calls.keys(decryptors))
         identities = await sums.identities(round_, held)
-        convention = sums.convention(round_.context, round_.round, identities, Prepared(keys))
+        if (authority := _authority(round_)) is not None:
+            task = sums.convention(round_.context, round_.round, identities, prepared).task
+            asked = AuthorityCalls(self.signer, sums.clock, sums.authority_ca)
+            prepared = replace(prepared, registration=await asked.vouched(authority, task, identities))
+        convention = sums.convention(round_.context, round_.round, identities, prepared)
         signatures = await calls.ready(decryptors, convention.task, convention.registration)
         async with sums.lock(round_.round.id):
             if self._is_current(round_) and held.phase == "PREPARE":
-                await sums.begin(round_, held, Prepared(keys, signatures), sums.clock.now())
+                await sums.begin(round_, held, replace(prepared, signatures=signatures), sums.clock.now())
 
     async def _exchange(self, round_: HeldRound, held: Held, place: int, message: bytes) -> None:
         sums = self.sums
@@ -117,9 +126,9 @@ class Decrypting:
                     await sums.apply(round_, held, step, sums.clock.now())
 
     async def _refused(self, round_: HeldRound, held: Held, error: RefusedError) -> None:
-        """Give up a sum that a decryptor does not help with: asking again would change nothing."""
+        """Give up a sum that somebody does not help with: asking again would change nothing."""
         sums, now = self.sums, self.sums.clock.now()
-        _LOG.warning("decryptor refused", run=round_.round.id.run, code=error.code, what=error.found)
+        _LOG.warning("service refused", run=round_.round.id.run, code=error.code, what=error.found)
         async with sums.lock(round_.round.id):
             if not self._is_current(round_) or held.over:
                 return
@@ -139,3 +148,8 @@ class Decrypting:
 def _decryptors(round_: HeldRound) -> tuple[Decryptor, ...]:
     section = round_.context.plan.secure_aggregation
     return () if section is None else section.decryptors
+
+
+def _authority(round_: HeldRound) -> Authority | None:
+    section = round_.context.plan.secure_aggregation
+    return None if section is None else section.authority

@@ -36,7 +36,7 @@ class Held:
     size: int
     key: bytes
     server: Server | None
-    """None until the decryptors stand ready."""
+    """None until the decryptors stand ready, and the authority vouches for the roster."""
     place: int
     """How many records are in the store."""
     since: float
@@ -46,11 +46,11 @@ class Held:
     asks: dict[int, bytes] = field(default_factory=dict)
     """Decryptor -> the last message to it."""
     trouble: str = ""
-    """Why decryptors have not answered, if they have not."""
+    """Why decryptors or the authority have not answered, if they have not."""
     failed: str = ""
     """Why there is no machine, and will be none."""
     calling: asyncio.Task[None] | None = None
-    """Asks the decryptors what is to be asked now."""
+    """Asks them what is to be asked now."""
 
     def take_in(self, step: Step) -> None:
         """Keep what is told to whom."""
@@ -95,8 +95,8 @@ class Held:
         return self.phase not in (*_BEFORE, "PREPARE", "ABORTED")
 
     @property
-    def needs_decryptors(self) -> bool:
-        """Say whether decryptors are to be asked, or a report is to be taken out that one of them cannot open."""
+    def needs_others(self) -> bool:
+        """Say whether decryptors or an authority are to be asked, or a report that nobody opens is to be taken out."""
         return self.phase in ("PREPARE", "CHECK", "EXCLUDE", "DECRYPT")
 
     @property
@@ -118,7 +118,7 @@ class Held:
         return f"{reason}: {self.trouble}" if self.trouble else reason
 
     def deadline(self, preparing: float) -> float:
-        """Return when the phase is over; ``preparing`` in how many seconds decryptors stand ready.
+        """Return when the phase is over; ``preparing`` in how many seconds decryptors and authority have answered.
 
         Of decryptors that were asked for their sums one may have answered, and never answers another attempt: so the
         others are waited for.

@@ -42,7 +42,7 @@ from hansa.server.held_sums import (
 )
 from hansa.server.reading import SealedUpdate
 from hansa.server.rounds_at_rest import round_name, sum_binding
-from hansa.server.secure_tasks import Prepared, convention_of
+from hansa.server.secure_tasks import Prepared, convention_of, is_prepared, not_prepared
 from hansa.server.signing import Signer
 from hansa.store.blobs import Blobs
 from hansa.store.keys import KeyProvider
@@ -75,7 +75,10 @@ class _Signs:
 
 @dataclass(frozen=True)
 class SecureSums:
-    """The secure sums of a server's open rounds. ``decryptor_ca``: the certificates by which decryptors are trusted."""
+    """The secure sums of a server's open rounds.
+
+    ``decryptor_ca``, ``authority_ca``: the certificates by which decryptors and authorities are trusted.
+    """
 
     store: Store
     blobs: Blobs
@@ -84,6 +87,7 @@ class SecureSums:
     board: Board
     clock: Clock
     decryptor_ca: str = ""
+    authority_ca: str = ""
     held: dict[RoundKey, HeldRound] = field(default_factory=dict)
     locks: WeakValueDictionary[RoundKey, asyncio.Lock] = field(default_factory=WeakValueDictionary)
     decrypting: Decrypting = field(init=False)
@@ -92,18 +96,18 @@ class SecureSums:
         object.__setattr__(self, "decrypting", Decrypting(self, _Signs(self.signer)))
 
     async def open(self, rows: Rows, context: RunContext, round_: Round, clients: Sequence[Client], key: bytes) -> None:
-        """Begin a round's sums, within the transaction that opens the round. With decryptors, they are asked later."""
+        """Begin a round's sums, within the transaction that opens the round. Others than clients are asked later."""
         identities = [client.public_key or b"" for client in clients]
         for group, first, size in bounds_of(groups_of(context, len(clients))):
             own = identities[first : first + size]
             records = [b"".join(own)]
-            if not _decryptors(context):
+            if not is_prepared(context):
                 _, step = await asyncio.to_thread(start_server, self.convention(context, round_, own), threads=_THREADS)
                 records += map(bytes, step.persist)
             await _add(rows, round_.id, key, group, 0, records, round_.opened_at)
 
     async def announcement(self, context: RunContext, round_: Round, position: int) -> bytes:
-        """Return what tells a client of its sum; empty while decryptors are not ready, and once it goes on without."""
+        """Return what tells a client of its sum; empty while others are asked, and once it goes on without."""
         async with self.lock(round_.id):
             held, client = (await self.current(context, round_.id)).of(position)
             return held.told.get(client, b"") if held.announces else b""
@@ -170,7 +174,7 @@ class SecureSums:
             return verdict
 
     async def look(self, context: RunContext, key: RoundKey, now: float) -> HeldRound:
-        """Return a round's machines, after the deadlines of their phases were kept; decryptors are asked beside it."""
+        """Return a round's machines, after the deadlines of their phases were kept; others are asked beside it."""
         section = context.plan.secure_aggregation
         preparing = 0.0 if section is None else section.phase_deadline
         async with self.lock(key):
@@ -187,8 +191,8 @@ class SecureSums:
             return round_
 
     async def give_up(self, round_: HeldRound, held: Held, now: float) -> None:
-        """Give up a sum whose decryptors do not stand ready: there is no record of it but its clients' fates."""
-        held.failed = "the decryptors do not stand ready"
+        """Give up a sum that was not prepared: there is no record of it but its clients' fates."""
+        held.failed = not_prepared(round_.context)
         try:
             async with self.store.transaction() as rows:
                 settled = await settle(rows, round_, held, now)
@@ -240,13 +244,13 @@ class SecureSums:
             raise
 
     async def begin(self, round_: HeldRound, held: Held, prepared: Prepared, now: float) -> None:
-        """Begin a sum whose decryptors stand ready. Raises StoreConflictError where another replica was first."""
+        """Begin a sum that others have prepared. Raises StoreConflictError where another replica was first."""
         identities = await self.identities(round_, held)
         convention = self.convention(round_.context, round_.round, identities, prepared)
         held.server, step = await asyncio.to_thread(start_server, convention, threads=_THREADS)
         records = (prepared.encode(), *step.persist)
         await self.apply(round_, held, Step(persist=records, send=step.send), now)
-        held.since = now
+        held.since, held.trouble = now, ""
 
     async def apply(self, round_: HeldRound, held: Held, step: Step, now: float) -> None:
         """Make a step's records durable, then tell what follows.
@@ -279,7 +283,7 @@ class SecureSums:
             self.board.take_down(key)
         if closes:
             round_.ring()
-        if held.over or held.needs_decryptors or settled:
+        if held.over or held.needs_others or settled:
             self.board.changed.set()
 
     async def current(self, context: RunContext, key: RoundKey) -> HeldRound:
@@ -329,11 +333,11 @@ class SecureSums:
             contents = [_unsealed(key, stored.id, each) for each in own]
             held = Held(group, first, size, key, None, len(own), stored.opened_at)
             round_.sums.append(held)
-            with_decryptors = bool(_decryptors(context))
-            start = 2 if with_decryptors else 1
+            prepared_first = is_prepared(context)
+            start = 2 if prepared_first else 1
             if len(own) <= start:
                 continue
-            prepared = Prepared.decode(contents[1]) if with_decryptors else None
+            prepared = Prepared.decode(contents[1]) if prepared_first else None
             convention = self.convention(context, stored, _split(contents[0]), prepared)
             held.server, step = await asyncio.to_thread(restore_server, convention, contents[start:], threads=_THREADS)
             closed = [each.at for each, content in zip(own, contents, strict=True) if closes_phase(content)]
@@ -392,11 +396,6 @@ async def _add(  # noqa: PLR0913, PLR0917 - where records go, and what seals the
         for at, content in enumerate(contents, place)
     ]
     await rows.sums.add(of, sealed)
-
-
-def _decryptors(context: RunContext) -> Sequence[Any]:
-    section = context.plan.secure_aggregation
-    return () if section is None else section.decryptors
 
 
 def _is_vector(record: Any) -> bool:

@@ -30,24 +30,46 @@ _BEFORE_SEEDS: Final = 8
 
 @dataclass(frozen=True)
 class Prepared:
-    """Decryptors that stand ready for a task: their keys for it, and their signatures over it."""
+    """What others give to a task before it begins: decryptors that stand ready, an authority that vouches."""
 
     keys: tuple[DecryptorKeys, ...] = ()
+    """The decryptors' keys for the task."""
     signatures: tuple[bytes, ...] = ()
+    """Their signatures over it."""
+    registration: bytes = b""
+    """The authority's signature over its roster; none where the server is the registrar."""
 
     def encode(self) -> bytes:
         """Return it as a record."""
         parts = zip(self.keys, self.signatures, strict=True)
-        return b"".join(prefixed(each.operator.encode(), each.identity, each.sealing, made) for each, made in parts)
+        each = (prefixed(each.operator.encode(), each.identity, each.sealing, made) for each, made in parts)
+        return prefixed(self.registration) + b"".join(each)
 
     @classmethod
     def decode(cls, record: bytes) -> Prepared:
         """Return what a record says."""
         reader, keys, signatures = Reader(record), list[DecryptorKeys](), list[bytes]()
+        registration = reader.blob()
         while not reader.ended:
             keys.append(DecryptorKeys(operator=reader.text(), identity=reader.blob(), sealing=reader.blob()))
             signatures.append(reader.blob())
-        return cls(tuple(keys), tuple(signatures))
+        return cls(tuple(keys), tuple(signatures), registration)
+
+
+def is_prepared(context: RunContext) -> bool:
+    """Say whether others than the server and its clients are asked before a sum of a run begins."""
+    section = context.plan.secure_aggregation
+    return section is not None and (bool(section.decryptors) or section.registrar == "authority")
+
+
+def not_prepared(context: RunContext) -> str:
+    """Return why a sum of a run did not begin: whoever was asked has not answered, or refused."""
+    section, reasons = context.plan.secure_aggregation, []
+    if section is not None and section.registrar == "authority":
+        reasons.append("the authority does not vouch for the roster")
+    if section is None or section.decryptors:
+        reasons.append("the decryptors do not stand ready")
+    return ", or ".join(reasons)
 
 
 def code_of(context: RunContext, kind: Kind, cohort: int) -> RingCode:
@@ -97,6 +119,6 @@ def convention_of(
         task=task,
         roster=roster,
         signer=signer,
-        registration=register(signer, roster),
+        registration=prepared.registration if section.registrar == "authority" else register(signer, roster),
         decryptors=prepared.signatures,
     )

@@ -48,7 +48,14 @@ class Services:
         pace = Pace(shortest, max(shortest, 3600.0), self.settings.checkins_per_second)
         object.__setattr__(self, "pace", pace)
         sums = SecureSums(
-            self.store, self.blobs, self.keys, self.signer, self.board, self.clock, self.settings.decryptor_ca
+            self.store,
+            self.blobs,
+            self.keys,
+            self.signer,
+            self.board,
+            self.clock,
+            decryptor_ca=self.settings.decryptor_ca,
+            authority_ca=self.settings.authority_ca,
         )
         object.__setattr__(self, "sums", sums)
 

@@ -74,10 +74,16 @@ class ServerSettings:
         Doc("TENANT/POPULATION that certificates of enrolment_ca enrol in; empty: all of the tenant default"),
     ] = ()
     decryptor_urls: Annotated[
-        tuple[str, ...], Doc("decryptors that plans may name, by their URLs: the only places that the server calls")
+        tuple[str, ...], Doc("decryptors that plans may name, by their URLs; the server calls no other place")
     ] = ()
     decryptor_ca: Annotated[
         str, Doc("the certificates by which decryptors are trusted, PEM; empty: those of the system")
+    ] = ""
+    authority_urls: Annotated[
+        tuple[str, ...], Doc("authorities that plans may name, by their URLs; the server calls no other place")
+    ] = ()
+    authority_ca: Annotated[
+        str, Doc("the certificates by which authorities are trusted, PEM; empty: those of the system")
     ] = ""
     public_url: Annotated[str, Doc("what clients call the server; empty: from tls, host and port")] = ""
     replica: Annotated[
@@ -317,9 +323,10 @@ def _unfit_places(of: ServerSettings) -> Iterator[Problem]:
         yield Problem("blobs", f"has the unknown scheme {scheme!r}; {nearest(scheme, _BLOBS)}")
     if of.public_url and not (urlsplit(of.public_url).scheme in ("http", "https") and urlsplit(of.public_url).netloc):
         yield Problem("public_url", "must be a URL such as https://hansa.example.org.")
-    for position, url in enumerate(of.decryptor_urls):
-        if not (urlsplit(url).scheme in ("http", "https") and urlsplit(url).netloc):
-            yield Problem(f"decryptor_urls.{position}", "must be a URL such as https://decryptor.example.org:8444.")
+    for noun, port in (("decryptor", 8444), ("authority", 8445)):
+        for position, url in enumerate(getattr(of, f"{noun}_urls")):
+            if not (urlsplit(url).scheme in ("http", "https") and urlsplit(url).netloc):
+                yield Problem(f"{noun}_urls.{position}", f"must be a URL such as https://{noun}.example.org:{port}.")
 
 
 def _unfit_certificates(of: ServerSettings) -> Iterator[Problem]:
@@ -340,7 +347,7 @@ def _unfit_certificates(of: ServerSettings) -> Iterator[Problem]:
 
 def _unfit_files(of: ServerSettings) -> Iterator[Problem]:
     """Yield which files of certificates cannot be used: a server that began with them would break off."""
-    for name in ("tls_certificate", "tls_key", "client_ca", "enrolment_ca", "decryptor_ca"):
+    for name in ("tls_certificate", "tls_key", "client_ca", "enrolment_ca", "decryptor_ca", "authority_ca"):
         value = getattr(of, name)
         if value and not Path(value).is_file():
             yield Problem(name, f"there is no file {value}.")

@@ -79,13 +79,14 @@ def check(  # noqa: PLR0913, PLR0917 - a submission, and what it must fit
     tenant: Tenant,
     allowances: tuple[Allowance, ...],
     decryptor_urls: Sequence[str],
+    authority_urls: Sequence[str],
 ) -> Checked:
     """Return a submission that stands. Raises HansaError: PlanError with every problem where it is the plan's."""
     plan = planned({**submission.plan, "name": submission.name}, allowances)
     check_eligibility(submission.eligibility, population.schema)
     signature, layout = _model_of(submission)
     problems = [*population_problems(plan, clients), *federation_problems(plan, signature)]
-    problems += decryptor_problems(plan, decryptor_urls)
+    problems += [*decryptor_problems(plan, decryptor_urls), *authority_problems(plan, authority_urls)]
     if problems:
         raise PlanError(problems)
     choose(plan.evaluation.metrics, signature)
@@ -193,8 +194,16 @@ def _secure_problems(section: SecureAggregation) -> Iterator[Problem]:
                 f"secure_aggregation.decryptors.{place}.key",
                 "must be the decryptor's own public key, as `hansa decryptor key` prints it.",
             )
-    if section.registrar == "authority":
-        yield Problem("secure_aggregation.registrar", 'is for simulations in this version; use "pinned" or "server".')
+    if section.registrar == "authority" and section.authority is None:
+        yield Problem(
+            "secure_aggregation.registrar",
+            'is "authority", and no [secure_aggregation.authority] names it; add that, or use "pinned".',
+        )
+    if section.authority is not None and len(section.authority.identity) != KEY_BYTES:
+        yield Problem(
+            "secure_aggregation.authority.key",
+            "must be the authority's own public key, as `hansa authority key` prints it.",
+        )
 
 
 def decryptor_problems(plan: Plan, urls: Sequence[str]) -> Iterator[Problem]:
@@ -206,6 +215,16 @@ def decryptor_problems(plan: Plan, urls: Sequence[str]) -> Iterator[Problem]:
                 f"secure_aggregation.decryptors.{place}.url",
                 f"is {each.url!r}, which is not among the server's decryptor_urls; ask its administrator to add it.",
             )
+
+
+def authority_problems(plan: Plan, urls: Sequence[str]) -> Iterator[Problem]:
+    """Yield the authority of a plan that the server does not call."""
+    authority = None if plan.secure_aggregation is None else plan.secure_aggregation.authority
+    if authority is not None and authority.url not in urls:
+        yield Problem(
+            "secure_aggregation.authority.url",
+            f"is {authority.url!r}, which is not among the server's authority_urls; ask its administrator to add it.",
+        )
 
 
 def _feature_problems(features: Features, signature: Signature) -> Iterator[Problem]:
@@ -244,9 +263,8 @@ async def submit(services: Services, token: Token, submission: Submission) -> Ta
         clients = await rows.clients.size(population.id) if population else 0
     if tenant is None or population is None:
         raise not_found(f"population {submission.population!r}")
-    stands = await asyncio.to_thread(
-        check, submission, population, clients, tenant, services.allowances, services.settings.decryptor_urls
-    )
+    urls = services.settings.decryptor_urls, services.settings.authority_urls
+    stands = await asyncio.to_thread(check, submission, population, clients, tenant, services.allowances, *urls)
     planned = await asyncio.to_thread(release_of, stands.plan, stands.descriptor.layout, clients)
     if planned is not None:
         async with services.store.reading() as rows:

@@ -18,7 +18,7 @@ from hansa.core.errors import HansaError
 from hansa.core.ring import Ring, RingVector
 from hansa.core.secure_aggregation import SecureAggregation
 from hansa.secagg.contribution import Contribution
-from hansa.secagg.convention import Convention, register
+from hansa.secagg.convention import Convention, register, vouch
 from hansa.secagg.decryptor import Decryptor, DecryptorPolicy
 from hansa.secagg.keys import private_key
 from hansa.secagg.messages import Announcement, header_of
@@ -76,9 +76,10 @@ class _Federation:
             section, ring, roster, run="simulation", round_number=number, attempt=1,
             plan_sha256=digest, model_sha256=digest, decryptors=named,
         )  # fmt: skip
-        registered = register(server_key, roster)
+        authority = Ed25519PrivateKey.generate()
+        registered = vouch(authority, task) if section.registrar == "authority" else register(server_key, roster)
         trusted: dict[str, Any] = {"server_key": _public(server_key), "registrar": section.registrar}
-        trusted |= {"pinned": frozenset(roster.identities), "authority_key": _public(server_key)}
+        trusted |= {"pinned": frozenset(roster.identities), "authority_key": _public(authority)}
         decryptors = [
             Decryptor.start(
                 task.content, registered, secret=secret, signer=key, identity=_public(key),

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hansa.cli.local_federation import LocalFederation, free_port
-from hansa.decryptor.own_files import certificate, identity
+from hansa.serving.own_files import OwnFiles
 from hansa.testing.hospitals import Hospitals, hospitals
 
 
@@ -32,11 +32,11 @@ class LocalDecryptors:
         self.folder.mkdir(parents=True, exist_ok=True)
         bundle = b""
         for operator in self.operators:
-            own = self.place(operator)
-            public = identity(own).public_key().public_bytes_raw()
+            own = OwnFiles(self.place(operator), "decryptor")
+            public = own.identity().public_key().public_bytes_raw()
             self.keys[operator] = base64.b64encode(public).decode()
             self.ports[operator] = free_port()
-            bundle += certificate(own, ("localhost", "127.0.0.1"))[0].read_bytes()
+            bundle += own.certificate(("localhost", "127.0.0.1"))[0].read_bytes()
         self.ca.write_bytes(bundle)
 
     @property

@@ -1,4 +1,4 @@
-"""Calls of a server to a decryptor: three paths, bodies in the bytes of the secure-sum protocol, signed as requests.
+"""Calls of a server to services apart from it: bodies in the bytes of the secure-sum protocol, signed as requests.
 
 Each call may be repeated and then gets the same answer, so a captured call gives nobody anything new.
 """
@@ -12,11 +12,13 @@ from hansa.core.errors import RefusedError
 from hansa.wire.signatures import SKEW, Signs, bad_signature, read_credentials, sign_request, verify_request
 
 KEYS: Final = "/v1/keys"
-"""A nonce of 32 bytes -> the X25519 key of one task, 32 bytes."""
+"""Decryptor: a nonce of 32 bytes -> the X25519 key of one task, 32 bytes."""
 TASKS: Final = "/v1/tasks"
-"""A task's canonical bytes and the registrar's signature, each behind its length -> the signature over the task."""
+"""Decryptor: a task's canonical bytes and the registrar's signature, each behind its length -> its signature."""
 MESSAGES: Final = "/v1/messages"
-"""A Batch -> Valid; a Request -> Answer."""
+"""Decryptor: a Batch -> Valid; a Request -> Answer."""
+ROSTERS: Final = "/v1/rosters"
+"""Authority: a task's canonical bytes and the roster's keys, each behind its length -> the registrar's signature."""
 MEDIA_TYPE: Final = "application/octet-stream"
 _CALLER: Final = "server"
 
@@ -32,7 +34,7 @@ def caller(header: str | None, keys: Sequence[bytes], path: str, body: bytes, no
     if abs(credentials.time / 1000 - now) > SKEW:
         raise RefusedError(
             "HANSA-AUTH-CLOCK",
-            rule=f"The clocks of server and decryptor differ by at most {SKEW:.0f} seconds.",
+            rule=f"The clocks of the server and of what it calls differ by at most {SKEW:.0f} seconds.",
             found="The call was signed earlier, or later.",
             action="Set both clocks.",
         )

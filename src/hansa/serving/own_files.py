@@ -1,4 +1,4 @@
-"""A decryptor's own files: its folder for one process, its identity key, and its certificate."""
+"""A service's own files: its folder for one process, its identity key, and its certificate."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import hashlib
 import ipaddress
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -35,41 +36,64 @@ _DAYS: Final = 3650
 _BEHIND: Final = timedelta(hours=1)
 
 
-def make_folder(folder: Path) -> Path:
-    """Make a decryptor's folder, for its owner only; return it. Raises HansaError where that fails."""
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise unusable(folder, f"it cannot be made: {error.strerror or error}.") from None
-    return folder
+@dataclass(frozen=True)
+class OwnFiles:
+    """A service's folder, for its owner only. ``noun``: what the service is, in sentences and codes of errors."""
 
+    place: Path
+    noun: str
 
-@contextlib.contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Hold a decryptor's folder for this process. Raises HansaError where another has it."""
-    descriptor = os.open(make_folder(folder) / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
+    def make(self) -> Path:
+        """Make the folder; return it. Raises HansaError where that fails."""
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise unusable(folder, "another decryptor uses it.") from None
-        yield
-    finally:
-        os.close(descriptor)
+            self.place.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise self.unusable(f"it cannot be made: {error.strerror or error}.") from None
+        return self.place
 
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Hold the folder for this process. Raises HansaError where another has it."""
+        descriptor = os.open(self.make() / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise self.unusable(f"another {self.noun} uses it.") from None
+            yield
+        finally:
+            os.close(descriptor)
 
-def identity(folder: Path) -> Ed25519PrivateKey:
-    """Return a decryptor's identity key, made at the first call. Raises HansaError for a file that holds none."""
-    path = make_folder(folder) / KEY
-    if not path.exists():
-        _write(path, _private_pem(Ed25519PrivateKey.generate()), 0o600)
-    try:
-        read = load_pem_private_key(path.read_bytes(), password=None)
-    except (OSError, ValueError):
-        read = None
-    if not isinstance(read, Ed25519PrivateKey):
-        raise unusable(folder, f"{KEY} holds no Ed25519 key.")
-    return read
+    def identity(self) -> Ed25519PrivateKey:
+        """Return the identity key, made at the first call. Raises HansaError for a file that holds none."""
+        path = self.make() / KEY
+        if not path.exists():
+            write(path, _private_pem(Ed25519PrivateKey.generate()), 0o600)
+        try:
+            read = load_pem_private_key(path.read_bytes(), password=None)
+        except (OSError, ValueError):
+            read = None
+        if not isinstance(read, Ed25519PrivateKey):
+            raise self.unusable(f"{KEY} holds no Ed25519 key.")
+        return read
+
+    def certificate(self, names: Sequence[str]) -> tuple[Path, Path]:
+        """Return the files of the service's own certificate and its key; made where there are none."""
+        paths = self.place / CERTIFICATE, self.place / CERTIFICATE_KEY
+        if not all(path.exists() for path in paths):
+            key = ec.generate_private_key(ec.SECP256R1())
+            write(paths[1], _private_pem(key), 0o600)
+            write(paths[0], _self_signed(key, names, self.noun).public_bytes(Encoding.PEM), 0o644)
+        return paths
+
+    def unusable(self, found: str) -> HansaError:
+        """Return the error of a folder that the service cannot use."""
+        return HansaError(
+            f"HANSA-{self.noun.upper()}-FOLDER",
+            rule=f"The {self.noun} keeps its key and all that it must not forget in a folder of its own.",
+            found=f"{self.place}: {found}",
+            action="Mend it; never start again from an older copy, in which what happened since has not happened.",
+        )
 
 
 def fingerprint(key: bytes) -> str:
@@ -78,20 +102,10 @@ def fingerprint(key: bytes) -> str:
     return " ".join(digits[start : start + 4] for start in range(0, len(digits), 4))
 
 
-def certificate(folder: Path, names: Sequence[str]) -> tuple[Path, Path]:
-    """Return the files of a decryptor's own certificate and its key; made where there are none."""
-    paths = folder / CERTIFICATE, folder / CERTIFICATE_KEY
-    if not all(path.exists() for path in paths):
-        key = ec.generate_private_key(ec.SECP256R1())
-        _write(paths[1], _private_pem(key), 0o600)
-        _write(paths[0], _self_signed(key, names).public_bytes(Encoding.PEM), 0o644)
-    return paths
-
-
-def _self_signed(key: ec.EllipticCurvePrivateKey, names: Sequence[str]) -> x509.Certificate:
+def _self_signed(key: ec.EllipticCurvePrivateKey, names: Sequence[str], noun: str) -> x509.Certificate:
     now, public = datetime.now(UTC), key.public_key()
     named = x509.SubjectKeyIdentifier.from_public_key(public).digest.hex()  # its own: those of several lie in one file
-    own = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"Hansa decryptor {named[:16]}")])
+    own = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"Hansa {noun} {named[:16]}")])
     usage = dict.fromkeys(
         ("content_commitment", "key_encipherment", "data_encipherment", "key_agreement", "crl_sign", "encipher_only",
          "decipher_only"), False,
@@ -124,7 +138,7 @@ def _private_pem(key: Ed25519PrivateKey | ec.EllipticCurvePrivateKey) -> bytes:
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
-def _write(path: Path, content: bytes, mode: int) -> None:
+def write(path: Path, content: bytes, mode: int) -> None:
     """Write a file that is there whole or not at all, and never readable for others before its mode is set."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.unlink(missing_ok=True)
@@ -135,13 +149,8 @@ def _write(path: Path, content: bytes, mode: int) -> None:
         os.fchmod(file.fileno(), mode)
         os.fsync(file.fileno())
     temporary.replace(path)
-
-
-def unusable(folder: Path, found: str) -> HansaError:
-    """Return the error of a folder that a decryptor cannot use."""
-    return HansaError(
-        "HANSA-DECRYPTOR-FOLDER",
-        rule="A decryptor keeps its key and what it has answered in a folder of its own.",
-        found=f"{folder}: {found}",
-        action="Mend it; never start again from an older copy, for what was answered since would be answered twice.",
-    )
+    folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -1,0 +1,52 @@
+"""What the commands of services apart from the server share: ``hansa decryptor``, ``hansa authority``."""
+
+from __future__ import annotations
+
+import base64
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hansa.cli.console import command_line, print_json, screen
+from hansa.core.errors import HansaError
+
+if TYPE_CHECKING:
+    from hansa.serving.settings import ServiceSettings
+
+
+def print_key(folder: Path, noun: str, *, as_json: bool) -> None:
+    """Print the public key in a service's folder, and its fingerprint to read out."""
+    from hansa.serving.own_files import OwnFiles, fingerprint  # noqa: PLC0415 - help comes at once
+
+    public = OwnFiles(folder, noun).identity().public_key().public_bytes_raw()
+    text = base64.b64encode(public).decode()
+    command_line(screen(), "fingerprint", fingerprint(public))
+    if as_json:
+        print_json({"public_key": text, "fingerprint": fingerprint(public)})
+    else:
+        sys.stdout.write(f"{text}\n")
+
+
+def greet(settings: ServiceSettings, public: bytes) -> None:
+    """Say where a service is, which key it has, and which certificate its servers trust."""
+    from hansa.serving.own_files import CERTIFICATE  # noqa: PLC0415
+
+    scheme = "http" if settings.tls == "off" else "https"
+    command_line(screen(), settings.noun, f"{scheme}://{settings.host}:{settings.port}")
+    command_line(screen(), "key", base64.b64encode(public).decode())
+    if settings.tls == "own":
+        command_line(screen(), "certificate", str(settings.own.place / CERTIFICATE))
+
+
+def require_extra(noun: str) -> None:
+    """Raise HansaError where a service's libraries are not installed."""
+    from importlib.util import find_spec  # noqa: PLC0415
+
+    missing = [name for name in ("granian", "starlette", "structlog") if not find_spec(name)]
+    if missing:
+        raise HansaError(
+            "HANSA-EXTRA-MISSING",
+            rule=f"The {noun} needs its extra.",
+            found=f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed.",
+            action=f"pip install 'hansa[{noun}]'",
+        )

@@ -1,0 +1,274 @@
+"""An authority's answers: for which rosters it vouches, and what it refuses, whoever asks."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
+
+import httpx
+import pytest
+from structlog.testing import capture_logs
+
+from hansa.authority.app import create
+from hansa.authority.serve import opened
+from hansa.authority.settings import AuthoritySettings
+from hansa.authority.vouched import FILE, Vouched
+from hansa.core.errors import HansaError, RefusedError, SettingsError
+from hansa.secagg import keys
+from hansa.secagg.convention import vouch
+from hansa.secagg.encoding import prefixed
+from hansa.secagg.roster import Roster
+from hansa.serving.own_files import OwnFiles
+from hansa.testing.secagg import Federation, public
+from hansa.wire.service_calls import ROSTERS, signed_call
+
+
+class Clock:
+    def now(self):
+        return 1e9
+
+
+def text(key):
+    return base64.b64encode(key).decode()
+
+
+class Asked:
+    """A federation of five clients, and the folder of an authority that vouches for them."""
+
+    def __init__(self, folder, **settings):
+        self.one = Federation(5, settings={"registrar": "authority"})
+        self.own = OwnFiles(folder, "authority")
+        self.vouched = Vouched(self.own)
+        for number, key in enumerate(self.one.roster.identities):
+            self.vouched.add(text(key), f"site {number}")
+        server = text(public(self.one.server_key))
+        self.settings = AuthoritySettings(**{
+            "operator": "notary", "server_keys": (server,), "folder": str(folder), **settings,
+        })  # fmt: skip
+
+    def ask(self, task=None, identities=None):
+        with opened(self.settings, Clock()) as service:
+            return service.answer(self.body(task, identities))
+
+    def body(self, task=None, identities=None):
+        joined = b"".join(self.one.roster.identities if identities is None else identities)
+        return prefixed((task or self.one.task).content, joined)
+
+    def of(self, identities):
+        """Return the task and the keys of another roster."""
+        roster = Roster(tuple(identities))
+        return replace(self.one.task, roster_root=roster.root, roster_size=len(identities)), identities
+
+
+@pytest.fixture
+def asked(tmp_path):
+    return Asked(tmp_path / "authority")
+
+
+class Calls:
+    """Calls an application without sockets."""
+
+    def __init__(self, application):
+        self.application = application
+
+    def __getattr__(self, method):
+        return lambda *where, **what: asyncio.run(self.call(method, *where, **what))
+
+    async def call(self, method, *where, **what):
+        transport = httpx.ASGITransport(self.application)
+        async with httpx.AsyncClient(transport=transport, base_url="https://authority.test") as client:
+            return await getattr(client, method)(*where, **what)
+
+
+def refuses(work, code, match="."):
+    with pytest.raises(HansaError, match=match) as caught:
+        work()
+    assert caught.value.code == code
+    return caught.value
+
+
+def test_a_roster_of_keys_on_the_list_is_vouched_for_and_clients_believe_it(asked):
+    signature = asked.ask()
+    assert asked.ask() == signature, "also after a restart"
+    authority = asked.own.identity()
+    one = Federation(
+        5, settings={"registrar": "authority"}, demands={"registrar": "authority", "authority_key": public(authority)}
+    )
+    one.convention = replace(one.convention, registration=signature)
+    assert [*map(list, one.run())] == [*map(list, one.expected())]
+
+
+def test_what_is_signed_is_one_task_and_no_other_of_the_same_clients(asked):
+    signature, key = asked.ask(), public(asked.own.identity())
+    task = asked.one.task
+    assert keys.signed(key, signature, "roster", *task.registered)
+    for other in ({"round": 4}, {"attempt": 2}, {"run": "run-2"}, {"model_sha256": bytes(32)}):
+        assert not keys.signed(key, signature, "roster", *replace(task, **other).registered)
+    pinned = replace(task, registrar="pinned")
+    assert not keys.signed(key, signature, "roster", *pinned.registered)
+
+
+def test_a_key_that_is_not_on_the_list_or_was_taken_off_is_refused_and_nobody_is_named(asked):
+    stranger = public(asked.one.key("stranger"))
+    error = refuses(lambda: asked.ask(*asked.of((*asked.one.roster.identities, stranger))), "HANSA-AUTHORITY-STRANGER")
+    assert text(stranger) not in f"{error} {error.action}"
+    gone = text(asked.one.roster.identities[2])
+    assert asked.vouched.remove(gone)
+    assert not asked.vouched.remove(gone)
+    refuses(asked.ask, "HANSA-AUTHORITY-STRANGER")
+    rest = [each for each in asked.one.roster.identities if text(each) != gone]
+    assert asked.ask(*asked.of(rest))
+    asked.vouched.add(gone)
+    assert asked.ask()
+
+
+def test_the_list_is_read_again_by_a_service_that_runs(asked):
+    with opened(asked.settings, Clock()) as service:
+        first = service.answer(asked.body())
+        path = asked.own.place / FILE
+        lines = path.read_text().splitlines()
+        path.write_text("\n".join(["# the sites", "", *lines[:-1]]))
+        refuses(lambda: service.answer(asked.body()), "HANSA-AUTHORITY-STRANGER")
+        path.write_text("\n".join([*lines, "half a li"]))
+        refuses(lambda: service.answer(asked.body()), "HANSA-AUTHORITY-LIST", "line 6 is no key")
+        refuses(lambda: service.answer(asked.body()), "HANSA-AUTHORITY-LIST", "line 6 is no key")
+        path.write_text("\n".join([*lines, lines[0]]))
+        refuses(lambda: service.answer(asked.body()), "HANSA-AUTHORITY-LIST", "line 6 is a key that a line above")
+        path.write_bytes(b"\xff\xfe")
+        refuses(lambda: service.answer(asked.body()), "HANSA-AUTHORITY-LIST", "no text")
+        path.unlink()
+        refuses(lambda: service.answer(asked.body()), "HANSA-AUTHORITY-STRANGER")
+        path.write_text("\n".join(lines))
+        assert service.answer(asked.body()) == first
+
+
+def test_duplicates_and_rosters_below_its_own_minimum_are_refused(asked):
+    first, *rest = asked.one.roster.identities
+    refuses(lambda: asked.ask(identities=(first, first, *rest)), "HANSA-SECAGG-TASK", "a key twice")
+    asked.settings = replace(asked.settings, minimum_cohort=6)
+    refuses(asked.ask, "HANSA-AUTHORITY-FEW", "no fewer than 6")
+    asked.settings = replace(asked.settings, minimum_cohort=3)
+    refuses(lambda: asked.ask(identities=()), "HANSA-AUTHORITY-FEW")
+
+
+def test_only_a_task_that_asks_an_authority_and_has_that_roster_is_signed(asked):
+    one = asked.one
+    for registrar in ("server", "pinned"):
+        refuses(lambda name=registrar: asked.ask(replace(one.task, registrar=name)), "HANSA-SECAGG-REFUSED", registrar)
+        with pytest.raises(RefusedError, match="no authority vouches"):
+            vouch(one.server_key, replace(one.task, registrar=registrar))
+    refuses(lambda: asked.ask(identities=one.roster.identities[::-1]), "HANSA-SECAGG-REFUSED", "not those of the task")
+    refuses(lambda: asked.ask(identities=one.roster.identities[:4]), "HANSA-SECAGG-REFUSED", "not those of the task")
+
+
+def test_an_authority_with_the_servers_key_vouches_for_nobody(asked):
+    own = text(public(asked.own.identity()))
+    asked.settings = replace(asked.settings, server_keys=(own,))
+    refuses(asked.ask, "HANSA-SECAGG-REFUSED", "key is the server's")
+
+
+def test_bytes_that_are_no_question_are_refused_and_a_changed_one_is_another_task(asked):
+    body, task = asked.body(), asked.one.task
+    with opened(asked.settings, Clock()) as service:
+        for end in range(0, len(body), 7):
+            with pytest.raises(RefusedError):
+                service.answer(body[:end])
+        for place in range(0, len(body), 3):
+            changed = bytearray(body)
+            changed[place] ^= 0x41
+            with suppress(RefusedError):  # another plan, model or run is another task with the same roster
+                assert not keys.signed(service.identity, service.answer(bytes(changed)), "roster", *task.registered)
+        refuses(lambda: service.answer(body + b"x"), "HANSA-SECAGG-MESSAGE")
+        ragged = prefixed(asked.one.task.content, bytes(33))
+        refuses(lambda: service.answer(ragged), "HANSA-SECAGG-MESSAGE", "32 bytes each")
+
+
+def test_over_http_only_a_known_server_is_answered_and_no_log_line_names_a_client(asked):
+    body, server = asked.body(), asked.one.server_key
+    with opened(asked.settings, Clock()) as service, capture_logs() as logs:
+        calls = Calls(create(service))
+
+        def post(content, key=server, path=ROSTERS, at=1e9):
+            header = {"Authorization": signed_call(key, path, content, at)}
+            return calls.post(ROSTERS, content=content, headers=header)
+
+        assert post(body).content == service.answer(body)
+        refused = [
+            calls.post(ROSTERS, content=body), post(body, asked.one.key("another server")),
+            post(body, path="/v1/tasks"), post(body, at=1e9 - 400), post(bytes(2**20 + 1)),
+        ]  # fmt: skip
+        assert [each.json()["error"]["code"] for each in refused] == [
+            "HANSA-AUTH-MISSING", "HANSA-AUTH-SIGNATURE", "HANSA-AUTH-SIGNATURE", "HANSA-AUTH-CLOCK",
+            "HANSA-REQUEST-TOO-LARGE",
+        ]  # fmt: skip
+        asked.vouched.remove(text(asked.one.roster.identities[0]))
+        told = post(body)
+        assert (told.status_code, told.json()["error"]["code"]) == (403, "HANSA-AUTHORITY-STRANGER")
+        assert calls.get("/healthz").json() == {"status": "alive"}
+        assert calls.get("/readyz").json() == {"status": "ready", "operator": "notary"}
+        (asked.own.place / FILE).write_text("nothing")
+        assert (calls.get("/readyz").status_code, post(body).status_code) == (503, 503)
+    assert len(logs) == 8
+    for key in asked.one.roster.identities:
+        for shown in (text(key), key.hex(), repr(key)):
+            assert shown not in repr(logs)
+    assert "site " not in repr(logs)
+
+
+def test_the_list_keeps_comments_and_the_order_and_takes_keys_only(asked):
+    path = asked.own.place / FILE
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert path.read_text().splitlines()[1] == f"{text(asked.one.roster.identities[1])}  # site 1"
+    key = text(public(asked.one.key("new")))
+    assert asked.vouched.add(key, "a\ncomment #1")
+    assert not asked.vouched.add(key)
+    assert path.read_text().splitlines()[-1] == f"{key}  # a comment #1"
+    for bad in ("", "short", text(bytes(31)), key[:-2] + "!=", f"{key}\n{key}", "-" * 44):
+        refuses(lambda text=bad: asked.vouched.add(text), "HANSA-AUTHORITY-KEY")
+        refuses(lambda text=bad: asked.vouched.remove(text), "HANSA-AUTHORITY-KEY")
+    before = path.read_bytes()
+    path.write_bytes(before + b"?")
+    refuses(lambda: asked.vouched.add(text(bytes(32))), "HANSA-AUTHORITY-LIST")
+    assert path.read_bytes() == before + b"?"
+
+
+def test_commands_at_the_same_time_lose_no_line(tmp_path):
+    own = OwnFiles(tmp_path / "authority", "authority")
+    added = [text(os.urandom(32)) for _ in range(40)]
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(lambda key: Vouched(own).add(key), added))
+    assert len(Vouched(own).keys()) == 40
+
+
+def test_one_process_has_a_folder_and_a_list_with_problems_does_not_start(asked):
+    with opened(asked.settings), pytest.raises(HansaError, match="another authority uses it"), opened(asked.settings):
+        pass
+    (asked.own.place / FILE).write_text("nothing")
+    with pytest.raises(HansaError, match="line 1 is no key"), opened(asked.settings):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("changes", "path"),
+    [
+        ({"server_keys": '["short"]'}, "server_keys.0"),
+        ({"server_keys": "[]"}, "server_keys"),
+        ({"minimum_cohort": "2"}, "minimum_cohort"),
+        ({"tls": '"files"'}, "tls_key"),
+        ({"port": "0"}, "port"),
+        ({"vouched": '"x"'}, "vouched"),
+    ],
+)
+def test_settings_with_problems_are_told_with_their_key(tmp_path, changes, path):
+    values = {"operator": '"x"', "server_keys": f'["{text(bytes(32))}"]', **changes}
+    file = tmp_path / "authority.toml"
+    file.write_text("".join(f"{name} = {value}\n" for name, value in values.items()))
+    with pytest.raises(SettingsError) as caught:
+        AuthoritySettings.read(file)
+    assert caught.value.code == "HANSA-AUTHORITY-SETTINGS"
+    problems = {each.path for each in caught.value.problems}
+    assert path in problems or (path == "tls_key" and "tls_certificate" in problems)

@@ -1,0 +1,287 @@
+"""``registrar = "authority"`` on the real server, with an authority in this process: what it holds up and what not."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+
+import httpx
+import pytest
+from tests.server import test_decryptors as with_decryptors
+from tests.server.by_hand import deployed, run_async
+from tests.server.summing import begun, code_for, key_of, over, phase, plain_sum, started, swept
+from tests.server.test_decryptors import Decryptors, parts_of, report, sums, text
+
+from hansa.authority.app import create
+from hansa.authority.service import AuthorityService
+from hansa.authority.settings import AuthoritySettings
+from hansa.authority.vouched import Vouched
+from hansa.core.errors import PlanError, RefusedError
+from hansa.secagg.keys import sign
+from hansa.server import authority_calls, decryptor_calls
+from hansa.serving.own_files import OwnFiles
+from hansa.wire.generated import federation_pb2 as messages
+
+__all__ = ["sums"]
+
+URL = "https://authority.test"
+
+
+class Notary:
+    """An authority, reached as a server reaches it, but for the sockets."""
+
+    def __init__(self, folder):
+        self.own = OwnFiles(folder / "authority", "authority")
+        self.key, self.vouched = self.own.identity(), Vouched(self.own)
+        self.away, self.calls, self.forged = False, 0, b""
+        self.service = None
+
+    @property
+    def public(self):
+        return self.key.public_key().public_bytes_raw()
+
+    def begin(self, server, devices, **settings):
+        for device in devices:
+            self.vouched.add(text(device.key.public_key().public_bytes_raw()))
+        server_key = text(server.services.signer.published()[-1].public_key)
+        own = AuthoritySettings(operator="notary", server_keys=(server_key,), folder=str(self.own.place), **settings)
+        self.service = AuthorityService(own, self.key, self.vouched, server.clock)
+
+    async def __call__(self, request):
+        self.calls += 1
+        if self.away or self.service is None:
+            raise httpx.ConnectError("away")
+        if self.forged:
+            return httpx.Response(200, stream=httpx.ByteStream(self.forged))
+        return await httpx.ASGITransport(create(self.service)).handle_async_request(request)
+
+    @property
+    def table(self):
+        return f'registrar="authority", authority={{url="{URL}", operator="notary", key="{text(self.public)}"}}'
+
+    @property
+    def section(self):
+        return f"secure_aggregation={{maximum_cohort=5, max_weight=300.0, phase_deadline=50.0, {self.table}}}"
+
+    @property
+    def demands(self):
+        return {"registrar": "authority", "authority_key": self.public}
+
+
+def reached(monkeypatch, calls, handler):
+    @asynccontextmanager
+    async def client(_self):
+        async with httpx.AsyncClient(transport=httpx.MockTransport(handler)) as http:
+            yield http
+
+    monkeypatch.setattr(calls, "_client", client)
+
+
+@asynccontextmanager
+async def federation(folder, monkeypatch, clients=4, *, listed=None, away=False, **settings):
+    """Yield a server, its authority, and clients, of which the first ``listed`` are on the list; all by default."""
+    notary = Notary(folder)
+    notary.away = away
+    reached(monkeypatch, authority_calls.AuthorityCalls, notary)
+    monkeypatch.setattr("hansa.server.decrypting._AGAIN", 0.05)
+    async with deployed(folder, authority_urls=(URL,), round_deadline=100.0) as server:
+        devices = await started(server, clients, notary.section)
+        notary.begin(server, devices[:listed], **settings)
+        yield server, notary, devices
+
+
+async def through(server, parts):
+    for last in (False, False, False, False, True):
+        await phase(parts, last=last)
+    return await over(server, parts[0])
+
+
+async def abandoned(server):
+    for _ in range(500):
+        if events := await server.events("round.abandoned"):
+            return events[0].detail["why"]
+        await asyncio.sleep(0.02)
+    raise TimeoutError("no round was abandoned")
+
+
+async def attempt_of(device):
+    """Return the number of the attempt that a client is asked to take part in, once it is."""
+    for _ in range(500):
+        answer = await device.check_in()
+        if answer.HasField("assignment"):
+            return messages.Assignment.FromString(answer.assignment.assignment).id.attempt
+        await asyncio.sleep(0.01)
+    raise TimeoutError("nobody is asked")
+
+
+def test_the_authority_vouches_and_the_sum_is_the_plain_one(tmp_path, monkeypatch, sums):
+    async def work():
+        async with federation(tmp_path, monkeypatch) as (server, notary, devices):
+            parts = await begun(server, devices, **notary.demands)
+            assert notary.calls >= 1
+            assert await through(server, parts) == "closed"
+            assert sums == [plain_sum(await code_for(server, parts[0].assigned), parts)]
+            await swept(server, parts[0])
+
+    run_async(work())
+
+
+def test_a_server_that_forgets_its_machines_needs_the_authority_no_more_once_it_has_vouched(
+    tmp_path, monkeypatch, sums
+):
+    async def work():
+        async with federation(tmp_path, monkeypatch) as (server, notary, devices):
+            parts = await begun(server, devices, **notary.demands)
+            notary.away = True
+            for last in (False, False, False, False, True):
+                server.services.sums.drop(key_of(parts[0]))
+                await phase(parts, last=last)
+            assert await over(server, parts[0]) == "closed"
+            assert sums == [plain_sum(await code_for(server, parts[0].assigned), parts)]
+
+    run_async(work())
+
+
+def test_a_client_that_is_not_vouched_for_is_in_no_sum_and_nobody_is_told_of_one(tmp_path, monkeypatch, sums):
+    async def work():
+        async with federation(tmp_path, monkeypatch, listed=3) as (server, notary, devices):
+            why = await abandoned(server)
+            assert "the authority does not vouch for the roster" in why
+            assert "'notary': It refuses, with HANSA-AUTHORITY-STRANGER" in why
+            assert text(devices[3].key.public_key().public_bytes_raw()) not in why
+            for device in devices:
+                assert not (await device.check_in()).HasField("assignment")
+            assert sums == []
+            notary.vouched.add(text(devices[3].key.public_key().public_bytes_raw()))
+            server.clock.time += 3600.0
+            parts = await begun(server, devices, await attempt_of(devices[0]), **notary.demands)
+            assert await through(server, parts) == "closed"
+            assert sums == [plain_sum(await code_for(server, parts[0].assigned), parts)]
+
+    run_async(work())
+
+
+def test_an_authority_that_is_away_is_asked_again_and_the_round_is_given_up_in_time(tmp_path, monkeypatch):
+    async def work():
+        async with federation(tmp_path, monkeypatch, away=True) as (server, notary, devices):
+            for _ in range(500):
+                if notary.calls >= 3:
+                    break
+                await asyncio.sleep(0.02)
+            assert notary.calls >= 3
+            assert not (await devices[0].check_in()).HasField("assignment")
+            server.clock.time += 51.0
+            why = await abandoned(server)
+            assert "the authority does not vouch for the roster" in why
+            assert "'notary' cannot be reached" in why
+            notary.away = False
+            server.clock.time += 3600.0
+            assert await attempt_of(devices[0]) > 1
+
+    run_async(work())
+
+
+def test_a_higher_minimum_of_the_authority_holds(tmp_path, monkeypatch):
+    async def work():
+        async with federation(tmp_path, monkeypatch, minimum_cohort=5) as (server, _, _):
+            assert "HANSA-AUTHORITY-FEW" in await abandoned(server)
+
+    run_async(work())
+
+
+def test_an_answer_that_is_not_by_the_plans_key_is_given_up(tmp_path, monkeypatch):
+    async def work():
+        notary = Notary(tmp_path)
+        reached(monkeypatch, authority_calls.AuthorityCalls, notary)
+        async with deployed(tmp_path, authority_urls=(URL,), round_deadline=100.0) as server:
+            devices = await started(server, 4, notary.section)
+            notary.forged = bytes(64)
+            notary.begin(server, devices)
+            assert "not by the key that the plan names" in await abandoned(server)
+
+    run_async(work())
+
+
+def test_a_server_that_signs_the_roster_itself_is_refused_by_every_client(tmp_path, monkeypatch):
+    def forging(by):
+        async def vouched(_self, authority, task, identities):
+            return sign(by, "roster", *task.registered)
+
+        return vouched
+
+    async def work():
+        async with federation(tmp_path, monkeypatch, listed=3) as (server, notary, devices):
+            server_key = server.services.sums.decrypting.signer
+            monkeypatch.setattr(authority_calls.AuthorityCalls, "vouched", forging(server_key))
+            server.clock.time += 3600.0
+            attempt = await attempt_of(devices[0])
+            with pytest.raises(RefusedError, match="not signed by its registrar"):
+                await begun(server, devices, attempt, **notary.demands)
+            own = {**notary.demands, "authority_key": server.services.signer.published()[-1].public_key}
+            with pytest.raises(RefusedError, match="authority_key is the server's own key"):
+                await begun(server, devices, attempt, **own)
+
+    run_async(work())
+
+
+def test_a_signature_of_an_earlier_round_serves_no_other_task(tmp_path, monkeypatch):
+    async def work():
+        kept = []
+        vouched = authority_calls.AuthorityCalls.vouched
+
+        async def keeping(self, authority, task, identities):
+            if kept:
+                return kept[0]  # what the server kept, after a client was taken off the list
+            kept.append(await vouched(self, authority, task, identities))
+            return kept[0]
+
+        monkeypatch.setattr(authority_calls.AuthorityCalls, "vouched", keeping)
+        async with federation(tmp_path, monkeypatch) as (server, notary, devices):
+            parts = await begun(server, devices, **notary.demands)
+            assert await through(server, parts) == "closed"
+            notary.vouched.remove(text(devices[0].key.public_key().public_bytes_raw()))
+            for part in parts:
+                await part.device.check_in(reported=part.assigned.id)
+            await attempt_of(devices[1])
+            with pytest.raises(RefusedError, match="not signed by its registrar"):
+                await begun(server, devices, **notary.demands)
+
+    run_async(work())
+
+
+def test_with_decryptors_the_authority_is_asked_with_their_keys_and_all_of_them_believe_it(tmp_path, monkeypatch, sums):
+    async def work():
+        notary, decryptors = Notary(tmp_path), Decryptors(tmp_path)
+        reached(monkeypatch, authority_calls.AuthorityCalls, notary)
+        reached(monkeypatch, decryptor_calls.DecryptorCalls, decryptors)
+        monkeypatch.setattr("hansa.server.decrypting._AGAIN", 0.05)
+        section = decryptors.section()[:-1] + f", {notary.table}}}"
+        urls = {"decryptor_urls": with_decryptors.URLS, "authority_urls": (URL,)}
+        async with deployed(tmp_path, round_deadline=100.0, **urls) as server:
+            devices = await started(server, 5, section)
+            notary.begin(server, devices)
+            decryptors.begin(server, [], registrar="authority", authority_key=text(notary.public))
+            parts = await parts_of(server, decryptors, devices, **notary.demands)
+            await report(parts)
+            assert await over(server, parts[0]) == "closed"
+            assert sums == [plain_sum(await code_for(server, parts[0].assigned), parts)]
+
+    run_async(work())
+
+
+@pytest.mark.parametrize(
+    ("change", "path"),
+    [
+        (lambda section: section.replace(URL, "https://elsewhere.test"), "authority.url"),
+        (lambda section: section.replace('key="', 'key="x'), "authority.key"),
+        (lambda section: section.partition(", authority=")[0] + "}", "registrar"),
+    ],
+)
+def test_a_plan_names_an_authority_that_the_server_calls_by_a_key_that_is_one(tmp_path, change, path):
+    async def work():
+        async with deployed(tmp_path, authority_urls=(URL,)) as server:
+            with pytest.raises(PlanError) as caught:
+                await server.submit(change(Notary(tmp_path).section))
+            assert f"secure_aggregation.{path}" in {each.path for each in caught.value.problems}
+
+    run_async(work())

@@ -1,0 +1,194 @@
+"""Four hospitals, a server and an authority as processes over TLS: what they give, and what without it nobody gives.
+
+As in the tests of decryptors, clients round by the coins of the seed, so that the model is the simulation's.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from base64 import b64encode
+
+import pytest
+from tests.system.test_decryptors import SEEDED, hooks, simulated
+from tests.system.test_secure_bytes import SECURE
+
+from hansa.client.state import DECLINED
+from hansa.simulation.preparation import prepare
+from hansa.testing.authorities import hospitals_with_authority, start
+from hansa.testing.decryptors import LocalDecryptors, server_key
+from hansa.testing.hospitals import finished, model_of, small_plan, submit
+
+LYING = """
+import hansa.server.authority_calls as authority_calls
+from hansa.secagg.keys import sign
+
+async def vouched(self, authority, task, identities):
+    return sign(self.signer, "roster", *task.registered)
+
+authority_calls.AuthorityCalls.vouched = vouched
+"""
+
+
+def plan_of(authority, **more):
+    section = {"phase_deadline": 30.0, **SECURE, **authority.of_a_plan, **more.pop("section", {})}
+    return small_plan(**{
+        "name": "vouched", "rounds": 2, "secure_aggregation": section,
+        "evaluation": {"every": 1, "metrics": ["auc"], "baselines": []}, **more,
+    })  # fmt: skip
+
+
+def command(*words):
+    line = [sys.executable, "-P", "-c", "from hansa.cli.main import main; main()", *map(str, words)]
+    done = subprocess.run(line, timeout=60, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout.strip()
+
+
+def until(found, seconds=60.0):
+    ends = time.monotonic() + seconds
+    while not (what := found()):
+        assert time.monotonic() < ends, "it did not happen"
+        time.sleep(0.05)
+    return what
+
+
+def abandoned(calls, run):
+    return [each["detail"]["why"] for each in calls.get(f"/runs/{run}/events", limit=1000)["events"]
+            if each["kind"] == "round.abandoned"]  # fmt: skip
+
+
+def closed(calls, run):
+    return [each for each in calls.get(f"/runs/{run}/rounds", limit=1000)["rounds"] if each["state"] == "closed"]
+
+
+def test_a_full_graph_under_an_authority_learns_what_its_simulation_does_bit_for_bit(tmp_path):
+    with hospitals_with_authority(tmp_path) as (federation, authority):
+        local, plan = federation.local, plan_of(authority)
+        start(federation, authority, agents=hooks(tmp_path, SEEDED))
+        with federation.calls() as calls:
+            run = finished(calls, submit(calls, plan), seconds=60)
+            model = model_of(calls, prepare(plan), run)
+        log = local.log("authority")
+    assert model == simulated(plan, tmp_path / "run")
+    assert log.count("call answered") >= 2, "a roster for each sum"
+    assert not any(key in log or name in log for name, key in local.peers(federation.sites).items())
+
+
+def test_killed_and_started_again_the_authority_vouches_and_the_run_goes_on(tmp_path):
+    with hospitals_with_authority(tmp_path) as (federation, authority):
+        local, plan = federation.local, plan_of(authority, rounds=3)
+        start(federation, authority, agents=hooks(tmp_path, SEEDED))
+        local.kill("authority")
+        with federation.calls() as calls:
+            run = submit(calls, plan)
+            until(lambda: "HANSA-AUTHORITY-UNREACHABLE" in local.log("server"))
+            assert closed(calls, run) == []
+            authority.start(local)
+            until(lambda: closed(calls, run))
+            local.kill("authority")
+            authority.start(local)
+            found = finished(calls, run, seconds=60)
+            model = model_of(calls, prepare(plan), found)
+    assert model == simulated(plan, tmp_path / "run")
+
+
+def test_a_hospital_that_is_not_vouched_for_is_in_no_sum_until_it_is(tmp_path):
+    with hospitals_with_authority(tmp_path) as (federation, authority):
+        local, plan = federation.local, plan_of(authority)
+        *known, unknown = federation.sites
+        status, key = command("client", "key", "--state", local.state(unknown))
+        assert status == 0
+        start(federation, authority, known)
+        with federation.calls() as calls:
+            run = submit(calls, plan)
+            why = until(lambda: abandoned(calls, run))[0]
+            assert "the authority does not vouch for the roster" in why
+            assert "HANSA-AUTHORITY-STRANGER" in why
+            assert closed(calls, run) == []
+            own = ("--folder", authority.own.place)
+            assert command("authority", "vouch", key, *own, "--comment", unknown)[0] == 0
+            finished(calls, run, seconds=60)
+            log = local.log("authority")
+            assert "HANSA-AUTHORITY-STRANGER" in log
+            assert key not in log
+            assert unknown not in log
+            assert command("authority", "withdraw", key, *own)[0] == 0
+            second = submit(calls, plan_of(authority, name="after it was taken off"))
+            until(lambda: abandoned(calls, second))
+            assert closed(calls, second) == []
+
+
+def test_a_server_that_signs_the_roster_itself_gets_nothing_of_anybody(tmp_path):
+    with hospitals_with_authority(tmp_path) as (federation, authority):
+        local = federation.local
+        start(federation, authority, known=[], server=hooks(tmp_path, LYING))
+        with federation.calls() as calls:
+            run = submit(calls, plan_of(authority))
+            for name in federation.sites:
+                path = local.state(name) / DECLINED
+                until(path.exists)
+                assert json.loads(path.read_text().splitlines()[0])["code"] == "HANSA-SECAGG-REFUSED"
+            until(lambda: abandoned(calls, run))
+            assert closed(calls, run) == []
+        assert "call answered" not in local.log("authority")
+
+
+@pytest.mark.slow
+def test_killed_around_what_the_authority_answers_a_server_goes_on_and_the_model_is_the_simulations(tmp_path):
+    with hospitals_with_authority(tmp_path) as (federation, authority):
+        local, plan = federation.local, plan_of(authority, rounds=3)
+        start(federation, authority, agents=hooks(tmp_path, SEEDED))
+        with federation.calls() as calls:
+            run = submit(calls, plan)
+        local.kill("server")
+        left = ["coordinator.round.opened", "sums.record-made", "sums.record-written", "sums.record-made:2", None]
+        ends = time.monotonic() + 200
+        while left:
+            assert time.monotonic() < ends, (left, local.log("server")[-3000:])
+            if not local.is_running("server"):
+                point = left.pop(0)
+                local.launch_server("server", {} if point is None else {"HANSA_KILL_AT": point})
+                local.kill("authority")
+                authority.start(local)
+            time.sleep(0.02)
+        local.wait_until_ready()
+        with federation.calls() as calls:
+            found = finished(calls, run, seconds=120)
+            model = model_of(calls, prepare(plan), found)
+    assert model == simulated(plan, tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_decryptors_that_demand_the_authority_help_and_the_model_is_the_simulations(tmp_path):
+    operators = ("north", "south")
+    decryptors = LocalDecryptors(tmp_path / "decryptors", operators)
+    with hospitals_with_authority(tmp_path, **decryptors.of_the_server) as (federation, authority):
+        federation.trusted = decryptors.keys
+        decryptors.settings = {"registrar": "authority", "authority_key": authority.key}
+        section = {"protocol": "oneshot-seeds", "decryptors": decryptors.of_a_plan}
+        local, plan = federation.local, plan_of(authority, section=section)
+        start(federation, authority, agents=hooks(tmp_path, SEEDED))
+        decryptors.write(server_key(local), [])
+        for each in operators:
+            decryptors.start(local, each)
+        with federation.calls() as calls:
+            run = finished(calls, submit(calls, plan), seconds=60)
+            model = model_of(calls, prepare(plan), run)
+    assert model == simulated(plan, tmp_path / "run")
+
+
+def test_the_key_that_the_command_prints_is_the_one_that_signs(tmp_path):
+    status, printed = command("authority", "key", "--folder", tmp_path / "own")
+    assert status == 0
+    status, again = command("authority", "key", "--folder", tmp_path / "own", "--json")
+    assert json.loads(again)["public_key"] == printed
+    assert command("authority", "vouch", "nothing", "--folder", tmp_path / "own")[0] == 2
+    key = b64encode(bytes(range(32))).decode()
+    told = [command("authority", verb, key, "--folder", tmp_path / "own", "--json")[1]
+            for verb in ("vouch", "vouch", "withdraw", "withdraw")]  # fmt: skip
+    assert [json.loads(each) for each in told] == [
+        {"changed": True, "keys": 1}, {"changed": False, "keys": 1},
+        {"changed": True, "keys": 0}, {"changed": False, "keys": 0},
+    ]  # fmt: skip
