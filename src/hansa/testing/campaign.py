@@ -1,7 +1,8 @@
 """A campaign of chaos: a federation whose processes are killed at named instants, one after another, and the audit.
 
-Four hospitals' agents and a server, or several on PostgreSQL: whoever comes to its kill point of
-:mod:`hansa.core.killpoints` is killed and started again, on a bad network if wanted, until every point had its turn.
+Four hospitals' agents and a server, or several on PostgreSQL, and decryptors where a plan names some: whoever comes to
+its kill point of :mod:`hansa.core.killpoints` is killed and started again, on a bad network if wanted, until every
+point had its turn.
 """
 
 from __future__ import annotations
@@ -24,11 +25,13 @@ from hansa.algorithms.schedule import Sync
 from hansa.cli.operator_client import Operator
 from hansa.core.errors import HansaError
 from hansa.core.privacy import Privacy
+from hansa.core.secure_aggregation import Decryptor, SecureAggregation
 from hansa.core.settings import UPLOAD_PART
 from hansa.simulation.preparation import prepare
 from hansa.simulation.run import run as simulate
 from hansa.testing.audit import Books, client_problems, problems, read_books, recomputed
-from hansa.testing.hospitals import POPULATION, Hospitals, as_simulated, hospitals, small_plan, submit
+from hansa.testing.decryptors import LocalDecryptors, hospitals_with_decryptors, server_key
+from hansa.testing.hospitals import POPULATION, Hospitals, as_simulated, small_plan, submit
 from hansa.testing.ledger_audit import ledger_problems, read_accounts
 from hansa.testing.network import Network
 from hansa.testing.victims import ENROLMENT, Tally, Victim
@@ -77,6 +80,18 @@ SECURE: Final = small_plan(
     **{**WITH_STATE, "transforms": [{"kind": "weigh-by-size"}]},
 )
 """Full participation under secure sums; what is rounded is rounded by each client's own coins, so models differ."""
+ONESHOT: Final = replace(
+    SECURE,
+    name="decryptors remove the masks",
+    secure_aggregation=SecureAggregation(
+        protocol="oneshot-seeds",
+        maximum_cohort=4,
+        max_weight=300.0,
+        phase_deadline=30.0,
+        decryptors=tuple(Decryptor(name=each, url="https://localhost", operator=each) for each in ("north", "south")),
+    ),
+)
+"""As above, by one upload of each client and the decryptors of two operators: the campaign's own, when it runs."""
 _NOISE: Final[dict[str, Any]] = {"clip_norm": 1.0, "delta": 1e-5, "noise_multiplier": 2.0}
 PRIVATE: Final = small_plan(
     name="each round is charged",
@@ -106,11 +121,12 @@ _RUN: Final = 150.0
 
 @dataclass(frozen=True)
 class Campaign:
-    """What is tortured, and how: points for each of the replicas and agents, one list after another."""
+    """What is tortured, and how: points that are shared out among the replicas, the agents and the decryptors."""
 
     server: Sequence[str]
     clients: Sequence[str]
     plans: Sequence[Plan] = (FULL,)
+    decryptors: Sequence[str] = ()
     database: str = ""
     replicas: int = 1
     seed: int = 0
@@ -125,6 +141,11 @@ class Campaign:
     def replica_names(self) -> list[str]:
         """Return the replicas' names."""
         return ["server", *(f"server-{number}" for number in range(2, self.replicas + 1))]
+
+    def operators(self) -> tuple[str, ...]:
+        """Return who runs decryptors."""
+        sections = [plan.secure_aggregation for plan in self.plans if plan.secure_aggregation is not None]
+        return tuple(sorted({each.operator for section in sections for each in section.decryptors}))
 
 
 @dataclass(frozen=True)
@@ -144,8 +165,12 @@ def torture(campaign: Campaign, folder: Path) -> Result:
     settings: dict[str, Any] = {"max_attempts": 1000, "lease_seconds": 2}
     if campaign.database:
         settings["database"] = campaign.database
-    with hospitals(folder, **settings) as federation, Network(federation.local.port, campaign.seed) as network:
-        submitted = _suffer(campaign, federation, network, tally)
+    with (
+        hospitals_with_decryptors(folder, campaign.operators(), **settings) as (federation, decryptors),
+        Network(federation.local.port, campaign.seed) as network,
+    ):
+        campaign = replace(campaign, plans=[_with_keys(plan, decryptors) for plan in campaign.plans])
+        submitted = _suffer(campaign, federation, decryptors, network, tally)
         states = [federation.local.state(name) for name in federation.sites]
     url = campaign.database or f"sqlite+aiosqlite:///{folder / 'server' / 'hansa.sqlite'}"
     books = asyncio.run(read_books(url))
@@ -157,13 +182,47 @@ def torture(campaign: Campaign, folder: Path) -> Result:
     return Result(tally, len(submitted), abandoned, tuple(found), time.monotonic() - began)
 
 
-def _suffer(campaign: Campaign, federation: Hospitals, network: Network, tally: Tally) -> dict[str, Plan]:
+def _with_keys(plan: Plan, decryptors: LocalDecryptors) -> Plan:
+    """Return a plan with decryptors as they really are, where it names some."""
+    section = plan.secure_aggregation
+    if section is None or not section.decryptors:
+        return plan
+    real = tuple(Decryptor(**each) for each in decryptors.of_a_plan)
+    return replace(plan, secure_aggregation=replace(section, decryptors=real))
+
+
+def _suffer(
+    campaign: Campaign, federation: Hospitals, decryptors: LocalDecryptors, network: Network, tally: Tally
+) -> dict[str, Plan]:
     """Start everything, kill what is to be killed while runs go on; return the runs, all at their end."""
     local, names = federation.local, campaign.replica_names()
     for name in names:
         local.start_server(name)
     federation.invite()
+    if decryptors.operators:
+        decryptors.write(server_key(local), local.peers(federation.sites).values())
     _give_budget(campaign.plans, federation)
+    for name in names:  # the first start was to make the certificates; from now on the threads start and kill
+        local.kill(name)
+    threads = [
+        threading.Thread(target=victim.run, args=(of,), daemon=True)
+        for victim, of in _victims(campaign, federation, decryptors, network, tally)
+    ]
+    stop = threading.Event()
+    if campaign.bad_network:
+        own = random.Random(campaign.seed)  # noqa: S311 - repeats with the seed, protects nobody
+        weather = threading.Thread(target=network.weather, args=(stop, own), daemon=True)
+        weather.start()
+    for thread in threads:
+        thread.start()
+    return _work(campaign, federation, threads, stop)
+
+
+def _victims(
+    campaign: Campaign, federation: Hospitals, decryptors: LocalDecryptors, network: Network, tally: Tally
+) -> Iterator[tuple[Victim, list[str]]]:
+    """Yield who is to be killed, and at which points."""
+    local, names, sites = federation.local, campaign.replica_names(), federation.sites
     coins = random.Random(campaign.seed)  # noqa: S311 - repeats with the seed, protects nobody
     url, part = local.url_at(network.port), {UPLOAD_PART.name: "6000"}
 
@@ -171,29 +230,18 @@ def _suffer(campaign: Campaign, federation: Hospitals, network: Network, tally: 
         living = [other for other in names if other != name and local.is_running(other)]
         network.lead_to(local.ports[coins.choice(living or [name])])
 
-    for name in names:  # the first start was to make the certificates; from now on the threads start and kill
-        local.kill(name)
-
     def agent(name: str, more: dict[str, str]) -> None:
         federation.start_agent(name, url, {**part, **more})
 
-    tortured = (local, tally, coins, campaign.passes)
-    threads, ends = [], time.monotonic() + campaign.seconds
-    for place, of in zip(names, _shared(campaign.server, len(names)), strict=True):
-        victim = Victim(place, partial(local.launch_server, place), *tortured, died=died, ends=ends)
-        threads.append(threading.Thread(target=victim.run, args=(of,), daemon=True))
-    for place, of in zip(federation.sites, _shared(campaign.clients, len(federation.sites)), strict=True):
-        away, start = campaign.outage, partial(agent, place)
-        victim = Victim(place, start, *tortured, outage=away, restless=away > 0, ends=ends)
-        threads.append(threading.Thread(target=victim.run, args=(of,), daemon=True))
-    stop = threading.Event()
-    if campaign.bad_network:
-        own = random.Random(campaign.seed)  # noqa: S311 - as above
-        weather = threading.Thread(target=network.weather, args=(stop, own), daemon=True)
-        weather.start()
-    for thread in threads:
-        thread.start()
-    return _work(campaign, federation, threads, stop)
+    victim = partial(
+        Victim, local=local, tally=tally, coins=coins, passes=campaign.passes, ends=time.monotonic() + campaign.seconds
+    )
+    for name, of in zip(names, _shared(campaign.server, len(names)), strict=True):
+        yield victim(name, partial(local.launch_server, name), died=died), of
+    for name, of in zip(decryptors.operators, _shared(campaign.decryptors, len(decryptors.operators)), strict=True):
+        yield victim(name, partial(decryptors.launch, local, name)), of
+    for name, of in zip(sites, _shared(campaign.clients, len(sites)), strict=True):
+        yield victim(name, partial(agent, name), outage=campaign.outage, restless=campaign.outage > 0), of
 
 
 def _work(
