@@ -215,7 +215,12 @@ def _suffer(
         weather.start()
     for thread in threads:
         thread.start()
-    return _work(campaign, federation, threads, stop)
+    try:
+        return _work(campaign, federation, threads, stop)
+    finally:
+        tally.over.set()
+        for thread in threads:
+            thread.join()
 
 
 def _victims(

@@ -40,6 +40,8 @@ class Tally:
     surprises: list[str] = field(default_factory=list)
     suffering: Counter[str] = field(default_factory=Counter)
     """Who is still to be killed somewhere."""
+    over: threading.Event = field(default_factory=threading.Event)
+    """Set where everything is to stop: then nobody is started again."""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def note(self, point: str, *, hit: bool) -> None:
@@ -75,15 +77,21 @@ class Victim:
         """Suffer, then live on unharmed. A point that was waited for in vain is tried again at the end: at any pass."""
         left = deque((point, _TRIES) for point in wanted)
         self.tally.suffering[self.name] = len(left)
-        while left and time.monotonic() < self.ends:
+        while left and self.suffers:
             point, tries = left.popleft()
             passes = 1 if tries < _TRIES or point in _RARE else self.passes * _OFTEN.get(point, 1)
             if not self.once(point, passes) and tries > 1:
                 left.append((point, tries - 1))
         del self.tally.suffering[self.name]
-        while self.restless and self.tally.suffering and time.monotonic() < self.ends:
+        while self.restless and self.tally.suffering and self.suffers:
             self.once(ANYWHERE, within=_LIFE)
-        self.start({})
+        if not self.tally.over.is_set():
+            self.start({})
+
+    @property
+    def suffers(self) -> bool:
+        """Say whether it is still to be killed."""
+        return time.monotonic() < self.ends and not self.tally.over.is_set()
 
     def once(self, point: str, most: int = 1, *, within: tuple[float, float] = (0.5, 4.0)) -> bool:
         """Be started, and killed at a point: at the one of its first passes that coins say. False if it never came.
@@ -94,7 +102,7 @@ class Victim:
         until = time.monotonic() + (self.coins.uniform(*within) if point == ANYWHERE else _PATIENCE)
         self.start({} if point == ANYWHERE else {KILL_AT.name: f"{point}:{passes}"})
         process = self.local.processes[self.name]
-        while (ended := process.poll()) is None and time.monotonic() < until:
+        while (ended := process.poll()) is None and time.monotonic() < until and not self.tally.over.is_set():
             time.sleep(0.01)
         if ended is None:
             self.local.kill(self.name)
@@ -104,5 +112,5 @@ class Victim:
         self.died(self.name)
         hit = ended == (None if point == ANYWHERE else -signal.SIGKILL)
         self.tally.note(point, hit=hit)
-        time.sleep(self.coins.uniform(0.6, 1.0) * self.outage)
+        self.tally.over.wait(self.coins.uniform(0.6, 1.0) * self.outage)
         return hit
