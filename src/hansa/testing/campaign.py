@@ -54,12 +54,14 @@ WITH_STATE: Final = {
 """What makes the small plan keep rows on its clients and slots on its server."""
 FULL: Final = small_plan(name="all take part", rounds=3, **WITH_STATE)
 """Full participation: whatever is killed, the model is the same."""
+_DEADLINE: Final = 4.0
+"""Seconds, where outages are longer: whoever is there must answer in time, on a busy machine too."""
 SHORT: Final = small_plan(
     name="some are late",
     rounds=3,
     cohort={"kind": "uniform", "size": 2},
     devices={"preset": "hospitals"},  # for a simulation; nothing of it is deployed
-    schedule={"kind": "sync", "over_selection": 0.5, "report_goal": 2, "round_deadline": 2.5},
+    schedule={"kind": "sync", "over_selection": 0.5, "report_goal": 2, "round_deadline": _DEADLINE},
     evaluation={"every": 3, "metrics": ["auc"], "baselines": []},
 )
 """Over-selection, a goal and a deadline shorter than outages: who is late is made up for."""
@@ -68,7 +70,7 @@ AWAY: Final = small_plan(
     rounds=3,
     cohort={"kind": "uniform", "size": 2},
     devices={"preset": "hospitals"},  # as above
-    schedule={"kind": "sync", "report_goal": 2, "round_deadline": 2.5},
+    schedule={"kind": "sync", "report_goal": 2, "round_deadline": _DEADLINE},
     features={"label": "disease", "scaling": "none"},
     evaluation={"federated": False},
 )
@@ -98,7 +100,7 @@ PRIVATE: Final = small_plan(
     rounds=3,
     cohort={"kind": "uniform", "size": 2},
     devices={"preset": "hospitals"},  # as above
-    schedule={"kind": "sync", "report_goal": 2, "round_deadline": 2.5},
+    schedule={"kind": "sync", "report_goal": 2, "round_deadline": _DEADLINE},
     features={"label": "disease", "scaling": "declared"},
     evaluation={"federated": False},
     transforms=[],
@@ -110,7 +112,7 @@ CORRELATED: Final = replace(
     PRIVATE,
     name="the run is charged as a whole",
     cohort=MinSeparation(size=1, rounds=2),
-    schedule=Sync(report_goal=1, round_deadline=2.5),
+    schedule=Sync(report_goal=1, round_deadline=_DEADLINE),
     aggregator=FixedMean(divisor=1.0),
     privacy=Privacy(**_NOISE, mechanism="banded-matrix"),
 )

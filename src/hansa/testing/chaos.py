@@ -36,7 +36,7 @@ PLANS: Final = {
     "oneshot": (ONESHOT,),
     "private": (PRIVATE, CORRELATED),
 }
-OUTAGES: Final = {"full": 0.0, "short": 4.0, "secure": 0.0, "oneshot": 0.0, "private": 5.0}
+OUTAGES: Final = {"full": 0.0, "short": 5.0, "secure": 0.0, "oneshot": 0.0, "private": 5.0}
 ABANDONED: Final = "coordinator.round.abandoned"
 OF_SUMS: Final = ("sums.record-made", "sums.record-written", "client.sum-answered", "client.sum-recorded")
 OF_DECRYPTORS: Final = tuple(point for point in KILL_POINTS if point.startswith("decryptor."))

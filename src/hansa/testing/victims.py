@@ -23,7 +23,7 @@ _OFTEN: Final = {"coordinator.leased": 8, "storage.blob-written": 3, "storage.bl
 """Points that are passed so many times more often than others."""
 _RARE: Final = (*ENROLMENT, "coordinator.run.ended")
 """Points of which the first pass kills: there may be no second, or only in another run."""
-_LIFE: Final = (4.0, 20.0)
+_LIFE: Final = (8.0, 30.0)
 """Seconds that a restless agent lives. Were it less, round after round would fail, and each rests longer than the last:
 in the end longer than anybody waits."""
 _TRIES: Final = 3
