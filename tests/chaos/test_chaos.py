@@ -13,9 +13,11 @@ import pytest
 
 from hansa.algorithms.samplers import Uniform
 from hansa.algorithms.schedule import Sync
-from hansa.testing.campaign import AWAY, CORRELATED, PRIVATE, SECURE, Campaign, torture
-from hansa.testing.chaos import ABANDONED, OF_SUMS, Series, next_campaign, points_of
+from hansa.core.killpoints import KILL_POINTS
+from hansa.testing.campaign import AWAY, CORRELATED, ONESHOT, PRIVATE, SECURE, Campaign, torture
+from hansa.testing.chaos import ABANDONED, OF_DECRYPTORS, OF_SUMS, PLANS, Series, next_campaign, points_of
 from hansa.testing.postgres import own_postgres
+from hansa.testing.victims import ANYWHERE
 
 SERVER = [point for point in points_of("full") if not point.startswith("client.")]
 CLIENTS = [point for point in points_of("full") if point.startswith("client.")]
@@ -24,6 +26,19 @@ CLIENTS = [point for point in points_of("full") if point.startswith("client.")]
 def holds(result, points):
     assert result.problems == ()
     assert Counter(points) <= result.tally.kills
+
+
+def test_every_kill_point_is_passed_under_some_plan():
+    assert {point for plan in PLANS for point in points_of(plan)} == set(KILL_POINTS)
+
+
+def test_a_campaign_shares_out_every_point_that_was_not_hit_often_enough():
+    series = Series(points_of("oneshot"), 2)
+    series.kills.update({"server.enrolled": 2, "decryptor.summed": 1})
+    campaign = next_campaign(series, "oneshot", 0)
+    assert set(campaign.decryptors) == set(OF_DECRYPTORS)
+    wanted = {*campaign.server, *campaign.clients, *campaign.decryptors}
+    assert wanted == {*points_of("oneshot"), ANYWHERE} - {"server.enrolled"}
 
 
 @pytest.mark.parametrize("half", [0, pytest.param(1, marks=pytest.mark.slow)])
@@ -54,6 +69,12 @@ def test_killed_in_the_middle_of_secure_sums_a_federation_goes_on(tmp_path):
     server, clients = ([each for each in OF_SUMS if each.startswith(kind)] for kind in ("sums", "client"))
     campaign = Campaign(server, clients, (SECURE,), passes=3, bad_network=False, seed=1)
     holds(torture(campaign, tmp_path / "federation"), [*server, *clients])
+
+
+@pytest.mark.slow
+def test_killed_in_the_middle_of_a_sum_of_masks_a_decryptor_goes_on(tmp_path):
+    campaign = Campaign([], [], (ONESHOT,), OF_DECRYPTORS, passes=1, bad_network=False)
+    holds(torture(campaign, tmp_path / "federation"), OF_DECRYPTORS)
 
 
 def test_whoever_is_killed_every_model_is_charged_exactly_once(tmp_path):

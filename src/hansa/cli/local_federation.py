@@ -68,6 +68,12 @@ class LocalFederation:
         """Return the file of the owner's token."""
         return self.folder / "server" / "owner-token"
 
+    @property
+    def of_servers(self) -> dict[str, str]:
+        """Return the environment of every replica, and of commands beside them."""
+        own = {f"HANSA_SERVER_{key.upper()}": str(value) for key, value in self.settings.items()}
+        return {**own, "HANSA_SERVER_FOLDER": str(self.folder / "server")}
+
     def start_server(self, name: str = "server", environment: Mapping[str, str] | None = None) -> None:
         """Start a replica, and wait until it answers. Raises RunError with the end of what it said if it does not."""
         self.launch_server(name, environment)
@@ -76,9 +82,7 @@ class LocalFederation:
     def launch_server(self, name: str = "server", environment: Mapping[str, str] | None = None) -> None:
         """Start a replica of the server, on the port that it had before, and wait for nothing."""
         port = self.ports.setdefault(name, free_port() if self.ports else self.port)
-        own = {f"HANSA_SERVER_{key.upper()}": str(value) for key, value in self.settings.items()}
-        own |= {"HANSA_SERVER_FOLDER": str(self.folder / "server"), "HANSA_SERVER_PORT": str(port)}
-        self.start(name, ["server"], {**own, **(environment or {})})
+        self.start(name, ["server"], {**self.of_servers, "HANSA_SERVER_PORT": str(port), **(environment or {})})
 
     def start_agent(
         self,

@@ -1,7 +1,8 @@
 """A campaign of chaos: a federation whose processes are killed at named instants, one after another, and the audit.
 
-Four hospitals' agents and a server, or several on PostgreSQL: whoever comes to its kill point of
-:mod:`hansa.core.killpoints` is killed and started again, on a bad network if wanted, until every point had its turn.
+Four hospitals' agents and a server, or several on PostgreSQL, and decryptors where a plan names some: whoever comes to
+its kill point of :mod:`hansa.core.killpoints` is killed and started again, on a bad network if wanted, until every
+point had its turn.
 """
 
 from __future__ import annotations
@@ -24,11 +25,13 @@ from hansa.algorithms.schedule import Sync
 from hansa.cli.operator_client import Operator
 from hansa.core.errors import HansaError
 from hansa.core.privacy import Privacy
+from hansa.core.secure_aggregation import Decryptor, SecureAggregation
 from hansa.core.settings import UPLOAD_PART
 from hansa.simulation.preparation import prepare
 from hansa.simulation.run import run as simulate
 from hansa.testing.audit import Books, client_problems, problems, read_books, recomputed
-from hansa.testing.hospitals import POPULATION, Hospitals, as_simulated, hospitals, small_plan, submit
+from hansa.testing.decryptors import LocalDecryptors, hospitals_with_decryptors, server_key
+from hansa.testing.hospitals import POPULATION, Hospitals, as_simulated, small_plan, submit
 from hansa.testing.ledger_audit import ledger_problems, read_accounts
 from hansa.testing.network import Network
 from hansa.testing.victims import ENROLMENT, Tally, Victim
@@ -51,12 +54,14 @@ WITH_STATE: Final = {
 """What makes the small plan keep rows on its clients and slots on its server."""
 FULL: Final = small_plan(name="all take part", rounds=3, **WITH_STATE)
 """Full participation: whatever is killed, the model is the same."""
+_DEADLINE: Final = 4.0
+"""Seconds, where outages are longer: whoever is there must answer in time, on a busy machine too."""
 SHORT: Final = small_plan(
     name="some are late",
     rounds=3,
     cohort={"kind": "uniform", "size": 2},
     devices={"preset": "hospitals"},  # for a simulation; nothing of it is deployed
-    schedule={"kind": "sync", "over_selection": 0.5, "report_goal": 2, "round_deadline": 2.5},
+    schedule={"kind": "sync", "over_selection": 0.5, "report_goal": 2, "round_deadline": _DEADLINE},
     evaluation={"every": 3, "metrics": ["auc"], "baselines": []},
 )
 """Over-selection, a goal and a deadline shorter than outages: who is late is made up for."""
@@ -65,7 +70,7 @@ AWAY: Final = small_plan(
     rounds=3,
     cohort={"kind": "uniform", "size": 2},
     devices={"preset": "hospitals"},  # as above
-    schedule={"kind": "sync", "report_goal": 2, "round_deadline": 2.5},
+    schedule={"kind": "sync", "report_goal": 2, "round_deadline": _DEADLINE},
     features={"label": "disease", "scaling": "none"},
     evaluation={"federated": False},
 )
@@ -77,13 +82,25 @@ SECURE: Final = small_plan(
     **{**WITH_STATE, "transforms": [{"kind": "weigh-by-size"}]},
 )
 """Full participation under secure sums; what is rounded is rounded by each client's own coins, so models differ."""
+ONESHOT: Final = replace(
+    SECURE,
+    name="decryptors remove the masks",
+    secure_aggregation=SecureAggregation(
+        protocol="oneshot-seeds",
+        maximum_cohort=4,
+        max_weight=300.0,
+        phase_deadline=30.0,
+        decryptors=tuple(Decryptor(name=each, url="https://localhost", operator=each) for each in ("north", "south")),
+    ),
+)
+"""As above, by one upload of each client and the decryptors of two operators: the campaign's own, when it runs."""
 _NOISE: Final[dict[str, Any]] = {"clip_norm": 1.0, "delta": 1e-5, "noise_multiplier": 2.0}
 PRIVATE: Final = small_plan(
     name="each round is charged",
     rounds=3,
     cohort={"kind": "uniform", "size": 2},
     devices={"preset": "hospitals"},  # as above
-    schedule={"kind": "sync", "report_goal": 2, "round_deadline": 2.5},
+    schedule={"kind": "sync", "report_goal": 2, "round_deadline": _DEADLINE},
     features={"label": "disease", "scaling": "declared"},
     evaluation={"federated": False},
     transforms=[],
@@ -95,7 +112,7 @@ CORRELATED: Final = replace(
     PRIVATE,
     name="the run is charged as a whole",
     cohort=MinSeparation(size=1, rounds=2),
-    schedule=Sync(report_goal=1, round_deadline=2.5),
+    schedule=Sync(report_goal=1, round_deadline=_DEADLINE),
     aggregator=FixedMean(divisor=1.0),
     privacy=Privacy(**_NOISE, mechanism="banded-matrix"),
 )
@@ -106,11 +123,12 @@ _RUN: Final = 150.0
 
 @dataclass(frozen=True)
 class Campaign:
-    """What is tortured, and how: points for each of the replicas and agents, one list after another."""
+    """What is tortured, and how: points that are shared out among the replicas, the agents and the decryptors."""
 
     server: Sequence[str]
     clients: Sequence[str]
     plans: Sequence[Plan] = (FULL,)
+    decryptors: Sequence[str] = ()
     database: str = ""
     replicas: int = 1
     seed: int = 0
@@ -125,6 +143,11 @@ class Campaign:
     def replica_names(self) -> list[str]:
         """Return the replicas' names."""
         return ["server", *(f"server-{number}" for number in range(2, self.replicas + 1))]
+
+    def operators(self) -> tuple[str, ...]:
+        """Return who runs decryptors."""
+        sections = [plan.secure_aggregation for plan in self.plans if plan.secure_aggregation is not None]
+        return tuple(sorted({each.operator for section in sections for each in section.decryptors}))
 
 
 @dataclass(frozen=True)
@@ -144,8 +167,12 @@ def torture(campaign: Campaign, folder: Path) -> Result:
     settings: dict[str, Any] = {"max_attempts": 1000, "lease_seconds": 2, "fold_every": 1}
     if campaign.database:
         settings["database"] = campaign.database
-    with hospitals(folder, **settings) as federation, Network(federation.local.port, campaign.seed) as network:
-        submitted = _suffer(campaign, federation, network, tally)
+    with (
+        hospitals_with_decryptors(folder, campaign.operators(), **settings) as (federation, decryptors),
+        Network(federation.local.port, campaign.seed) as network,
+    ):
+        campaign = replace(campaign, plans=[_with_keys(plan, decryptors) for plan in campaign.plans])
+        submitted = _suffer(campaign, federation, decryptors, network, tally)
         states = [federation.local.state(name) for name in federation.sites]
     url = campaign.database or f"sqlite+aiosqlite:///{folder / 'server' / 'hansa.sqlite'}"
     books = asyncio.run(read_books(url))
@@ -157,13 +184,52 @@ def torture(campaign: Campaign, folder: Path) -> Result:
     return Result(tally, len(submitted), abandoned, tuple(found), time.monotonic() - began)
 
 
-def _suffer(campaign: Campaign, federation: Hospitals, network: Network, tally: Tally) -> dict[str, Plan]:
+def _with_keys(plan: Plan, decryptors: LocalDecryptors) -> Plan:
+    """Return a plan with decryptors as they really are, where it names some."""
+    section = plan.secure_aggregation
+    if section is None or not section.decryptors:
+        return plan
+    real = tuple(Decryptor(**each) for each in decryptors.of_a_plan)
+    return replace(plan, secure_aggregation=replace(section, decryptors=real))
+
+
+def _suffer(
+    campaign: Campaign, federation: Hospitals, decryptors: LocalDecryptors, network: Network, tally: Tally
+) -> dict[str, Plan]:
     """Start everything, kill what is to be killed while runs go on; return the runs, all at their end."""
     local, names = federation.local, campaign.replica_names()
     for name in names:
         local.start_server(name)
     federation.invite()
+    if decryptors.operators:
+        decryptors.write(server_key(local), local.peers(federation.sites).values())
     _give_budget(campaign.plans, federation)
+    for name in names:  # the first start was to make the certificates; from now on the threads start and kill
+        local.kill(name)
+    threads = [
+        threading.Thread(target=victim.run, args=(of,), daemon=True)
+        for victim, of in _victims(campaign, federation, decryptors, network, tally)
+    ]
+    stop = threading.Event()
+    if campaign.bad_network:
+        own = random.Random(campaign.seed)  # noqa: S311 - repeats with the seed, protects nobody
+        weather = threading.Thread(target=network.weather, args=(stop, own), daemon=True)
+        weather.start()
+    for thread in threads:
+        thread.start()
+    try:
+        return _work(campaign, federation, threads, stop)
+    finally:
+        tally.over.set()
+        for thread in threads:
+            thread.join()
+
+
+def _victims(
+    campaign: Campaign, federation: Hospitals, decryptors: LocalDecryptors, network: Network, tally: Tally
+) -> Iterator[tuple[Victim, list[str]]]:
+    """Yield who is to be killed, and at which points."""
+    local, names, sites = federation.local, campaign.replica_names(), federation.sites
     coins = random.Random(campaign.seed)  # noqa: S311 - repeats with the seed, protects nobody
     url, part = local.url_at(network.port), {UPLOAD_PART.name: "6000"}
 
@@ -171,29 +237,18 @@ def _suffer(campaign: Campaign, federation: Hospitals, network: Network, tally: 
         living = [other for other in names if other != name and local.is_running(other)]
         network.lead_to(local.ports[coins.choice(living or [name])])
 
-    for name in names:  # the first start was to make the certificates; from now on the threads start and kill
-        local.kill(name)
-
     def agent(name: str, more: dict[str, str]) -> None:
         federation.start_agent(name, url, {**part, **more})
 
-    tortured = (local, tally, coins, campaign.passes)
-    threads, ends = [], time.monotonic() + campaign.seconds
-    for place, of in zip(names, _shared(campaign.server, len(names)), strict=True):
-        victim = Victim(place, partial(local.launch_server, place), *tortured, died=died, ends=ends)
-        threads.append(threading.Thread(target=victim.run, args=(of,), daemon=True))
-    for place, of in zip(federation.sites, _shared(campaign.clients, len(federation.sites)), strict=True):
-        away, start = campaign.outage, partial(agent, place)
-        victim = Victim(place, start, *tortured, outage=away, restless=away > 0, ends=ends)
-        threads.append(threading.Thread(target=victim.run, args=(of,), daemon=True))
-    stop = threading.Event()
-    if campaign.bad_network:
-        own = random.Random(campaign.seed)  # noqa: S311 - as above
-        weather = threading.Thread(target=network.weather, args=(stop, own), daemon=True)
-        weather.start()
-    for thread in threads:
-        thread.start()
-    return _work(campaign, federation, threads, stop)
+    victim = partial(
+        Victim, local=local, tally=tally, coins=coins, passes=campaign.passes, ends=time.monotonic() + campaign.seconds
+    )
+    for name, of in zip(names, _shared(campaign.server, len(names)), strict=True):
+        yield victim(name, partial(local.launch_server, name), died=died), of
+    for name, of in zip(decryptors.operators, _shared(campaign.decryptors, len(decryptors.operators)), strict=True):
+        yield victim(name, partial(decryptors.launch, local, name)), of
+    for name, of in zip(sites, _shared(campaign.clients, len(sites)), strict=True):
+        yield victim(name, partial(agent, name), outage=campaign.outage, restless=campaign.outage > 0), of
 
 
 def _work(

@@ -25,29 +25,36 @@ from pathlib import Path
 from typing import Any, Final
 
 from hansa.core.killpoints import KILL_POINTS
-from hansa.testing.campaign import AWAY, CORRELATED, FULL, PRIVATE, SECURE, SHORT, Campaign, Result, torture
+from hansa.testing.campaign import AWAY, CORRELATED, FULL, ONESHOT, PRIVATE, SECURE, SHORT, Campaign, Result, torture
 from hansa.testing.postgres import own_postgres
 from hansa.testing.victims import ANYWHERE
 
-PLANS: Final = {"full": (FULL,), "short": (SHORT, AWAY), "secure": (SECURE,), "private": (PRIVATE, CORRELATED)}
-OUTAGES: Final = {"full": 0.0, "short": 4.0, "secure": 0.0, "private": 5.0}
+PLANS: Final = {
+    "full": (FULL,),
+    "short": (SHORT, AWAY),
+    "secure": (SECURE,),
+    "oneshot": (ONESHOT,),
+    "private": (PRIVATE, CORRELATED),
+}
+OUTAGES: Final = {"full": 0.0, "short": 5.0, "secure": 0.0, "oneshot": 0.0, "private": 5.0}
 ABANDONED: Final = "coordinator.round.abandoned"
 OF_SUMS: Final = ("sums.record-made", "sums.record-written", "client.sum-answered", "client.sum-recorded")
+OF_DECRYPTORS: Final = tuple(point for point in KILL_POINTS if point.startswith("decryptor."))
 _FOLDS: Final = ("coordinator.fold.written", "coordinator.fold.committed")
-_STATELESS: Final = ("client.rows-written", "client.rows-current", *OF_SUMS)
-_OF_OTHERS: Final = tuple(f"coordinator.round.{each}" for each in ("collecting", "frozen", "folded"))
-"""What a secure sum passes at points of its own."""
+_STATELESS: Final = ("client.rows-written", "client.rows-current", *OF_SUMS, *OF_DECRYPTORS)
+_SUMS_OWN: Final = tuple(f"coordinator.round.{each}" for each in ("collecting", "frozen"))
 _ABSENT: Final = {
-    "full": (ABANDONED, *OF_SUMS, *_FOLDS),  # everybody is waited for, and floats have their order
+    "full": (ABANDONED, *OF_SUMS, *OF_DECRYPTORS, *_FOLDS),  # everybody is waited for, and floats have their order
     "short": (*_STATELESS, *_FOLDS),  # nothing is kept with clients
     "private": _STATELESS,  # as above
-    "secure": (ABANDONED, *_FOLDS, *_OF_OTHERS),
+    "secure": (ABANDONED, *_FOLDS, *_SUMS_OWN, *OF_DECRYPTORS),  # a sum collects and freezes by itself
+    "oneshot": (ABANDONED, *_FOLDS, *_SUMS_OWN),  # as above
 }
 
 
 def points_of(plan: str) -> list[str]:
     """Return the kill points that a federation passes under the plans of that name."""
-    return [point for point in KILL_POINTS if point not in _ABSENT[plan] and not point.startswith("decryptor.")]
+    return [point for point in KILL_POINTS if point not in _ABSENT[plan]]
 
 
 @dataclass
@@ -60,6 +67,7 @@ class Series:
     runs: int = 0
     abandoned: int = 0
     problems: list[str] = field(default_factory=list)
+    missed: Counter[str] = field(default_factory=Counter)
 
     @property
     def missing(self) -> list[str]:
@@ -69,6 +77,7 @@ class Series:
     def add(self, result: Result) -> None:
         """Count a campaign's result."""
         self.kills += result.tally.kills
+        self.missed += result.tally.missed
         self.runs += result.runs
         self.abandoned += result.abandoned
         self.problems += result.problems
@@ -79,6 +88,7 @@ class Series:
             "kills": self.kills.total(),
             "at": dict(sorted(self.kills.items())),
             "missing": self.missing,
+            "waited_for_in_vain": dict(sorted(self.missed.items())),
             "runs": self.runs,
             "rounds_abandoned": self.abandoned,
             "problems": self.problems,
@@ -89,9 +99,10 @@ def next_campaign(series: Series, plan: str, seed: int, **settings: Any) -> Camp
     """Return a campaign that kills once at each point that was not hit often enough, and a few times anywhere."""
     coins = random.Random(seed)  # noqa: S311 - repeats with the seed, protects nobody
     chosen = coins.sample(series.missing, len(series.missing))
+    decryptors = [point for point in chosen if point in OF_DECRYPTORS]
     clients = [point for point in chosen if point.startswith("client.")] + [ANYWHERE] * 4
-    server = [point for point in chosen if not point.startswith("client.")] + [ANYWHERE] * 4
-    return Campaign(server, clients, PLANS[plan], outage=OUTAGES[plan], seed=seed, **settings)
+    server = [point for point in chosen if point not in {*decryptors, *clients}] + [ANYWHERE] * 4
+    return Campaign(server, clients, PLANS[plan], decryptors, outage=OUTAGES[plan], seed=seed, **settings)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

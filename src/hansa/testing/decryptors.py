@@ -46,7 +46,9 @@ class LocalDecryptors:
 
     @property
     def of_the_server(self) -> dict[str, Any]:
-        """Return the settings by which a server may call them."""
+        """Return the settings by which a server may call them; none where there are none."""
+        if not self.operators:
+            return {}
         return {"decryptor_urls": json.dumps([*map(self.url, self.operators)]), "decryptor_ca": str(self.ca)}
 
     @property
@@ -109,6 +111,6 @@ def start(federation: Hospitals, decryptors: LocalDecryptors, **environments: Ma
 def server_key(local: LocalFederation) -> str:
     """Return the key of a federation's server, as its command prints it."""
     command = [sys.executable, "-P", "-c", "from hansa.cli.main import main; main()", "server", "key"]
-    environment = {**os.environ, "HANSA_SERVER_FOLDER": str(local.folder / "server")}
+    environment = {**os.environ, **local.of_servers}
     printed = subprocess.run(command, env=environment, check=True, timeout=60, capture_output=True, text=True)  # noqa: S603
     return printed.stdout.strip()

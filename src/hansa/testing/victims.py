@@ -21,6 +21,11 @@ ENROLMENT: Final = ("client.enrolled", "server.enrolled")
 """Points that are passed before the first run, and not later."""
 _OFTEN: Final = {"coordinator.leased": 8, "storage.blob-written": 3, "storage.blob-renamed": 3}
 """Points that are passed so many times more often than others."""
+_RARE: Final = (*ENROLMENT, "coordinator.run.ended")
+"""Points of which the first pass kills: there may be no second, or only in another run."""
+_LIFE: Final = (8.0, 30.0)
+"""Seconds that a restless agent lives. Were it less, round after round would fail, and each rests longer than the last:
+in the end longer than anybody waits."""
 _TRIES: Final = 3
 _PATIENCE: Final = 25.0
 """Seconds that a point may be waited for."""
@@ -35,6 +40,8 @@ class Tally:
     surprises: list[str] = field(default_factory=list)
     suffering: Counter[str] = field(default_factory=Counter)
     """Who is still to be killed somewhere."""
+    over: threading.Event = field(default_factory=threading.Event)
+    """Set where everything is to stop: then nobody is started again."""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def note(self, point: str, *, hit: bool) -> None:
@@ -67,25 +74,35 @@ class Victim:
     died: Callable[[str], None] = lambda _: None
 
     def run(self, wanted: Iterable[str]) -> None:
-        """Suffer, then live on unharmed. A point that was waited for in vain is tried again at the end."""
+        """Suffer, then live on unharmed. A point that was waited for in vain is tried again at the end: at any pass."""
         left = deque((point, _TRIES) for point in wanted)
         self.tally.suffering[self.name] = len(left)
-        while left and time.monotonic() < self.ends:
+        while left and self.suffers:
             point, tries = left.popleft()
-            if not self.once(point) and tries > 1:
+            passes = 1 if tries < _TRIES or point in _RARE else self.passes * _OFTEN.get(point, 1)
+            if not self.once(point, passes) and tries > 1:
                 left.append((point, tries - 1))
         del self.tally.suffering[self.name]
-        while self.restless and self.tally.suffering and time.monotonic() < self.ends:
-            self.once(ANYWHERE)
-        self.start({})
+        while self.restless and self.tally.suffering and self.suffers:
+            self.once(ANYWHERE, within=_LIFE)
+        if not self.tally.over.is_set():
+            self.start({})
 
-    def once(self, point: str) -> bool:
-        """Be started, and killed at a point: at the one of its first passes that coins say. False if it never came."""
-        passes = 1 if point in ENROLMENT else self.coins.randint(1, self.passes * _OFTEN.get(point, 1))
-        until = time.monotonic() + (self.coins.uniform(0.5, 4.0) if point == ANYWHERE else _PATIENCE)
+    @property
+    def suffers(self) -> bool:
+        """Say whether it is still to be killed."""
+        return time.monotonic() < self.ends and not self.tally.over.is_set()
+
+    def once(self, point: str, most: int = 1, *, within: tuple[float, float] = (0.5, 4.0)) -> bool:
+        """Be started, and killed at a point: at the one of its first passes that coins say. False if it never came.
+
+        ``within`` is for a kill at no point: seconds, from and to.
+        """
+        passes = self.coins.randint(1, most)
+        until = time.monotonic() + (self.coins.uniform(*within) if point == ANYWHERE else _PATIENCE)
         self.start({} if point == ANYWHERE else {KILL_AT.name: f"{point}:{passes}"})
         process = self.local.processes[self.name]
-        while (ended := process.poll()) is None and time.monotonic() < until:
+        while (ended := process.poll()) is None and time.monotonic() < until and not self.tally.over.is_set():
             time.sleep(0.01)
         if ended is None:
             self.local.kill(self.name)
@@ -95,5 +112,5 @@ class Victim:
         self.died(self.name)
         hit = ended == (None if point == ANYWHERE else -signal.SIGKILL)
         self.tally.note(point, hit=hit)
-        time.sleep(self.coins.uniform(0.6, 1.0) * self.outage)
+        self.tally.over.wait(self.coins.uniform(0.6, 1.0) * self.outage)
         return hit
