@@ -64,8 +64,8 @@ def command(  # noqa: PLR0913 - a command's options
         run = taken["run"]["id"]
         command_line(console, "run", run)
         command_line(console, "plan", taken["job"]["plan_sha256"])
-        if taken["round_bytes"] is not None:
-            sentence(console, f"the server stores about {bytes_text(taken['round_bytes'])} of updates in an open round")
+        if (stored := taken.get("round_bytes")) is not None:
+            sentence(console, f"the server stores about {bytes_text(stored)} of updates in an open round")
         if wait:
             try:
                 taken["run"] = follow(calls, console, run)
