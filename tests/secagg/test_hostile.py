@@ -100,12 +100,13 @@ def test_places_beyond_the_field_are_in_no_roster():
             read_task(content)
 
 
-def test_two_attempts_at_once_uncover_one_sum():
+@pytest.mark.parametrize("other", [{"attempt": 2}, {"minimum_cohort": 4, "minimum_survivors": 4}, {"attempt": 9}])
+def test_two_attempts_or_groups_at_once_uncover_one_sum(other):
     """Both began before either was over: of one round, a client helps to unmask one."""
     spent = set()
     found = []
-    for attempt in (1, 2):
-        one = Federation(5, settings={"attempt": attempt})
+    for settings in ({}, other):
+        one = Federation(5, settings=settings)
         begun = one.start_client
 
         def starts(client, announcement, one=one, begun=begun):
