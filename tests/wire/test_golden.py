@@ -354,7 +354,9 @@ def test_errors_on_the_page_are_those_of_the_catalogue():
         assert (int(http), connect.strip("`"), int(through)) == (entry.http, entry.connect, statuses[entry.connect])
     named = set(re.findall(r"HANSA-[A-Z]+-[A-Z-]+[A-Z]", PAGE))
     assert named <= rows.keys() | {"HANSA-SERVER-UNREACHABLE", "HANSA-SERVER-KEY"}  # these a client says to itself
-    clients = {code for code in CATALOGUE if code.startswith(("HANSA-AUTH", "HANSA-ENROL", "HANSA-REPORT", "HANSA-UP"))}
+    clients = {
+        code for code in CATALOGUE if code.startswith(("HANSA-AUTH-", "HANSA-ENROL", "HANSA-REPORT", "HANSA-UP"))
+    }
     assert clients - {"HANSA-AUTH-ROLE"} <= rows.keys()
 
 
