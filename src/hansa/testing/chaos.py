@@ -134,7 +134,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--postgres", action="store_true", help="two servers on a PostgreSQL, not one on SQLite")
     parser.add_argument("--seed", type=int, default=0, help="of the first campaign; the next has the next")
     parser.add_argument("--minutes", type=float, default=math.inf, help="no campaign starts later than that")
-    parser.add_argument("--each", type=float, default=2.0, help="minutes after which a campaign kills nobody any more")
+    parser.add_argument("--each", type=float, default=3.0, help="minutes after which a campaign kills nobody any more")
     parser.add_argument("--good-network", action="store_true", help="without delay, loss and partitions")
     return parser
 
