@@ -106,12 +106,20 @@ def next_campaign(series: Series, plan: str, seed: int, **settings: Any) -> Camp
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Torture federations as the command line says; print what came out."""
+    """Torture federations as the command line says; print what came out, also when stopped."""
     asked = _parser().parse_args(arguments)
     series = Series(points_of(asked.plan), asked.times)
-    until = time.monotonic() + 60 * asked.minutes
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # stops what was started
-    seed = asked.seed
+    try:
+        _go_on(series, asked)
+    finally:
+        sys.stdout.write(json.dumps(series.told(), indent=1) + "\n")
+    return int(bool(series.problems or series.missing or series.kills.total() < asked.kills))
+
+
+def _go_on(series: Series, asked: argparse.Namespace) -> None:
+    """Torture one federation after another until it was often enough, something is wrong, or time is up."""
+    until, seed = time.monotonic() + 60 * asked.minutes, asked.seed
     while (series.missing or series.kills.total() < asked.kills) and time.monotonic() < until and not series.problems:
         with ExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hansa-chaos-")))
@@ -123,8 +131,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         seed += 1
         told = f"{series.kills.total()} kills in all, {len(series.missing)} points still missing"
         sys.stderr.write(f"campaign of {result.seconds:.0f} s: {result.tally.total} kills; {told}\n")
-    sys.stdout.write(json.dumps(series.told(), indent=1) + "\n")
-    return int(bool(series.problems or series.missing or series.kills.total() < asked.kills))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -135,7 +141,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--postgres", action="store_true", help="two servers on a PostgreSQL, not one on SQLite")
     parser.add_argument("--seed", type=int, default=0, help="of the first campaign; the next has the next")
     parser.add_argument("--minutes", type=float, default=math.inf, help="no campaign starts later than that")
-    parser.add_argument("--each", type=float, default=2.0, help="minutes after which a campaign kills nobody any more")
+    parser.add_argument("--each", type=float, default=3.0, help="minutes after which a campaign kills nobody any more")
     parser.add_argument("--good-network", action="store_true", help="without delay, loss and partitions")
     return parser
 

@@ -27,7 +27,7 @@ _LIFE: Final = (8.0, 30.0)
 """Seconds that a restless agent lives. Were it less, round after round would fail, and each rests longer than the last:
 in the end longer than anybody waits."""
 _TRIES: Final = 3
-_PATIENCE: Final = 25.0
+_PATIENCE: Final = 40.0
 """Seconds that a point may be waited for."""
 
 
