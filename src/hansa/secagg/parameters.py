@@ -43,6 +43,9 @@ def smallest_graph(
     different clients, fewer than 2t - k), and the honest survivors stay connected; with 2^-20 at least t neighbours of
     each survive. ``corrupt`` and ``dropped`` are shares of all clients, rounded down to clients. Raises RefusedError
     where no sparse graph does: use ``secagg-full``.
+
+    Parameters for a lying server are the usual ones, of dealers that keep no share. Here each keeps one, so that
+    2t - k - 1 corrupt neighbours suffice; and without a beacon it chooses the graph. Clients refuse such a plan.
     """
     if clients < SMALLEST:
         raise unsound(f"There are {clients} clients, fewer than {SMALLEST}.")
