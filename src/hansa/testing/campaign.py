@@ -135,7 +135,7 @@ class Campaign:
     passes: int = 3
     """Passes of a point, at most, until it kills."""
     outage: float = 0.0
-    """Seconds, at most, that an agent is away after it was killed. If any, agents are restless."""
+    """Seconds, at most, that an agent is away, every other time that it was killed. If any, agents are restless."""
     seconds: float = math.inf
     """After so many, nobody is killed any more."""
     bad_network: bool = True

@@ -101,7 +101,9 @@ def next_campaign(series: Series, plan: str, seed: int, **settings: Any) -> Camp
     decryptors = [point for point in chosen if point in OF_DECRYPTORS]
     clients = [point for point in chosen if point.startswith("client.")] + [ANYWHERE] * 4
     server = [point for point in chosen if point not in {*decryptors, *clients}] + [ANYWHERE] * 4
-    return Campaign(server, clients, PLANS[plan], decryptors, outage=OUTAGES[plan], seed=seed, **settings)
+    passes = 2 if OUTAGES[plan] else 3  # of rounds that fail now and then, and ask some of the agents
+    settings |= {"passes": passes, "outage": OUTAGES[plan], "seed": seed}
+    return Campaign(server, clients, PLANS[plan], decryptors, **settings)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
