@@ -37,6 +37,8 @@ PLANS: Final = {
     "private": (PRIVATE, CORRELATED),
 }
 OUTAGES: Final = {"full": 0.0, "short": 5.0, "secure": 0.0, "oneshot": 0.0, "private": 5.0}
+PARTS: Final = {"full": 6000, "short": 6000, "secure": 6000, "oneshot": 6000, "private": 150}
+"""Bytes of one part of an upload: what is private has no evaluation by clients, and updates of 200 bytes only."""
 ABANDONED: Final = "coordinator.round.abandoned"
 OF_SUMS: Final = ("sums.record-made", "sums.record-written", "client.sum-answered", "client.sum-recorded")
 OF_DECRYPTORS: Final = tuple(point for point in KILL_POINTS if point.startswith("decryptor."))
@@ -102,7 +104,7 @@ def next_campaign(series: Series, plan: str, seed: int, **settings: Any) -> Camp
     clients = [point for point in chosen if point.startswith("client.")] + [ANYWHERE] * 4
     server = [point for point in chosen if point not in {*decryptors, *clients}] + [ANYWHERE] * 4
     passes = 2 if OUTAGES[plan] else 3  # of rounds that fail now and then, and ask some of the agents
-    settings |= {"passes": passes, "outage": OUTAGES[plan], "seed": seed}
+    settings |= {"passes": passes, "outage": OUTAGES[plan], "part": PARTS[plan], "seed": seed}
     return Campaign(server, clients, PLANS[plan], decryptors, **settings)
 
 
