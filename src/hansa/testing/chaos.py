@@ -1,10 +1,11 @@
 """Chaos: campaign after campaign, until every kill point was hit often enough, and there were kills enough in all.
 
 ``python -m hansa.testing.chaos --kills 200 --times 5`` tortures four hospitals' agents and a server on SQLite;
-``--postgres`` two servers on a PostgreSQL of its own. It prints how often each point was hit and what was wrong: a
-model that differs in a bit, a report that was acknowledged and not counted exactly once in a round that closed, a
-round that closed twice; under ``--plan private`` a model that the ledger has not charged exactly once, or a chain
-that is broken. It ends with 1 where anything was wrong, or where points were not hit in the time given.
+``--postgres`` two servers on a PostgreSQL of its own; ``--plan`` chooses what they do. It prints how often each point
+was hit, which were waited for in vain, and what was wrong: a model that differs in a bit, a report that was
+acknowledged and not counted exactly once in a round that closed, a round that closed twice; under ``--plan private`` a
+model that the ledger has not charged exactly once, or a chain that is broken. It ends with 1 where anything was wrong,
+or where points were not hit in the time given.
 """
 
 from __future__ import annotations
