@@ -135,10 +135,12 @@ class Campaign:
     passes: int = 3
     """Passes of a point, at most, until it kills."""
     outage: float = 0.0
-    """Seconds, at most, that an agent is away after it was killed. If any, agents are restless."""
+    """Seconds, at most, that an agent is away, every other time that it was killed. If any, agents are restless."""
     seconds: float = math.inf
     """After so many, nobody is killed any more."""
     bad_network: bool = True
+    part: int = 6000
+    """Bytes of one part of an upload: fewer than some of the plans' updates have."""
 
     def replica_names(self) -> list[str]:
         """Return the replicas' names."""
@@ -231,7 +233,7 @@ def _victims(
     """Yield who is to be killed, and at which points."""
     local, names, sites = federation.local, campaign.replica_names(), federation.sites
     coins = random.Random(campaign.seed)  # noqa: S311 - repeats with the seed, protects nobody
-    url, part = local.url_at(network.port), {UPLOAD_PART.name: "6000"}
+    url, part = local.url_at(network.port), {UPLOAD_PART.name: str(campaign.part)}
 
     def died(name: str) -> None:
         living = [other for other in names if other != name and local.is_running(other)]

@@ -1,10 +1,11 @@
 """Chaos: campaign after campaign, until every kill point was hit often enough, and there were kills enough in all.
 
 ``python -m hansa.testing.chaos --kills 200 --times 5`` tortures four hospitals' agents and a server on SQLite;
-``--postgres`` two servers on a PostgreSQL of its own. It prints how often each point was hit and what was wrong: a
-model that differs in a bit, a report that was acknowledged and not counted exactly once in a round that closed, a
-round that closed twice; under ``--plan private`` a model that the ledger has not charged exactly once, or a chain
-that is broken. It ends with 1 where anything was wrong, or where points were not hit in the time given.
+``--postgres`` two servers on a PostgreSQL of its own; ``--plan`` chooses what they do. It prints how often each point
+was hit, which were waited for in vain, and what was wrong: a model that differs in a bit, a report that was
+acknowledged and not counted exactly once in a round that closed, a round that closed twice; under ``--plan private`` a
+model that the ledger has not charged exactly once, or a chain that is broken. It ends with 1 where anything was wrong,
+or where points were not hit in the time given.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ PLANS: Final = {
     "private": (PRIVATE, CORRELATED),
 }
 OUTAGES: Final = {"full": 0.0, "short": 5.0, "secure": 0.0, "oneshot": 0.0, "private": 5.0}
+PARTS: Final = {"full": 6000, "short": 6000, "secure": 6000, "oneshot": 6000, "private": 150}
+"""Bytes of one part of an upload: what is private has no evaluation by clients, and updates of 200 bytes only."""
 ABANDONED: Final = "coordinator.round.abandoned"
 OF_SUMS: Final = ("sums.record-made", "sums.record-written", "client.sum-answered", "client.sum-recorded")
 OF_DECRYPTORS: Final = tuple(point for point in KILL_POINTS if point.startswith("decryptor."))
@@ -102,7 +105,9 @@ def next_campaign(series: Series, plan: str, seed: int, **settings: Any) -> Camp
     decryptors = [point for point in chosen if point in OF_DECRYPTORS]
     clients = [point for point in chosen if point.startswith("client.")] + [ANYWHERE] * 4
     server = [point for point in chosen if point not in {*decryptors, *clients}] + [ANYWHERE] * 4
-    return Campaign(server, clients, PLANS[plan], decryptors, outage=OUTAGES[plan], seed=seed, **settings)
+    passes = 2 if OUTAGES[plan] else 3  # of rounds that fail now and then, and ask some of the agents
+    settings |= {"passes": passes, "outage": OUTAGES[plan], "part": PARTS[plan], "seed": seed}
+    return Campaign(server, clients, PLANS[plan], decryptors, **settings)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

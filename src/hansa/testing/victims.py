@@ -66,7 +66,7 @@ class Victim:
     coins: random.Random
     passes: int = 3
     outage: float = 0.0
-    """Seconds, at most, until it is started again."""
+    """Seconds, at most, until it is started again; every other time it is so at once."""
     restless: bool = False
     """Whether it is killed anywhere while others are still to be killed: they may wait for what comes of it."""
     ends: float = math.inf
@@ -112,5 +112,5 @@ class Victim:
         self.died(self.name)
         hit = ended == (None if point == ANYWHERE else -signal.SIGKILL)
         self.tally.note(point, hit=hit)
-        self.tally.over.wait(self.coins.uniform(0.6, 1.0) * self.outage)
+        self.tally.over.wait(self.coins.choice((0.0, self.coins.uniform(0.6, 1.0))) * self.outage)
         return hit
