@@ -61,3 +61,18 @@ def test_another_protocol_is_refused(capsys):
         main(["bench", "secagg", "--protocol", "rot13"])
     assert end.value.code == 2
     assert "rot13 is none of" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--clients", "10", "--dropout", "0.4"), "no sum"),
+        (("--clients", "10", "--dropout", "0.8"), "at least 3 survivors"),
+        (("--clients", "10", "--threshold", "4"), "Only secagg-plus"),
+    ],
+)
+def test_what_gives_no_sum_is_refused(capsys, options, said):
+    with pytest.raises(SystemExit) as end:
+        main(["bench", "secagg", "--parameters", "10", *options])
+    assert end.value.code == 2
+    assert said in " ".join(capsys.readouterr().err.replace("│", "").split())

@@ -265,7 +265,7 @@ PRIVATE = (
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ((), "a server keeps every update until the round is closed"),
+        ((), "what each client of the cohort sends is kept sealed until the round is closed"),
         (("cohort={kind='uniform', size=100}",), "in an open round at a server: 100 updates of"),
         (PRIVATE, "in an open round at a server: 32 updates of"),
         (("schedule={kind='buffered', buffer_size=4, concurrency=8}",), "as long as anybody may train from its model"),

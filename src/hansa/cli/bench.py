@@ -54,14 +54,20 @@ def secagg(  # noqa: PLR0913 - options
     as_json: AsJson = False,
 ) -> None:
     """Time a secure sum in this process: clients, server and decryptors without network and disk, and its exactness."""
-    from hansa.cli.bench_secagg import ALL_FOR_REAL, Bench, Workload  # noqa: PLC0415 - cryptography, only if asked
+    from hansa.cli.bench_secagg import ALL_FOR_REAL, Bench, NoSumError, Workload  # noqa: PLC0415 - cryptography, only if asked
+    from hansa.secagg.task import SMALLEST  # noqa: PLC0415 - as below
 
+    if clients - int(clients * dropout) < SMALLEST:
+        raise typer.BadParameter(f"A sum has at least {SMALLEST} survivors; too few are left.", param_hint="--dropout")
     chosen, needed = _graph(protocol, clients, dropout, neighbours, threshold)
     work = Workload(
         protocol=_known(protocol), clients=clients, parameters=parameters, dropout=dropout, neighbours=chosen,
         threshold=needed, bits=bits, threads=threads, records=records,
     )  # fmt: skip
-    answer = Bench(work).run()
+    try:
+        answer = Bench(work).run()
+    except NoSumError as error:
+        raise typer.BadParameter(f"So many drop out that there is no sum: {error}.", param_hint="--dropout") from None
     answer["note"] = _note(answer, clients > ALL_FOR_REAL and protocol != "oneshot-seeds")
     _show(screen(), answer)
     if as_json:
@@ -82,6 +88,8 @@ def _graph(
     from hansa.secagg.parameters import smallest_graph  # noqa: PLC0415 - only if asked
 
     if protocol != "secagg-plus":
+        if neighbours is not None or threshold is not None:
+            raise typer.BadParameter("Only secagg-plus has them.", param_hint="--neighbours, --threshold")
         return 0, 0
     if neighbours is None:
         found = smallest_graph(clients, corrupt=0.05, dropped=dropout)

@@ -58,6 +58,10 @@ _UP: Final = {"advert", "shares", "masked", "consistent", "unmask", "report"}
 _DOWN: Final = {"task", "keys", "deliveries", "survivors", "quorum"}
 
 
+class NoSumError(Exception):
+    """So many dropped out that there is no sum; the message says what is lacking."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Workload:
     """What is measured."""
@@ -210,6 +214,8 @@ class Bench:
             return first
 
         for phase in PHASES:
+            if server.phase is Phase.ABORTED:
+                raise NoSumError(server.abort_reason)
             self.clients.weigh(step.send)
             asked = [each for each in step.send if phase != "mask" or each.to not in self.dropped]
             for some in self._windows(asked):
@@ -223,7 +229,7 @@ class Bench:
             if not step.send and server.phase.name.lower() == phase:
                 step = self.server.run(f"close {phase}", server.on_deadline)
         if server.phase is not Phase.DONE:
-            return None, server.survivors
+            raise NoSumError(server.abort_reason)
         return server.result, server.survivors
 
     def _windows(self, asked: Sequence[Outgoing]) -> Iterator[Sequence[Outgoing]]:

@@ -40,8 +40,8 @@ def command(
 ) -> None:
     """Say what a plan promises and what it costs, or list every problem with its key path.
 
-    The data are read and a round is tried out; nothing is kept. A plan without [data] is one for a federation, and is
-    checked as its submission will be.
+    The data are read and a round is tried out; nothing is kept. A plan that names no data is one for a federation, and
+    is checked as its submission will be.
     """
     console = screen()
     read = read_plan(plan, settings or [])

@@ -66,7 +66,7 @@ def list_(  # noqa: PLR0913 - a command's options
         found = calls.get(f"/populations/{in_path(population)}/clients", state=state, after=after, limit=limit)
     console = screen()
     table = whole(
-        new_table(("number", "client", "state", "seen", "name", "version", "attributes"), texts=7), 0, 1, 2, 3
+        new_table(("number", "client", "state", "seen", "name", "version", "attributes"), texts=7), 0, 1, 2, 3, 4
     )
     for each in found["clients"]:
         attributes = ", ".join(f"{name}={value}" for name, value in each["attributes"].items())

@@ -219,9 +219,9 @@ def stored(plan: Plan, layout: Layout, clients: int | None) -> str:
     update = bytes_text(update_bytes(plan, layout))
     schedule: Any = plan.schedule
     if not schedule.synchronous:
-        return f"a server keeps each update, {update}, as long as anybody may train from its model version"
+        return f"each update, {update}, is kept sealed as long as anybody may train from its model version"
     if clients is None and not (has_fixed_size(plan.cohort) or folded_early(plan)):
-        return f"a server keeps every update until the round is closed: {update} a client of the cohort"
+        return f"what each client of the cohort sends is kept sealed until the round is closed: {update} each"
     of = round_storage(plan, layout, _MANY if clients is None else clients, ServerSettings.fold_every)
     if of is None:
         raise LookupError("a synchronous round has an end")
