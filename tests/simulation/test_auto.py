@@ -173,6 +173,8 @@ def test_a_population_of_one_is_chosen_for(plan, tmp_path):
 def test_a_module_whose_examples_mix_trains_alone_in_workers_where_the_run_is_long(rounds, executor, monkeypatch):
     pytest.importorskip("torch")
     monkeypatch.setattr(auto, "processors", lambda: 2)
+    monkeypatch.setattr(auto._Trial, "seconds", lambda *_: 0.01)
+    monkeypatch.setattr(auto._Trial, "seconds_on", lambda *_: 0.02)  # threads hold each other up
     chosen = auto.choose(prepare(of_network("batch_normed", rounds=rounds)))
     assert (chosen.executor, chosen.chunk) == (executor, 1)
     assert chosen.workers == (1 if executor == "serial" else 2)
