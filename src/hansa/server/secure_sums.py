@@ -77,7 +77,8 @@ class _Signs:
 class SecureSums:
     """The secure sums of a server's open rounds.
 
-    ``decryptor_ca``, ``authority_ca``: the certificates by which decryptors and authorities are trusted.
+    ``decryptor_urls``, ``authority_urls``: the decryptors and authorities that are called; ``decryptor_ca``,
+    ``authority_ca``: the certificates by which they are trusted.
     """
 
     store: Store
@@ -86,7 +87,9 @@ class SecureSums:
     signer: Signer
     board: Board
     clock: Clock
+    decryptor_urls: Sequence[str] = ()
     decryptor_ca: str = ""
+    authority_urls: Sequence[str] = ()
     authority_ca: str = ""
     held: dict[RoundKey, HeldRound] = field(default_factory=dict)
     locks: WeakValueDictionary[RoundKey, asyncio.Lock] = field(default_factory=WeakValueDictionary)
