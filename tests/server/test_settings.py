@@ -139,7 +139,9 @@ def test_files_of_certificates_that_cannot_be_used_are_told_before_anything_is_s
 def self_signed(folder, key, algorithm):
     """The files of a certificate of a key, and of that key."""
     now, name = dt.datetime.now(dt.UTC), x509.Name([])
-    made = x509.CertificateBuilder(name, name, key.public_key(), 1, now, now + dt.timedelta(days=1)).sign(key, algorithm)
+    made = x509.CertificateBuilder(name, name, key.public_key(), 1, now, now + dt.timedelta(days=1)).sign(
+        key, algorithm
+    )
     paths, pem = (folder / "certificate.pem", folder / "key.pem"), serialization.Encoding.PEM
     paths[0].write_bytes(made.public_bytes(pem))
     paths[1].write_bytes(key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()))

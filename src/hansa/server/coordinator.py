@@ -209,7 +209,7 @@ class Coordinator:
         try:
             if lifecycle.waits(context.plan, round_, fates, now=now):
                 if await partial_sums.fold(services, context, round_, reported=fates.get("reported", 0)):
-                    services.board.changed.set()  # in the next tick: more may wait, and other runs have their turn first
+                    services.board.changed.set()  # more may wait, but other runs have their turn first
                 return False
             return await self._go_on(context, round_, now)
         except BrokenUpdateError as error:
