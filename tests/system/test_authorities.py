@@ -76,6 +76,7 @@ def test_a_full_graph_under_an_authority_learns_what_its_simulation_does_bit_for
     assert not any(key in log or name in log for name, key in local.peers(federation.sites).items())
 
 
+@pytest.mark.slow
 def test_killed_and_started_again_the_authority_vouches_and_the_run_goes_on(tmp_path):
     with hospitals_with_authority(tmp_path) as (federation, authority):
         local, plan = federation.local, plan_of(authority, rounds=3)
@@ -94,6 +95,7 @@ def test_killed_and_started_again_the_authority_vouches_and_the_run_goes_on(tmp_
     assert model == simulated(plan, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_hospital_that_is_not_vouched_for_is_in_no_sum_until_it_is(tmp_path):
     with hospitals_with_authority(tmp_path) as (federation, authority):
         local, plan = federation.local, plan_of(authority)
