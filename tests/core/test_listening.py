@@ -19,7 +19,7 @@ KEY = "A" * 43 + "="
 
 
 @pytest.mark.parametrize("shares", [False, True])
-@pytest.mark.parametrize("where", ["127.0.0.1", "0.0.0.0"])
+@pytest.mark.parametrize("where", ["127.0.0.1", ""])
 def test_a_port_that_another_listens_on_is_refused_also_where_it_would_be_shared(tmp_path, shares, where):
     own = {"operator": "x", "server_keys": (KEY,), "folder": str(tmp_path / "own")}
     with socket.socket() as other:

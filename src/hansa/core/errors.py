@@ -115,6 +115,7 @@ CATALOGUE: Final[dict[str, Entry]] = {
         2, "the authority's list of keys cannot be read; it vouches for nobody", 503, "unavailable"
     ),
     "HANSA-AUTHORITY-KEY": Entry(2, "that is no key of a client, which an authority could vouch for"),
+    "HANSA-AUTHORITY-UNLISTED": Entry(2, "the key that is to be taken off the authority's list is not on it"),
     "HANSA-AUTHORITY-FEW": Entry(
         3, "a roster has fewer clients than the authority vouches for", 403, "permission_denied"
     ),
