@@ -193,6 +193,27 @@ def test_an_authority_that_is_not_listed_any_more_is_not_called_for_a_plan_that_
     run_async(work())
 
 
+def test_of_a_cohort_in_groups_only_the_group_with_a_stranger_is_given_up(tmp_path, monkeypatch, sums):
+    section = Notary.section.fget
+    in_groups = property(lambda notary: section(notary).replace("maximum_cohort=5", "maximum_cohort=9, group_size=3"))
+    monkeypatch.setattr(Notary, "section", in_groups)
+
+    async def work():
+        async with federation(tmp_path, monkeypatch, 6, listed=5) as (server, notary, devices):
+            asked = []
+            for device in devices * 50:
+                if (await device.check_in()).HasField("assignment") and device not in asked:
+                    asked.append(device)
+                await asyncio.sleep(0.01)
+            assert len(asked) == 3
+            assert devices[5] not in asked
+            parts = await begun(server, asked, **notary.demands)
+            assert await through(server, parts) == "closed"
+            assert sums == [plain_sum(await code_for(server, parts[0].assigned), parts)]
+
+    run_async(work())
+
+
 def test_a_higher_minimum_of_the_authority_holds(tmp_path, monkeypatch):
     async def work():
         async with federation(tmp_path, monkeypatch, minimum_cohort=5) as (server, _, _):
