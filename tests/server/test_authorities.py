@@ -148,6 +148,8 @@ def test_a_client_that_is_not_vouched_for_is_in_no_sum_and_nobody_is_told_of_one
             why = await abandoned(server)
             assert "the authority does not vouch for the roster" in why
             assert "'notary': It refuses, with HANSA-AUTHORITY-STRANGER" in why
+            assert "Ask its operator" in why
+            assert "suspend who is not on the list" in why
             assert text(devices[3].key.public_key().public_bytes_raw()) not in why
             for device in devices:
                 assert not (await device.check_in()).HasField("assignment")
