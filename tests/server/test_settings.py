@@ -144,6 +144,14 @@ def test_a_certificate_that_is_not_made_yet_is_told_with_the_order(noun):
     assert f"leave {noun}_ca and {noun}_urls out until then" in found
 
 
+def test_a_url_that_is_none_is_shown_cut():
+    found = problems_of(HANSA_SERVER_AUTHORITY_URLS="authority.example:8445, ftp://me:secret@a, " + "x" * 200)
+    shown = " ".join(found.values())
+    assert "is 'authority.example:8445'; it must be a URL such as https://authority.example.org:8445" in shown
+    assert f"is '{'x' * 60}'; it must" in shown
+    assert "secret" not in shown
+
+
 def self_signed(folder, key, algorithm):
     """The files of a certificate of a key, and of that key."""
     now, name = dt.datetime.now(dt.UTC), x509.Name([])

@@ -118,8 +118,8 @@ CATALOGUE: Final[dict[str, Entry]] = {
     "HANSA-AUTHORITY-UNLISTED": Entry(2, "the key that is to be taken off the authority's list is not on it"),
     "HANSA-AUTHORITY-FEW": Entry(
         3,
-        "a roster has fewer clients than the authority vouches for: use larger cohorts or groups, or ask its operator for"
-        " another minimum_cohort",
+        "a roster has fewer clients than the authority vouches for: use larger cohorts or groups, or ask its operator"
+        " for another minimum_cohort",
         403,
         "permission_denied",
     ),
@@ -132,8 +132,8 @@ CATALOGUE: Final[dict[str, Entry]] = {
     ),
     "HANSA-AUTHORITY-REFUSED": Entry(
         3,
-        "the authority does not vouch for a roster: ask its operator to look at its list, server_keys and minimum_cohort,"
-        " or suspend the client that is not on the list (hansa clients suspend)",
+        "the authority does not vouch for a roster: ask its operator to look at its list, server_keys and"
+        " minimum_cohort, or suspend the client that is not on the list (hansa clients suspend)",
         403,
         "permission_denied",
     ),

@@ -29,6 +29,8 @@ from hansa.core.settings import Setting
 PREFIX: Final = "HANSA_SERVER_"
 """What the name of every environment variable of the server begins with."""
 MIB: Final = 2**20
+_SHOWN: Final = 60
+"""Characters of what should be a URL, and is none, that are shown; nothing of what could be a password before an @."""
 
 _REPLICA: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _CODE: Final = re.compile(r"[A-Za-z_][\w.]*:(\*|[A-Za-z_]\w*)")
@@ -326,7 +328,8 @@ def _unfit_places(of: ServerSettings) -> Iterator[Problem]:
     for noun, port in (("decryptor", 8444), ("authority", 8445)):
         for position, url in enumerate(getattr(of, f"{noun}_urls")):
             if not (urlsplit(url).scheme in ("http", "https") and urlsplit(url).netloc):
-                yield Problem(f"{noun}_urls.{position}", f"must be a URL such as https://{noun}.example.org:{port}.")
+                found = f"is {url.rpartition('@')[2][:_SHOWN]!r}; it must be a URL such as https://{noun}.example.org:{port}."
+                yield Problem(f"{noun}_urls.{position}", found)
 
 
 def _unfit_certificates(of: ServerSettings) -> Iterator[Problem]:
