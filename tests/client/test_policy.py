@@ -60,8 +60,8 @@ def test_a_policy_is_read(tmp_path):
         ('[resources]\nhours = "22"', "write intervals of hours"),
         ('[code]\nallow = ["site_models:net"]', "hansa client allow site_models:net"),
         ("[accept\n", "is no TOML"),
-        ('[secure_sums]\nregistrar = "authority"', 'goes with registrar = "authority", which needs it'),
-        ('[secure_sums]\nauthority_key = "AAAA"', 'goes with registrar = "authority", which needs it'),
+        ('[secure_sums]\nregistrar = "authority"', 'authority_key is needed with registrar = "authority"'),
+        ('[secure_sums]\nauthority_key = "AAAA"', 'authority_key has no use with registrar = "pinned"; set registrar'),
         ('[secure_sums]\nregistrar = "authority"\nauthority_key = "AAAA"', "no key as `hansa authority key` prints"),
     ],
 )

@@ -253,14 +253,14 @@ def test_a_certificate_of_another_key_is_told_before_anything_is_served(tmp_path
 @pytest.mark.parametrize(
     ("changes", "path"),
     [
-        ({"server_keys": '["short"]'}, "server_keys.0"),
+        ({"server_keys": '["short"]'}, "server_keys.0: is 'short', which is no key"),
         ({"peers": "[]"}, "peers"),
         ({"plans": '["x"]'}, "plans.0"),
         ({"minimum_survivors": "2"}, "minimum_survivors"),
         ({"tls_key": '"key.pem"'}, "tls_key"),
         ({"oprator": '"x"'}, "oprator"),
-        ({"registrar": '"authority"'}, "authority_key"),
-        ({"registrar": '"authority"', "authority_key": '"short"'}, "authority_key"),
+        ({"registrar": '"authority"'}, 'authority_key: is needed with registrar = "authority"'),
+        ({"registrar": '"authority"', "authority_key": '"short"'}, "authority_key: is 'short', which is no key"),
         ({"registrar": '"authority"', "authority_key": f'"{SERVER}"'}, "authority_key"),
         ({"authority_key": f'"{SERVER}"'}, "authority_key"),
     ],
@@ -272,4 +272,4 @@ def test_settings_with_problems_are_told_with_their_key(tmp_path, changes, path)
     file.write_text("".join(f"{name} = {value}\n" for name, value in values.items()))
     with pytest.raises(SettingsError) as caught:
         DecryptorSettings.read(file)
-    assert path in {each.path for each in caught.value.problems}
+    assert any(str(each).startswith(path) for each in caught.value.problems)

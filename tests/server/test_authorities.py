@@ -148,6 +148,8 @@ def test_a_client_that_is_not_vouched_for_is_in_no_sum_and_nobody_is_told_of_one
             why = await abandoned(server)
             assert "the authority does not vouch for the roster" in why
             assert "'notary': It refuses, with HANSA-AUTHORITY-STRANGER" in why
+            assert "Ask its operator" in why
+            assert "suspend who is not on the list" in why
             assert text(devices[3].key.public_key().public_bytes_raw()) not in why
             for device in devices:
                 assert not (await device.check_in()).HasField("assignment")
@@ -316,5 +318,34 @@ def test_a_plan_names_an_authority_that_the_server_calls_by_a_key_that_is_one(tm
             with pytest.raises(PlanError) as caught:
                 await server.submit(change(Notary(tmp_path).section))
             assert f"secure_aggregation.{path}" in {each.path for each in caught.value.problems}
+
+    run_async(work())
+
+
+def test_a_plan_whose_authority_has_a_key_of_the_server_is_refused_when_it_is_submitted(tmp_path):
+    async def work():
+        async with deployed(tmp_path, authority_urls=(URL,)) as server:
+            await server.services.signer.rotate()
+            notary, published = Notary(tmp_path), server.services.signer.published()
+            assert len(published) == 2
+            for each in published:
+                with pytest.raises(PlanError) as caught:
+                    await server.submit(notary.section.replace(text(notary.public), text(each.public_key)))
+                found = {each.path: each.message for each in caught.value.problems}
+                assert "is a key of this server" in found["secure_aggregation.authority.key"]
+
+    run_async(work())
+
+
+def test_an_authority_with_another_key_than_the_plan_names_is_told_as_the_reason(tmp_path, monkeypatch):
+    async def work():
+        notary, other = Notary(tmp_path), Notary(tmp_path / "other")
+        reached(monkeypatch, authority_calls.AuthorityCalls, notary)
+        async with deployed(tmp_path, authority_urls=(URL,), round_deadline=100.0) as server:
+            devices = await started(server, 4, other.section)
+            notary.begin(server, devices)
+            why = await abandoned(server)
+            assert "'notary': Its signature over the roster is not by the key that the plan names" in why
+            assert "`hansa authority key` prints there" in why
 
     run_async(work())

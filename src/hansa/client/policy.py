@@ -147,8 +147,10 @@ class SecureSums:
 
     def __post_init__(self) -> None:
         self.keys()
-        if bool(self.authority_key) != (self.registrar == "authority"):
-            raise Unsound('authority_key goes with registrar = "authority", which needs it.')
+        if self.registrar == "authority" and not self.authority_key:
+            raise Unsound('authority_key is needed with registrar = "authority": what `hansa authority key` prints.')
+        if self.registrar != "authority" and self.authority_key:
+            raise Unsound(f'authority_key has no use with registrar = "{self.registrar}"; set registrar = "authority".')
         self.authority()
         if len({each.operator for each in self.decryptors}) < len(self.decryptors):
             raise Unsound("decryptors names an operator twice.")

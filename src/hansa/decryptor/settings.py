@@ -11,7 +11,7 @@ from annotated_types import Ge, Gt, Le, MinLen
 
 from hansa.core.errors import Problem
 from hansa.core.schema import Doc
-from hansa.serving.settings import KEY_BYTES, ServiceSettings, key_of
+from hansa.serving.settings import KEY_BYTES, ServiceSettings, key_of, no_key
 
 FOLDER: Final = "hansa-decryptor"
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
@@ -69,8 +69,10 @@ class DecryptorSettings(ServiceSettings):
                 yield Problem(f"plans.{position}", "is no SHA-256 of a plan: 64 digits of 0-9 and a-f.")
         if self.registrar == "pinned" and len(self.peers) < self.minimum_survivors:
             yield Problem("peers", f"are {len(self.peers)}, fewer than minimum_survivors: list them, or set registrar.")
-        if self.registrar == "authority" and len(key_of(self.authority_key)) != KEY_BYTES:
-            yield Problem("authority_key", "is no key: 32 bytes in base64, as `hansa authority key` prints it.")
+        if self.registrar == "authority" and not self.authority_key:
+            yield Problem("authority_key", 'is needed with registrar = "authority": what `hansa authority key` prints.')
+        elif self.registrar == "authority" and len(key_of(self.authority_key)) != KEY_BYTES:
+            yield Problem("authority_key", no_key(self.authority_key, "`hansa authority key` prints it"))
         if self.registrar == "authority" and key_of(self.authority_key) in self.known_servers:
             yield Problem("authority_key", "is a server's key: an authority is another than the server.")
         if self.registrar != "authority" and self.authority_key:

@@ -29,6 +29,8 @@ from hansa.core.settings import Setting
 PREFIX: Final = "HANSA_SERVER_"
 """What the name of every environment variable of the server begins with."""
 MIB: Final = 2**20
+_SHOWN: Final = 60
+"""Characters of what should be a URL, and is none, that are shown; nothing of what could be a password before an @."""
 
 _REPLICA: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _CODE: Final = re.compile(r"[A-Za-z_][\w.]*:(\*|[A-Za-z_]\w*)")
@@ -326,7 +328,8 @@ def _unfit_places(of: ServerSettings) -> Iterator[Problem]:
     for noun, port in (("decryptor", 8444), ("authority", 8445)):
         for position, url in enumerate(getattr(of, f"{noun}_urls")):
             if not (urlsplit(url).scheme in ("http", "https") and urlsplit(url).netloc):
-                yield Problem(f"{noun}_urls.{position}", f"must be a URL such as https://{noun}.example.org:{port}.")
+                found = f"is {url.rpartition('@')[2][:_SHOWN]!r}; it must be a URL such as https://{noun}.example.org:{port}."
+                yield Problem(f"{noun}_urls.{position}", found)
 
 
 def _unfit_certificates(of: ServerSettings) -> Iterator[Problem]:
@@ -345,12 +348,20 @@ def _unfit_certificates(of: ServerSettings) -> Iterator[Problem]:
     yield from _unfit_files(of)
 
 
+_FIRST_STARTED: Final = {
+    f"{noun}_ca": f" The {noun}'s first start makes it, which needs what `hansa server key` prints: leave {noun}_ca and"
+    f" {noun}_urls out until then."
+    for noun in ("decryptor", "authority")
+}
+
+
 def _unfit_files(of: ServerSettings) -> Iterator[Problem]:
     """Yield which files of certificates cannot be used: a server that began with them would break off."""
     for name in ("tls_certificate", "tls_key", "client_ca", "enrolment_ca", "decryptor_ca", "authority_ca"):
         value = getattr(of, name)
         if value and not Path(value).is_file():
-            yield Problem(name, f"there is no file {value}.")
+            first = _FIRST_STARTED.get(name, "")
+            yield Problem(name, f"there is no file {value}.{first}")
         elif value and name.endswith("_ca") and (found := unusable_authorities(value)):
             yield Problem(name, found)
     if found := unusable_pair(of.tls_certificate, of.tls_key):

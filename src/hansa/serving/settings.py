@@ -18,6 +18,8 @@ from hansa.core.schema import Doc
 from hansa.serving.own_files import OwnFiles
 
 KEY_BYTES: Final = 32
+_SHOWN: Final = 48
+"""Characters of what should be a key, and is none, that are shown."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +96,12 @@ class ServiceSettings:
     def _unfit_keys(self, name: str) -> Iterator[Problem]:
         for position, text in enumerate(getattr(self, name)):
             if len(key_of(text)) != KEY_BYTES:
-                yield Problem(f"{name}.{position}", "is no key: 32 bytes in base64, as the commands print them.")
+                yield Problem(f"{name}.{position}", no_key(text, "the commands print them"))
+
+
+def no_key(text: str, printed: str) -> str:
+    """Return what is wrong with a public key that is none; ``printed``: what prints them."""
+    return f"is {text[:_SHOWN]!r}, which is no key: 32 bytes in base64, as {printed}."
 
 
 def key_of(text: str) -> bytes:
