@@ -8,6 +8,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
+from threading import Barrier, BrokenBarrierError, Event
 
 import httpx
 import pytest
@@ -22,6 +23,7 @@ from hansa.secagg import keys
 from hansa.secagg.convention import vouch
 from hansa.secagg.encoding import prefixed
 from hansa.secagg.roster import Roster
+from hansa.serving import own_files
 from hansa.serving.own_files import OwnFiles
 from hansa.testing.secagg import Federation, public
 from hansa.wire.service_calls import ROSTERS, signed_call
@@ -272,3 +274,33 @@ def test_settings_with_problems_are_told_with_their_key(tmp_path, changes, path)
     assert caught.value.code == "HANSA-AUTHORITY-SETTINGS"
     problems = {each.path for each in caught.value.problems}
     assert path in problems or (path == "tls_key" and "tls_certificate" in problems)
+
+
+def test_a_list_with_an_older_time_that_changes_again_in_the_same_tick_is_read_again(asked, monkeypatch):
+    """As by tools that keep the time of what they copy, where the clock of the files is coarse."""
+    path = asked.own.place / FILE
+    os.utime(path, (1e9, 1e9))
+    assert len(asked.vouched.keys()) == 5
+    status = path.stat()
+    monkeypatch.setattr(type(path), "stat", lambda *_, **__: status)
+    path.write_text("")
+    assert asked.vouched.keys() == frozenset()
+
+
+def test_of_two_that_begin_at_once_one_makes_the_key(tmp_path, monkeypatch):
+    both, one_is_done, written = Barrier(2), Event(), own_files._private_pem
+
+    def as_the_other_does(key):
+        with suppress(BrokenBarrierError):
+            if both.wait(0.5) == 0:
+                one_is_done.wait(10)
+        return written(key)
+
+    def begin(_):
+        found = public(OwnFiles(tmp_path, "authority").identity())
+        one_is_done.set()
+        return found
+
+    monkeypatch.setattr(own_files, "_private_pem", as_the_other_does)
+    with ThreadPoolExecutor(2) as pool:
+        assert len({*pool.map(begin, range(2)), begin(0)}) == 1

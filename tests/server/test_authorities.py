@@ -181,6 +181,18 @@ def test_an_authority_that_is_away_is_asked_again_and_the_round_is_given_up_in_t
     run_async(work())
 
 
+def test_an_authority_that_is_not_listed_any_more_is_not_called_for_a_plan_that_was_taken_before(tmp_path, monkeypatch):
+    async def work():
+        async with federation(tmp_path, monkeypatch, away=True) as (_, notary, _):
+            pass
+        notary.away, before = False, notary.calls
+        async with deployed(tmp_path) as server:
+            assert "'notary': The server's administrator does not list its url any more" in await abandoned(server)
+            assert notary.calls == before
+
+    run_async(work())
+
+
 def test_a_higher_minimum_of_the_authority_holds(tmp_path, monkeypatch):
     async def work():
         async with federation(tmp_path, monkeypatch, minimum_cohort=5) as (server, _, _):

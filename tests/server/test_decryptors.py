@@ -22,10 +22,12 @@ from hansa.decryptor.service import DecryptorService
 from hansa.decryptor.settings import DecryptorSettings
 from hansa.secagg import keys
 from hansa.secagg.contribution import Contribution
+from hansa.secagg.encoding import prefixed
 from hansa.secagg.oneshot_client import ReportingClient
 from hansa.secagg.oneshot_messages import Report
 from hansa.secagg.policy import ClientPolicy
 from hansa.server import closing, decryptor_calls
+from hansa.server.secure_tasks import Prepared
 from hansa.serving.own_files import OwnFiles
 from hansa.wire.generated import federation_pb2 as messages
 
@@ -291,5 +293,54 @@ def test_calls_that_no_known_server_signed_are_refused(tmp_path, monkeypatch):
 
         key = Ed25519PrivateKey.generate()
         return {"Authorization": signed_call(key, "/v1/keys", bytes(32), server.clock.now())}
+
+    run_async(work())
+
+
+def prepared_before(monkeypatch, count):
+    """Let so many sums be prepared with a record that cannot be read, as an older version wrote it."""
+    encode, left = Prepared.encode, [None] * count
+
+    def as_before(prepared):
+        if not left:
+            return encode(prepared)
+        left.pop()
+        parts = zip(prepared.keys, prepared.signatures, strict=True)
+        return b"".join(prefixed(each.operator.encode(), each.identity, each.sealing, made) for each, made in parts)
+
+    monkeypatch.setattr(Prepared, "encode", as_before)
+
+
+def test_a_sum_whose_record_cannot_be_read_is_given_up_and_its_run_goes_on(tmp_path, monkeypatch):
+    async def work():
+        prepared_before(monkeypatch, 1)
+        async with federation(tmp_path, monkeypatch) as (server, decryptors, devices):
+            parts = await parts_of(server, decryptors, devices)
+            server.services.sums.drop(key_of(parts[0]))
+            for _ in range(500):
+                if events := [*await server.events("round.abandoned"), *await server.events("run.paused")]:
+                    break
+                await asyncio.sleep(0.02)
+            assert [event.kind for event in events] == ["round.abandoned"]
+            assert "records are missing or damaged" in events[0].detail["why"]
+
+    run_async(work())
+
+
+def test_of_two_groups_one_whose_record_cannot_be_read_is_left_out(tmp_path, monkeypatch, sums):
+    async def work():
+        prepared_before(monkeypatch, 1)
+        section = Decryptors(tmp_path).section(group_size=3)
+        async with federation(tmp_path, monkeypatch, 7, section=section) as (server, decryptors, devices):
+            parts = await parts_of(server, decryptors, devices)
+            server.services.sums.drop(key_of(parts[0]))
+            tasks = {}
+            for part in parts:
+                tasks.setdefault(part.machine.task_hash, []).append(part)
+                await part.device.put(part.assigned.id, part.reply)
+            assert await over(server, parts[0]) == "closed"
+            code = await code_for(server, parts[0].assigned)
+            (found,) = sums
+            assert found in [plain_sum(code, group) for group in tasks.values()]
 
     run_async(work())

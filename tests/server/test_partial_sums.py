@@ -418,6 +418,26 @@ def test_who_has_the_database_and_the_blobs_reads_no_sum_once_the_rounds_key_is_
     run_async(work())
 
 
+def test_a_run_whose_updates_come_faster_than_they_are_added_holds_up_no_other(tmp_path, monkeypatch):
+    async def work():
+        async with deployed(tmp_path, fold_every=1) as server:
+            run, devices, of, _ = await begun(server, clients=3)
+            adding = asyncio.Event()
+
+            async def fold(*_args, **_more):
+                adding.set()
+                await asyncio.sleep(0)
+                return True  # there is always more
+
+            monkeypatch.setattr(partial_sums, "fold", fold)
+            await send(server, run, devices, of, [0])
+            await asyncio.wait_for(adding.wait(), 30)
+            other = await server.submit(*PRIVATE, *SCALED)
+            assert (await first_round(server, other)).id.run == other
+
+    run_async(work())
+
+
 async def submitted(server, *overrides):
     for number in range(16):
         await (await server.device(f"hospital {number}")).check_in()

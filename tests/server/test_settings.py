@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import stat
 
 import pytest
-from cryptography.hazmat.primitives import serialization
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from tests.server.authority import Authority
 
 from hansa.core import schema
+from hansa.core.certificate_files import unusable_pair
 from hansa.core.errors import SettingsError
 from hansa.server.settings import ServerSettings, read_settings, settings_table
 
@@ -130,6 +134,47 @@ def test_files_of_certificates_that_cannot_be_used_are_told_before_anything_is_s
     for pair in ((certificate, other), (garbage, key), (certificate, garbage), (authority.ca, locked)):
         files = {"HANSA_SERVER_TLS_CERTIFICATE": str(pair[0]), "HANSA_SERVER_TLS_KEY": str(pair[1])}
         assert "cannot be used" in problems_of(HANSA_SERVER_TLS="files", **files)["HANSA_SERVER_TLS_KEY"]
+
+
+def self_signed(folder, key, algorithm):
+    """The files of a certificate of a key, and of that key."""
+    now, name = dt.datetime.now(dt.UTC), x509.Name([])
+    made = x509.CertificateBuilder(name, name, key.public_key(), 1, now, now + dt.timedelta(days=1)).sign(
+        key, algorithm
+    )
+    paths, pem = (folder / "certificate.pem", folder / "key.pem"), serialization.Encoding.PEM
+    paths[0].write_bytes(made.public_bytes(pem))
+    paths[1].write_bytes(key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()))
+    return paths
+
+
+UNSERVED = {
+    "P-521": lambda: ec.generate_private_key(ec.SECP521R1()),
+    "secp256k1": lambda: ec.generate_private_key(ec.SECP256K1()),
+    "Ed448": ed448.Ed448PrivateKey.generate,
+    "RSA 2056": lambda: rsa.generate_private_key(65537, 2056),
+    "RSA of exponent 3": lambda: rsa.generate_private_key(3, 2048),
+}
+SERVED = {
+    "P-384": lambda: ec.generate_private_key(ec.SECP384R1()),
+    "Ed25519": ed25519.Ed25519PrivateKey.generate,
+    "RSA 2048": lambda: rsa.generate_private_key(65537, 2048),
+}
+
+
+@pytest.mark.parametrize("name", [*UNSERVED, *SERVED])
+def test_keys_at_which_the_http_server_would_end_are_told_and_others_are_taken(tmp_path, name):
+    key = {**UNSERVED, **SERVED}[name]()
+    algorithm = None if isinstance(key, ed448.Ed448PrivateKey | ed25519.Ed25519PrivateKey) else hashes.SHA256()
+    found = unusable_pair(*map(str, self_signed(tmp_path, key, algorithm)))
+    assert (found is None) == (name in SERVED)
+    assert found is None or "a key is Ed25519" in found
+
+
+def test_a_certificate_in_a_form_that_openssl_alone_reads_is_told(tmp_path):
+    certificate, key = self_signed(tmp_path, ec.generate_private_key(ec.SECP256R1()), hashes.SHA256())
+    certificate.write_bytes(certificate.read_bytes().replace(b" CERTIFICATE", b" TRUSTED CERTIFICATE"))
+    assert unusable_pair(str(certificate), str(key)) is not None
 
 
 def test_authorities_without_a_use_and_client_certificates_without_authorities_are_refused(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import pytest
 from sqlalchemy import create_engine, inspect, select, table, text
@@ -117,16 +118,21 @@ def test_going_back_and_forward_keeps_every_row_that_the_older_schema_has(databa
     open_store(database)
 
 
-def test_a_ledger_that_has_rows_is_forgotten_only_if_that_is_asked(database):
-    url = parse_url(database)
-    engine = create_engine(url)
+def spend(connection):
+    """Write a ledger with a row."""
     scope = dict.fromkeys(("id", "tenant", "name", "unit", "adjacency", "head", "accountant", "spent"), "x")
     numbers = {"delta": 1e-5, "epsilon_limit": 8.0, "rows": 1, "restored_row": 0}
     row = {"scope": "x", "number": 1, "kind": "limit", "content": "{}", "hash": "h"}
+    connection.execute(tables.tenants.insert().values(id="x", name="hospitals"))
+    connection.execute(tables.ledger_scopes.insert().values(**scope, **numbers))
+    connection.execute(tables.ledger_rows.insert().values(**row))
+
+
+def test_a_ledger_that_has_rows_is_forgotten_only_if_that_is_asked(database):
+    url = parse_url(database)
+    engine = create_engine(url)
     with engine.begin() as connection:
-        connection.execute(tables.tenants.insert().values(id="x", name="hospitals"))
-        connection.execute(tables.ledger_scopes.insert().values(**scope, **numbers))
-        connection.execute(tables.ledger_rows.insert().values(**row))
+        spend(connection)
     for number in (1, 0):
         with pytest.raises(StoreError, match="would forget|has rows") as caught:
             downgrade(url, number)
@@ -134,6 +140,22 @@ def test_a_ledger_that_has_rows_is_forgotten_only_if_that_is_asked(database):
     assert current(url).number == tables.SCHEMA
     assert inspect(engine).has_table("ledger_rows")
     assert downgrade(url, 1, forget_ledger=True) == Schema(1, 1)
+    engine.dispose()
+
+
+def test_what_a_replica_is_about_to_spend_as_the_schema_goes_back_is_not_forgotten(database):
+    url = parse_url(database)
+    engine = create_engine(url)
+    with ThreadPoolExecutor(1) as pool:
+        with engine.begin() as replica:
+            spend(replica)
+            going_back = pool.submit(downgrade, url, 1)
+            wait([going_back], timeout=1.0)  # it can only wait for the replica
+            assert not going_back.done()
+        with pytest.raises(StoreError) as caught:
+            going_back.result(60)
+    assert caught.value.code == "HANSA-STORE-LEDGER"
+    assert inspect(engine).has_table("ledger_rows")
     engine.dispose()
 
 

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import base64
-import fcntl
-import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -41,7 +37,7 @@ class Vouched:
             if seen != self._seen:
                 self._seen = ()
                 self._keys = frozenset(_keys(self._lines()))
-                self._seen = seen if time.time() - status.st_mtime > _SETTLED else ()
+                self._seen = seen if time.time() - max(status.st_mtime, status.st_ctime) > _SETTLED else ()
         except FileNotFoundError:
             return frozenset()
         except OSError as error:
@@ -51,7 +47,7 @@ class Vouched:
     def add(self, text: str, comment: str = "") -> bool:
         """Vouch for a key; return False where that was so. Raises HansaError: no key, or a list with problems."""
         key = _one(text)
-        with self._changing():
+        with self.own.turn(_LOCK):
             lines = self._lines()
             if key in _keys(lines):
                 return False
@@ -62,7 +58,7 @@ class Vouched:
     def remove(self, text: str) -> bool:
         """Vouch for a key no more; return False where that was so. Raises HansaError as :meth:`add` does."""
         key = _one(text)
-        with self._changing():
+        with self.own.turn(_LOCK):
             lines = self._lines()
             if key not in _keys(lines):
                 return False
@@ -84,16 +80,6 @@ class Vouched:
             write(self.own.place / FILE, "".join(f"{line}\n" for line in lines).encode(), 0o600)
         except OSError as error:
             raise unreadable(f"it cannot be written: {error.strerror or error}.") from None
-
-    @contextmanager
-    def _changing(self) -> Iterator[None]:
-        """Let no other command change the file meanwhile; the service reads it whole, before or after."""
-        descriptor = os.open(self.own.make() / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(descriptor)
 
 
 def _text(line: str) -> str:

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 from pathlib import Path
+from typing import Final
+
+_CERTIFICATE: Final = b"-----BEGIN CERTIFICATE-----"
+_PRIVATE_KEY: Final = re.compile(rb"-----BEGIN ([A-Z ]*PRIVATE KEY)-----.*?-----END \1-----", re.DOTALL)
+_SERVED: Final = "a key is Ed25519, ECDSA on P-256 or P-384, or RSA of 2048, 3072 or 4096 bits with exponent 65537"
+"""What the HTTP server takes, which is less than OpenSSL does: it ends the process at any other."""
 
 
 def unusable_pair(certificate: str, key: str) -> str | None:
@@ -19,7 +26,29 @@ def unusable_pair(certificate: str, key: str) -> str | None:
     except OSError as error:
         why = _why(error, "they are no certificate and its private key without a password, PEM")
         return f"{certificate} and {key} cannot be used: {why}."
-    return None
+    if _CERTIFICATE not in Path(certificate).read_bytes():
+        return f"{certificate} cannot be used: it holds no CERTIFICATE as PEM."
+    return None if _is_served(Path(key).read_bytes()) else f"{key} cannot be used: {_SERVED}."
+
+
+def _is_served(pem: bytes) -> bool:
+    from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415 - where files are named
+    from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa  # noqa: PLC0415
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key  # noqa: PLC0415
+
+    found = _PRIVATE_KEY.search(pem)
+    if found is None:
+        return False
+    try:
+        key = load_pem_private_key(found[0], password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        return False
+    if isinstance(key, rsa.RSAPrivateKey):
+        public = key.public_key()
+        return public.key_size in {2048, 3072, 4096} and public.public_numbers().e == 65537
+    if isinstance(key, ec.EllipticCurvePrivateKey):
+        return key.curve.name in {"secp256r1", "secp384r1"}
+    return isinstance(key, ed25519.Ed25519PrivateKey)
 
 
 def unusable_authorities(path: str) -> str | None:

@@ -208,7 +208,9 @@ class Coordinator:
             fates = await rows.rounds.count_fates(round_.id)
         try:
             if lifecycle.waits(context.plan, round_, fates, now=now):
-                return await partial_sums.fold(services, context, round_, reported=fates.get("reported", 0))
+                if await partial_sums.fold(services, context, round_, reported=fates.get("reported", 0)):
+                    services.board.changed.set()  # more may wait, but other runs have their turn first
+                return False
             return await self._go_on(context, round_, now)
         except BrokenUpdateError as error:
             await self._abandon_broken(round_, error)

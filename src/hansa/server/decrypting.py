@@ -92,7 +92,7 @@ class Decrypting:
         identities = await sums.identities(round_, held)
         if (authority := _authority(round_)) is not None:
             task = sums.convention(round_.context, round_.round, identities, prepared).task
-            asked = AuthorityCalls(self.signer, sums.clock, sums.authority_ca)
+            asked = AuthorityCalls(self.signer, sums.clock, sums.authority_urls, sums.authority_ca)
             prepared = replace(prepared, registration=await asked.vouched(authority, task, identities))
         convention = sums.convention(round_.context, round_.round, identities, prepared)
         signatures = await calls.ready(decryptors, convention.task, convention.registration)
@@ -142,7 +142,7 @@ class Decrypting:
         return self.sums.held.get(round_.round.id) is round_
 
     def _calls(self) -> DecryptorCalls:
-        return DecryptorCalls(self.signer, self.sums.clock, self.sums.decryptor_ca)
+        return DecryptorCalls(self.signer, self.sums.clock, self.sums.decryptor_urls, self.sums.decryptor_ca)
 
 
 def _decryptors(round_: HeldRound) -> tuple[Decryptor, ...]:

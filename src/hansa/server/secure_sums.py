@@ -24,7 +24,7 @@ from hansa.secagg.known import vector_sha256
 from hansa.secagg.messages import MAGIC, Masked, header_of
 from hansa.secagg.oneshot_messages import Report as OneShot
 from hansa.secagg.protocols import restore_server, start_server
-from hansa.secagg.records import closes_phase
+from hansa.secagg.records import DAMAGE, closes_phase
 from hansa.secagg.step import Step
 from hansa.server.board import Board
 from hansa.server.contexts import RunContext
@@ -77,7 +77,8 @@ class _Signs:
 class SecureSums:
     """The secure sums of a server's open rounds.
 
-    ``decryptor_ca``, ``authority_ca``: the certificates by which decryptors and authorities are trusted.
+    ``decryptor_urls``, ``authority_urls``: the decryptors and authorities that are called; ``decryptor_ca``,
+    ``authority_ca``: the certificates by which they are trusted.
     """
 
     store: Store
@@ -86,7 +87,9 @@ class SecureSums:
     signer: Signer
     board: Board
     clock: Clock
+    decryptor_urls: Sequence[str] = ()
     decryptor_ca: str = ""
+    authority_urls: Sequence[str] = ()
     authority_ca: str = ""
     held: dict[RoundKey, HeldRound] = field(default_factory=dict)
     locks: WeakValueDictionary[RoundKey, asyncio.Lock] = field(default_factory=WeakValueDictionary)
@@ -190,9 +193,9 @@ class SecureSums:
             self.decrypting.go_on(round_)
             return round_
 
-    async def give_up(self, round_: HeldRound, held: Held, now: float) -> None:
-        """Give up a sum that was not prepared: there is no record of it but its clients' fates."""
-        held.failed = not_prepared(round_.context)
+    async def give_up(self, round_: HeldRound, held: Held, now: float, why: str = "") -> None:
+        """Give up a sum that was not prepared, or ``why`` else: there is no record of it but its clients' fates."""
+        held.failed = why or not_prepared(round_.context)
         try:
             async with self.store.transaction() as rows:
                 settled = await settle(rows, round_, held, now)
@@ -327,7 +330,7 @@ class SecureSums:
         """Make machines of their records."""
         key = await asyncio.to_thread(self.keys.unwrap, round_name(stored.id), stored.key)
         round_ = HeldRound(context, stored, key, {each.client: each.position for each in assigned}, [])
-        steps: list[tuple[Held, Step]] = []
+        steps, damaged = list[tuple[Held, Step]](), list[Held]()
         for group, first, size in bounds_of(groups_of(context, stored.cohort_size)):
             own = [each for each in records if each.part == group]
             contents = [_unsealed(key, stored.id, each) for each in own]
@@ -337,12 +340,18 @@ class SecureSums:
             start = 2 if prepared_first else 1
             if len(own) <= start:
                 continue
-            prepared = Prepared.decode(contents[1]) if prepared_first else None
-            convention = self.convention(context, stored, _split(contents[0]), prepared)
+            try:
+                prepared = Prepared.decode(contents[1]) if prepared_first else None
+                convention = self.convention(context, stored, _split(contents[0]), prepared)
+            except DAMAGE:  # or another version wrote it
+                damaged.append(held)
+                continue
             held.server, step = await asyncio.to_thread(restore_server, convention, contents[start:], threads=_THREADS)
             closed = [each.at for each, content in zip(own, contents, strict=True) if closes_phase(content)]
             held.since = closed[-1] if closed else own[start].at
             steps.append((held, step))
+        for held in damaged:
+            await self.give_up(round_, held, stored.opened_at, "records are missing or damaged")
         for held, step in steps:
             if step.persist:  # a phase was complete, and the record of its end is missing
                 await self.apply(round_, held, step, held.since)

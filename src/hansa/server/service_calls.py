@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -34,10 +34,15 @@ class Called:
 
 @dataclass(frozen=True)
 class ServiceCalls:
-    """Calls services, signed with the server's key. ``ca``: the file of certificates that are trusted."""
+    """Calls services, signed with the server's key.
+
+    ``urls``: those that its administrator lists, which may have changed since a plan was taken; ``ca``: the file of
+    certificates that are trusted.
+    """
 
     signer: Signs
     clock: Clock
+    urls: Sequence[str]
     ca: str = ""
 
     @asynccontextmanager
@@ -47,6 +52,8 @@ class ServiceCalls:
 
     async def _post(self, client: httpx.AsyncClient, to: Called, path: str, body: bytes, most: int) -> bytes:
         """Return a service's answer of at most so many bytes. Raises HansaError."""
+        if to.url not in self.urls:
+            raise to.refused("The server's administrator does not list its url any more.")
         most = max(most, _LARGEST_SMALL)
         headers = {
             "Authorization": signed_call(self.signer, path, body, self.clock.now()),

@@ -54,7 +54,9 @@ class Services:
             self.signer,
             self.board,
             self.clock,
+            decryptor_urls=self.settings.decryptor_urls,
             decryptor_ca=self.settings.decryptor_ca,
+            authority_urls=self.settings.authority_urls,
             authority_ca=self.settings.authority_ca,
         )
         object.__setattr__(self, "sums", sums)

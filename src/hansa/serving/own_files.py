@@ -31,6 +31,7 @@ KEY: Final = "identity.pem"
 CERTIFICATE: Final = "certificate.pem"
 CERTIFICATE_KEY: Final = "certificate-key.pem"
 _LOCK: Final = "lock"
+_KEY_LOCK: Final = "identity.lock"
 _DAYS: Final = 3650
 """Days of its own certificate, which the server's operator trusts as it is: renewing it would be another to trust."""
 _BEHIND: Final = timedelta(hours=1)
@@ -64,11 +65,22 @@ class OwnFiles:
         finally:
             os.close(descriptor)
 
+    @contextlib.contextmanager
+    def turn(self, lock: str) -> Iterator[None]:
+        """Let no other process do meanwhile what this lock is for."""
+        descriptor = os.open(self.make() / lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
     def identity(self) -> Ed25519PrivateKey:
         """Return the identity key, made at the first call. Raises HansaError for a file that holds none."""
         path = self.make() / KEY
-        if not path.exists():
-            write(path, _private_pem(Ed25519PrivateKey.generate()), 0o600)
+        with self.turn(_KEY_LOCK):  # of two that begin at once, one makes it
+            if not path.exists():
+                write(path, _private_pem(Ed25519PrivateKey.generate()), 0o600)
         try:
             read = load_pem_private_key(path.read_bytes(), password=None)
         except (OSError, ValueError):

@@ -25,6 +25,7 @@ _FOLDER: Final = Path(__file__).parent / "migrations"
 _LEDGER: Final = 2
 """The first schema with a privacy ledger."""
 _LOCK: Final = text("SELECT pg_advisory_xact_lock(hashtextextended('hansa:schema', 0))")
+_LOCK_LEDGER: Final = text("LOCK TABLE ledger_rows IN ACCESS EXCLUSIVE MODE")
 _DRIVERS: Final = {
     "sqlite": "sqlite",
     "sqlite+aiosqlite": "sqlite",
@@ -102,7 +103,9 @@ def downgrade(url: URL, number: int, *, forget_ledger: bool = False) -> Schema:
 
 
 def _spent(connection: sqlalchemy.Connection) -> bool:
-    """Return True where a privacy ledger has rows."""
+    """Return True where a privacy ledger has rows. Replicas that still run wait, and write none behind this."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(_LOCK_LEDGER)
     return connection.execute(select(tables.ledger_rows.c.number).limit(1)).first() is not None
 
 
