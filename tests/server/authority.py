@@ -41,7 +41,8 @@ class Authority:
         )
         if not authority:
             builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName("a.test")]), critical=False)
-            builder = builder.add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
+            both = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH])
+            builder = builder.add_extension(both, critical=False)
         return builder.sign(self.key, hashes.SHA256())
 
     def issue(self, name: str, *, days: float = 1) -> tuple[Path, Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import ssl
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -67,7 +68,7 @@ class ServiceCalls:
                     if len(content) > most:
                         raise to.refused("Its answer is larger than any answer to that question.")
         except (httpx.HTTPError, httpx.InvalidURL, ssl.SSLError, OSError) as error:
-            raise to.unreachable(type(error).__name__) from None
+            raise to.unreachable(_why(error)) from None
         if answer.status_code >= _PASSING or answer.status_code in (408, 429):
             raise to.unreachable(f"it answers with {_said(bytes(content), answer.status_code)}")
         if answer.status_code != 200:
@@ -78,6 +79,22 @@ class ServiceCalls:
 @lru_cache(maxsize=4)
 def _trusted(ca: str) -> ssl.SSLContext:
     return ssl.create_default_context(cafile=ca or None)
+
+
+def _why(error: BaseException) -> str:
+    """Return why a service was not reached in this machine's words: the first reason behind an error that says more."""
+    found: BaseException | None = error
+    while found is not None:
+        if isinstance(found, BaseExceptionGroup):
+            found = found.exceptions[0]  # of several addresses the first
+        if isinstance(found, ssl.SSLCertVerificationError):
+            return f"its certificate is not accepted ({found.verify_message})"
+        if isinstance(found, ssl.SSLError):
+            return f"TLS fails ({found.reason or type(found).__name__})"
+        if isinstance(found, OSError) and found.errno:
+            return os.strerror(found.errno) if found.errno > 0 else str(found.strerror)
+        found = found.__cause__ or found.__context__
+    return type(error).__name__
 
 
 def _said(content: bytes, status: int) -> str:
