@@ -149,6 +149,21 @@ def test_who_stops_waiting_hears_that_the_run_goes_on(operate, hansa, monkeypatc
     assert "hansa runs cancel run-" in found.said
 
 
+def test_who_waits_for_a_run_hears_why_it_opens_no_round(operate, hansa, monkeypatch):
+    told = []
+
+    def say(_console, text):
+        told.append(text)
+        if "(--wait-for) needs 2 eligible clients" in text or len(told) > 60:
+            raise KeyboardInterrupt
+
+    operate("populations", "create", "few")
+    monkeypatch.setattr("hansa.cli.submit.sentence", say)
+    monkeypatch.setattr("hansa.cli.submit._QUIET", 0.0)
+    assert hansa("submit", "plan.toml", "--population", "few", "--wait-for", "2", "--wait").status == 130
+    assert any(each.startswith("waiting: ") and "(--wait-for) needs 2 eligible clients" in each for each in told)
+
+
 def test_who_calls_the_port_of_https_by_http_is_asked_about_it(federation, operate, hansa):
     found = hansa("runs", "--server", federation.url.replace("https:", "http:"))
     assert found.status == 7

@@ -40,7 +40,8 @@ class Authority:
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), critical=False)
         )
         if not authority:
-            builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName("a.test")]), critical=False)
+            names = x509.SubjectAlternativeName([x509.DNSName("a.test"), x509.DNSName("localhost")])
+            builder = builder.add_extension(names, critical=False)
             both = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH])
             builder = builder.add_extension(both, critical=False)
         return builder.sign(self.key, hashes.SHA256())

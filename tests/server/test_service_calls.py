@@ -38,7 +38,7 @@ async def listening(files):
         yield server.sockets[0].getsockname()[1]
 
 
-async def why(port, ca, host="127.0.0.1"):
+async def why(port, ca, host="localhost"):
     url = f"https://{host}:{port}"
     to = Called(url, AssertionError, lambda found: unreachable(NOTARY, found))
     calls = ServiceCalls(Signs(), FakeClock(), (url,), str(ca))

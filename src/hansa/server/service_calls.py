@@ -88,7 +88,7 @@ def _why(error: BaseException) -> str:
         if isinstance(found, BaseExceptionGroup):
             found = found.exceptions[0]  # of several addresses the first
         if isinstance(found, ssl.SSLCertVerificationError):
-            return f"its certificate is not accepted ({found.verify_message})"
+            return f"its certificate is not accepted ({found.verify_message.rstrip('.')})"
         if isinstance(found, ssl.SSLError):
             return f"TLS fails ({found.reason or type(found).__name__})"
         if isinstance(found, OSError) and found.errno:
