@@ -268,6 +268,13 @@ def test_every_code_is_explained(hansa, code):
     assert found.json == {code: {"exit_status": CATALOGUE[code][0], "meaning": CATALOGUE[code][1]}}
 
 
+@pytest.mark.parametrize("why", ["STRANGER", "REFUSED"])
+def test_what_to_do_about_an_authority_that_refuses_is_explained(hansa, why):
+    said = hansa("explain", f"HANSA-AUTHORITY-{why}").said
+    assert "its operator" in said
+    assert "hansa clients suspend" in said
+
+
 def test_doctor_finds_this_installation_working(hansa):
     found = hansa("doctor", "--json")
     assert found.status == 0

@@ -10,6 +10,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+_USES = ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH
+
 
 class Authority:
     """A certificate authority in a folder."""
@@ -40,10 +42,10 @@ class Authority:
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), critical=False)
         )
         if not authority:
-            names = x509.SubjectAlternativeName([x509.DNSName("a.test"), x509.DNSName("localhost")])
-            builder = builder.add_extension(names, critical=False)
-            both = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH])
-            builder = builder.add_extension(both, critical=False)
+            builder = builder.add_extension(
+                x509.SubjectAlternativeName([x509.DNSName("a.test"), x509.DNSName("localhost")]), critical=False
+            )
+            builder = builder.add_extension(x509.ExtendedKeyUsage([*_USES]), critical=False)
         return builder.sign(self.key, hashes.SHA256())
 
     def issue(self, name: str, *, days: float = 1) -> tuple[Path, Path]:

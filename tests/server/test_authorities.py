@@ -149,6 +149,8 @@ def test_a_client_that_is_not_vouched_for_is_in_no_sum_and_nobody_is_told_of_one
             why = await abandoned(server)
             assert "the authority does not vouch for the roster" in why
             assert "'notary': It refuses, with HANSA-AUTHORITY-STRANGER" in why
+            assert "Ask its operator" in why
+            assert "suspend who is not on the list" in why
             assert text(devices[3].key.public_key().public_bytes_raw()) not in why
             for device in devices:
                 assert not (await device.check_in()).HasField("assignment")
@@ -172,11 +174,11 @@ def test_an_authority_that_is_away_is_asked_again_and_the_round_is_given_up_in_t
             assert notary.calls >= 3
             assert not (await devices[0].check_in()).HasField("assignment")
             (waits,) = await server.events("round.waiting")
-            assert "'notary' cannot be reached: Connection refused" in waits.detail["why"]
+            assert "'notary' cannot be reached: connection refused" in waits.detail["why"]
             server.clock.time += 51.0
             why = await abandoned(server)
             assert "the authority does not vouch for the roster" in why
-            assert "'notary' cannot be reached: Connection refused" in why
+            assert "'notary' cannot be reached: connection refused" in why
             notary.away = False
             server.clock.time += 61.0
             assert await attempt_of(devices[0]) > 1
@@ -192,6 +194,27 @@ def test_an_authority_that_is_not_listed_any_more_is_not_called_for_a_plan_that_
         async with deployed(tmp_path) as server:
             assert "'notary': The server's administrator does not list its url any more" in await abandoned(server)
             assert notary.calls == before
+
+    run_async(work())
+
+
+def test_of_a_cohort_in_groups_only_the_group_with_a_stranger_is_given_up(tmp_path, monkeypatch, sums):
+    section = Notary.section.fget
+    in_groups = property(lambda notary: section(notary).replace("maximum_cohort=5", "maximum_cohort=9, group_size=3"))
+    monkeypatch.setattr(Notary, "section", in_groups)
+
+    async def work():
+        async with federation(tmp_path, monkeypatch, 6, listed=5) as (server, notary, devices):
+            asked = []
+            for device in devices * 50:
+                if (await device.check_in()).HasField("assignment") and device not in asked:
+                    asked.append(device)
+                await asyncio.sleep(0.01)
+            assert len(asked) == 3
+            assert devices[5] not in asked
+            parts = await begun(server, asked, **notary.demands)
+            assert await through(server, parts) == "closed"
+            assert sums == [plain_sum(await code_for(server, parts[0].assigned), parts)]
 
     run_async(work())
 
@@ -298,5 +321,34 @@ def test_a_plan_names_an_authority_that_the_server_calls_by_a_key_that_is_one(tm
             with pytest.raises(PlanError) as caught:
                 await server.submit(change(Notary(tmp_path).section))
             assert f"secure_aggregation.{path}" in {each.path for each in caught.value.problems}
+
+    run_async(work())
+
+
+def test_a_plan_whose_authority_has_a_key_of_the_server_is_refused_when_it_is_submitted(tmp_path):
+    async def work():
+        async with deployed(tmp_path, authority_urls=(URL,)) as server:
+            await server.services.signer.rotate()
+            notary, published = Notary(tmp_path), server.services.signer.published()
+            assert len(published) == 2
+            for each in published:
+                with pytest.raises(PlanError) as caught:
+                    await server.submit(notary.section.replace(text(notary.public), text(each.public_key)))
+                found = {each.path: each.message for each in caught.value.problems}
+                assert "is a key of this server" in found["secure_aggregation.authority.key"]
+
+    run_async(work())
+
+
+def test_an_authority_with_another_key_than_the_plan_names_is_told_as_the_reason(tmp_path, monkeypatch):
+    async def work():
+        notary, other = Notary(tmp_path), Notary(tmp_path / "other")
+        reached(monkeypatch, authority_calls.AuthorityCalls, notary)
+        async with deployed(tmp_path, authority_urls=(URL,), round_deadline=100.0) as server:
+            devices = await started(server, 4, other.section)
+            notary.begin(server, devices)
+            why = await abandoned(server)
+            assert "'notary': Its signature over the roster is not by the key that the plan names" in why
+            assert "`hansa authority key` prints there" in why
 
     run_async(work())

@@ -136,6 +136,14 @@ def test_files_of_certificates_that_cannot_be_used_are_told_before_anything_is_s
         assert "cannot be used" in problems_of(HANSA_SERVER_TLS="files", **files)["HANSA_SERVER_TLS_KEY"]
 
 
+@pytest.mark.parametrize("noun", ["decryptor", "authority"])
+def test_a_certificate_that_is_not_made_yet_is_told_with_the_order(noun):
+    name = f"HANSA_SERVER_{noun.upper()}_CA"
+    found = problems_of(**{name: "/no/such"})[name]
+    assert found.startswith("there is no file /no/such. ")
+    assert f"leave {noun}_ca and {noun}_urls out until then" in found
+
+
 def self_signed(folder, key, algorithm):
     """The files of a certificate of a key, and of that key."""
     now, name = dt.datetime.now(dt.UTC), x509.Name([])

@@ -186,9 +186,10 @@ def test_the_key_that_the_command_prints_is_the_one_that_signs(tmp_path):
     assert json.loads(again)["public_key"] == printed
     assert command("authority", "vouch", "nothing", "--folder", tmp_path / "own")[0] == 2
     key = b64encode(bytes(range(32))).decode()
-    told = [command("authority", verb, key, "--folder", tmp_path / "own", "--json")[1]
+    told = [command("authority", verb, key, "--folder", tmp_path / "own", "--json")
             for verb in ("vouch", "vouch", "withdraw", "withdraw")]  # fmt: skip
-    assert [json.loads(each) for each in told] == [
-        {"changed": True, "keys": 1}, {"changed": False, "keys": 1},
-        {"changed": True, "keys": 0}, {"changed": False, "keys": 0},
+    assert [(status, json.loads(each)) for status, each in told[:3]] == [
+        (0, {"changed": True, "keys": 1}), (0, {"changed": False, "keys": 1}), (0, {"changed": True, "keys": 0}),
     ]  # fmt: skip
+    status, refused = told[3]
+    assert (status, json.loads(refused)["error"]["code"]) == (2, "HANSA-AUTHORITY-UNLISTED")

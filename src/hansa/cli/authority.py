@@ -12,6 +12,7 @@ import typer
 from hansa.cli.console import command_line, print_json, screen
 from hansa.cli.options import AsJson
 from hansa.cli.service_commands import greet, print_key, require_extra
+from hansa.core.errors import HansaError, RefusedError
 
 if TYPE_CHECKING:
     from hansa.authority.vouched import Vouched
@@ -61,14 +62,32 @@ def vouch(
 def withdraw(key: Key, *, folder: Folder = _FOLDER, as_json: AsJson = False) -> None:
     """Take a client's key off the list: no roster that holds it is vouched for from the next answer on."""
     vouched = _list(folder)
-    changed = vouched.remove(key)
-    _tell("taken off" if changed else "was not there", vouched, changed=changed, as_json=as_json)
+    if not vouched.remove(key):
+        raise RefusedError(
+            "HANSA-AUTHORITY-UNLISTED",
+            rule="A key that is taken off an authority's list is on it.",
+            found=f"The list in {folder} does not hold {key.strip()}.",
+            action="Look whether the folder is the authority's, and whether the list holds another key of that site.",
+        )
+    _tell("taken off", vouched, changed=True, as_json=as_json)
 
 
 def _list(folder: Path) -> Vouched:
+    """Return the list in an authority's folder. Raises HansaError where that is none."""
     from hansa.authority.vouched import Vouched  # noqa: PLC0415 - help comes at once
-    from hansa.serving.own_files import OwnFiles  # noqa: PLC0415
+    from hansa.serving.own_files import KEY, OwnFiles  # noqa: PLC0415
 
+    try:
+        found = "is no folder" if not folder.is_dir() else "" if (folder / KEY).exists() else "holds no authority's key"
+    except OSError as error:
+        found = f"cannot be looked at: {error.strerror or error}"
+    if found:
+        raise HansaError(
+            "HANSA-AUTHORITY-FOLDER",
+            rule="An authority's list is changed in its folder, where it has its key.",
+            found=f"{folder} {found}.",
+            action="Name the folder with --folder; `hansa authority key --folder DIR` makes a new authority's.",
+        )
     return Vouched(OwnFiles(folder, "authority"))
 
 

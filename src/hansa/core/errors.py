@@ -116,14 +116,34 @@ CATALOGUE: Final[dict[str, Entry]] = {
         2, "the authority's list of keys cannot be read; it vouches for nobody", 503, "unavailable"
     ),
     "HANSA-AUTHORITY-KEY": Entry(2, "that is no key of a client, which an authority could vouch for"),
+    "HANSA-AUTHORITY-UNLISTED": Entry(2, "the key that is to be taken off the authority's list is not on it"),
     "HANSA-AUTHORITY-FEW": Entry(
-        3, "a roster has fewer clients than the authority vouches for", 403, "permission_denied"
+        3,
+        "a roster has fewer clients than the authority vouches for: use larger cohorts or groups, or ask its operator for"
+        " another minimum_cohort",
+        403,
+        "permission_denied",
     ),
     "HANSA-AUTHORITY-STRANGER": Entry(
-        3, "a roster holds a key that is not on the authority's list", 403, "permission_denied"
+        3,
+        "a roster holds a key that is not on the authority's list: its operator adds it (hansa authority vouch), or the"
+        " server's operator suspends that client (hansa clients suspend); compare `hansa clients` with the list",
+        403,
+        "permission_denied",
     ),
-    "HANSA-AUTHORITY-REFUSED": Entry(3, "the authority does not vouch for a roster", 403, "permission_denied"),
-    "HANSA-AUTHORITY-UNREACHABLE": Entry(7, "the authority cannot be reached", 503, "unavailable"),
+    "HANSA-AUTHORITY-REFUSED": Entry(
+        3,
+        "the authority does not vouch for a roster: ask its operator to look at its list, server_keys and minimum_cohort,"
+        " or suspend the client that is not on the list (hansa clients suspend)",
+        403,
+        "permission_denied",
+    ),
+    "HANSA-AUTHORITY-UNREACHABLE": Entry(
+        7,
+        "the authority cannot be reached: look at its url in the plan, at authority_ca, and whether it runs",
+        503,
+        "unavailable",
+    ),
     "HANSA-DECRYPTOR-REFUSED": Entry(3, "a decryptor does not help with a sum", 403, "permission_denied"),
     "HANSA-DECRYPTOR-UNREACHABLE": Entry(7, "a decryptor cannot be reached", 503, "unavailable"),
     "HANSA-PRIVACY-INVALID": Entry(2, "numbers of a privacy mechanism that make no sense, or claim what does not hold"),

@@ -25,7 +25,11 @@ class AuthorityCalls(ServiceCalls):
                 client, to, ROSTERS, prefixed(task.content, b"".join(identities)), SIGNATURE_BYTES
             )
         if not signed(authority.identity, signature, "roster", *task.registered):
-            raise refused(authority, "Its signature over the roster is not by the key that the plan names.")
+            raise refused(
+                authority,
+                "Its signature over the roster is not by the key that the plan names; compare that with what"
+                " `hansa authority key` prints there.",
+            )
         return signature
 
 

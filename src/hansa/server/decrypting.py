@@ -59,7 +59,7 @@ class Decrypting:
         except RefusedError as error:
             await self._refused(round_, held, error)
         except HansaError as error:
-            await self._tell(round_, held, f"{error.found} [{error.code}]")
+            await self._tell(round_, held, f"{error.found} {error.action} [{error.code}]")
             _LOG.warning("service not reached", run=round_.round.id.run, code=error.code, what=error.found)
             await asyncio.sleep(_AGAIN)
         except Exception as error:  # noqa: BLE001 - read anew from the store, and asked again
@@ -149,7 +149,7 @@ class Decrypting:
                 await sums.give_up(round_, held, now)
             else:
                 await sums.apply(round_, held, await sums.moved(round_, held.server.on_deadline), now)
-            held.trouble = f"{error.found} [{error.code}]"
+            held.trouble = f"{error.found} {error.action} [{error.code}]"
 
     def _is_current(self, round_: HeldRound) -> bool:
         return self.sums.held.get(round_.round.id) is round_

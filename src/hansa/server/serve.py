@@ -7,7 +7,6 @@ import contextlib
 import gc
 import os
 import signal
-import socket
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from granian.server.embed import Server
 
 from hansa.core.allowed import record
 from hansa.core.clock import Clock, SystemClock
-from hansa.core.errors import HansaError
+from hansa.core.listening import refuse_taken
 from hansa.server.app import create
 from hansa.server.certificates import tls_files
 from hansa.server.replica import own_name
@@ -65,22 +64,6 @@ def _stop(services: Services, server: Any) -> None:
     server.stop()
 
 
-def _refuse_taken(settings: ServerSettings) -> None:
-    """Raise HansaError where the port is taken: two servers would share it, and each would see half of the calls."""
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    try:
-        with socket.socket(family) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((settings.host, settings.port))
-    except OSError as error:
-        raise HansaError(
-            "HANSA-SERVER-SETTINGS",
-            rule="A server listens on an address and port of its own.",
-            found=f"{settings.host}:{settings.port} cannot be had: {error.strerror or error}.",
-            action="Stop what listens there, or set port (HANSA_SERVER_PORT).",
-        ) from None
-
-
 def open_keys(place: str) -> KeyProvider:
     """Return the key provider at a place: a folder, or ``vault:URL`` with the token in VAULT_TOKEN."""
     if not place.startswith("vault:"):
@@ -92,7 +75,7 @@ def open_keys(place: str) -> KeyProvider:
 
 async def serve(settings: ServerSettings, ready: Callable[[Services], Any] | None = None) -> None:
     """Serve until SIGTERM or SIGINT; what is being answered is answered first."""
-    _refuse_taken(settings)
+    refuse_taken("server", settings.host, settings.port)
     async with open_services(settings) as services:
         tls = tls_files(settings, services.clock)
         await first_token(services.store, settings, services.clock.now())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -68,7 +69,7 @@ class ServiceCalls:
                     if len(content) > most:
                         raise to.refused("Its answer is larger than any answer to that question.")
         except (httpx.HTTPError, httpx.InvalidURL, ssl.SSLError, OSError) as error:
-            raise to.unreachable(_why(error)) from None
+            raise to.unreachable(reason_of(error)) from None
         if answer.status_code >= _PASSING or answer.status_code in (408, 429):
             raise to.unreachable(f"it answers with {_said(bytes(content), answer.status_code)}")
         if answer.status_code != 200:
@@ -81,19 +82,24 @@ def _trusted(ca: str) -> ssl.SSLContext:
     return ssl.create_default_context(cafile=ca or None)
 
 
-def _why(error: BaseException) -> str:
-    """Return why a service was not reached in this machine's words: the first reason behind an error that says more."""
-    found: BaseException | None = error
-    while found is not None:
-        if isinstance(found, BaseExceptionGroup):
-            found = found.exceptions[0]  # of several addresses the first
-        if isinstance(found, ssl.SSLCertVerificationError):
-            return f"its certificate is not accepted ({found.verify_message.rstrip('.')})"
-        if isinstance(found, ssl.SSLError):
-            return f"TLS fails ({found.reason or type(found).__name__})"
-        if isinstance(found, OSError) and found.errno:
-            return os.strerror(found.errno) if found.errno > 0 else str(found.strerror)
-        found = found.__cause__ or found.__context__
+def reason_of(error: BaseException) -> str:
+    """Return why a call did not come through, in words for the operator: what lies beneath the library's error."""
+    if isinstance(error, httpx.TimeoutException):
+        return "it does not answer in time"
+    beneath: BaseException | None = error
+    while beneath is not None:
+        if isinstance(beneath, ssl.SSLCertVerificationError):
+            return f"its certificate is not accepted ({beneath.verify_message.rstrip('.')})"
+        if isinstance(beneath, ssl.SSLError):
+            return f"TLS fails ({beneath.reason or beneath})"
+        if isinstance(beneath, socket.gaierror):
+            return "its name is not known"
+        if isinstance(beneath, OSError) and beneath.errno:
+            return os.strerror(beneath.errno).lower()
+        if isinstance(beneath, BaseExceptionGroup):
+            beneath = beneath.exceptions[0]  # one for each address that was tried
+        else:
+            beneath = beneath.__cause__ or beneath.__context__
     return type(error).__name__
 
 

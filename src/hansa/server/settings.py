@@ -345,12 +345,20 @@ def _unfit_certificates(of: ServerSettings) -> Iterator[Problem]:
     yield from _unfit_files(of)
 
 
+_FIRST_STARTED: Final = {
+    f"{noun}_ca": f" The {noun}'s first start makes it, which needs what `hansa server key` prints: leave {noun}_ca and"
+    f" {noun}_urls out until then."
+    for noun in ("decryptor", "authority")
+}
+
+
 def _unfit_files(of: ServerSettings) -> Iterator[Problem]:
     """Yield which files of certificates cannot be used: a server that began with them would break off."""
     for name in ("tls_certificate", "tls_key", "client_ca", "enrolment_ca", "decryptor_ca", "authority_ca"):
         value = getattr(of, name)
         if value and not Path(value).is_file():
-            yield Problem(name, f"there is no file {value}.")
+            first = _FIRST_STARTED.get(name, "")
+            yield Problem(name, f"there is no file {value}.{first}")
         elif value and name.endswith("_ca") and (found := unusable_authorities(value)):
             yield Problem(name, found)
     if found := unusable_pair(of.tls_certificate, of.tls_key):

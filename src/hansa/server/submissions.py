@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import secrets
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -80,13 +80,14 @@ def check(  # noqa: PLR0913, PLR0917 - a submission, and what it must fit
     allowances: tuple[Allowance, ...],
     decryptor_urls: Sequence[str],
     authority_urls: Sequence[str],
+    own_keys: Collection[bytes],
 ) -> Checked:
     """Return a submission that stands. Raises HansaError: PlanError with every problem where it is the plan's."""
     plan = planned({**submission.plan, "name": submission.name}, allowances)
     check_eligibility(submission.eligibility, population.schema)
     signature, layout = _model_of(submission)
     problems = [*population_problems(plan, clients), *federation_problems(plan, signature)]
-    problems += [*decryptor_problems(plan, decryptor_urls), *authority_problems(plan, authority_urls)]
+    problems += [*decryptor_problems(plan, decryptor_urls), *authority_problems(plan, authority_urls, own_keys)]
     if problems:
         raise PlanError(problems)
     choose(plan.evaluation.metrics, signature)
@@ -217,9 +218,14 @@ def decryptor_problems(plan: Plan, urls: Sequence[str]) -> Iterator[Problem]:
             )
 
 
-def authority_problems(plan: Plan, urls: Sequence[str]) -> Iterator[Problem]:
-    """Yield the authority of a plan that the server does not call."""
+def authority_problems(plan: Plan, urls: Sequence[str], own_keys: Collection[bytes]) -> Iterator[Problem]:
+    """Yield why a plan's authority is none: the server does not call it, or it would be the server itself."""
     authority = None if plan.secure_aggregation is None else plan.secure_aggregation.authority
+    if authority is not None and authority.identity in own_keys:
+        yield Problem(
+            "secure_aggregation.authority.key",
+            "is a key of this server; an authority is another than the server: take what `hansa authority key` prints.",
+        )
     if authority is not None and authority.url not in urls:
         yield Problem(
             "secure_aggregation.authority.url",
@@ -264,7 +270,8 @@ async def submit(services: Services, token: Token, submission: Submission) -> Ta
     if tenant is None or population is None:
         raise not_found(f"population {submission.population!r}")
     urls = services.settings.decryptor_urls, services.settings.authority_urls
-    stands = await asyncio.to_thread(check, submission, population, clients, tenant, services.allowances, *urls)
+    own = {each.public_key for each in services.signer.published()}
+    stands = await asyncio.to_thread(check, submission, population, clients, tenant, services.allowances, *urls, own)
     planned = await asyncio.to_thread(release_of, stands.plan, stands.descriptor.layout, clients)
     if planned is not None:
         async with services.store.reading() as rows:

@@ -12,13 +12,18 @@ from granian.constants import HTTPModes, Interfaces
 from granian.log import LogLevels
 from granian.server.embed import Server
 
+from hansa.core.listening import refuse_taken
 from hansa.serving.settings import ServiceSettings
 
 _ALWAYS: Final = ("localhost", "127.0.0.1", "::1")
 
 
 async def until_told(application: Any, settings: ServiceSettings, ready: Callable[[], Any]) -> None:
-    """Serve an ASGI application until SIGTERM or SIGINT; what is being answered is answered first."""
+    """Serve an ASGI application until SIGTERM or SIGINT; what is being answered is answered first.
+
+    Raises HansaError where the address and port cannot be had.
+    """
+    refuse_taken(settings.noun, settings.host, settings.port)
     files = _tls_files(settings)
     server = Server(
         application,
