@@ -117,7 +117,9 @@ def test_amplification_waits_for_the_population_that_it_counts_on(tmp_path, monk
                     break
                 await asyncio.sleep(0.02)
             said = {getattr(attempt, "why", "it opened") for attempt in attempts}
-            assert said == {"the plan's privacy.population needs 4 eligible clients, and fewer are"}, "3 consent, and 4 are counted on"
+            assert said == {"the plan's privacy.population needs 4 eligible clients, and fewer are"}, (
+                "3 consent, and 4 are counted on"
+            )
             reluctant.consent = True
             devices.append(reluctant)
             for _ in range(500):

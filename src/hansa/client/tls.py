@@ -11,9 +11,7 @@ from hansa.core.errors import RefusedError
 _CA: Final = "--ca (HANSA_CA)"
 _CERTIFICATE: Final = "HANSA_CERTIFICATE (of an agent also --certificate)"
 _KEY: Final = "HANSA_CERTIFICATE_KEY (of an agent also --certificate-key)"
-_NAMED: Final = (
-    "HANSA_CERTIFICATE and HANSA_CERTIFICATE_KEY (of an agent also --certificate and --certificate-key)"
-)
+_NAMED: Final = "HANSA_CERTIFICATE and HANSA_CERTIFICATE_KEY (of an agent also --certificate and --certificate-key)"
 
 _REFUSALS: Final = (
     "ALERT_UNKNOWN_CA",
