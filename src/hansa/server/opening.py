@@ -85,7 +85,7 @@ async def open_next(services: Services, context: RunContext, upcoming: Upcoming)
     needed = _needed(context, upcoming)
     fewest, what = max((needed, "a round"), *_awaited(context, upcoming), key=lambda each: each[0])
     if eligible.count < fewest:
-        return NotYet(f"{what} needs {fewest} eligible clients, and fewer are")
+        return NotYet(too_few(what, fewest))
     numbers = await _numbers(services, context, upcoming, eligible)
     if len(numbers) < needed:
         return NotYet("too few clients could be picked")
@@ -134,6 +134,11 @@ def _awaited(context: RunContext, upcoming: Upcoming) -> Iterator[tuple[int, str
     yield (1, "a round") if began else (int(run.notes.get("wait_for", 1)), "the run's first round (--wait-for)")
     if privacy is not None and upcoming.kind == "training":
         yield privacy.population or 0, "the plan's privacy.population"
+
+
+def too_few(what: str, fewest: int) -> str:
+    """Return why a run waits that has fewer eligible clients than something of it needs."""
+    return f"{what} needs {fewest} eligible clients, and fewer are"
 
 
 async def wait(services: Services, run: Run, why: str) -> None:
