@@ -11,8 +11,11 @@ import time
 
 import numpy as np
 import pytest
+from tests.server.authority import Authority
 
+from hansa.authority.settings import AuthoritySettings
 from hansa.cli.local_federation import LocalFederation
+from hansa.cli.service_commands import greet
 
 PLAN = """
 name = "two sites"
@@ -149,6 +152,21 @@ def test_who_stops_waiting_hears_that_the_run_goes_on(operate, hansa, monkeypatc
     assert "hansa runs cancel run-" in found.said
 
 
+def test_who_waits_for_a_run_hears_why_it_opens_no_round(operate, hansa, monkeypatch):
+    told = []
+
+    def say(_console, text):
+        told.append(text)
+        if "(--wait-for) needs 2 eligible clients" in text or len(told) > 60:
+            raise KeyboardInterrupt
+
+    operate("populations", "create", "few")
+    monkeypatch.setattr("hansa.cli.submit.sentence", say)
+    monkeypatch.setattr("hansa.cli.submit._QUIET", 0.0)
+    assert hansa("submit", "plan.toml", "--population", "few", "--wait-for", "2", "--wait").status == 130
+    assert any(each.startswith("waiting: ") and "(--wait-for) needs 2 eligible clients" in each for each in told)
+
+
 def test_who_calls_the_port_of_https_by_http_is_asked_about_it(federation, operate, hansa):
     found = hansa("runs", "--server", federation.url.replace("https:", "http:"))
     assert found.status == 7
@@ -270,6 +288,22 @@ def test_a_server_is_prepared_backed_up_and_restored(hansa, monkeypatch, tmp_pat
     assert hansa("server", "restore", tmp_path / "backup").status == 0
     with sqlite3.connect(tmp_path / "again" / "hansa.sqlite") as restored:
         assert sorted(name for (name,) in restored.execute("SELECT name FROM tenants")) == ["clinic", "default"]
+
+
+def test_certificates_that_are_not_valid_now_are_told_at_the_start(hansa, monkeypatch, tmp_path, capsys):
+    authority = Authority(tmp_path / "ca")
+    (old, old_key), (fresh, _) = authority.issue("old", days=-1), authority.issue("fresh")
+    settings = {"FOLDER": tmp_path / "server", "TLS": "files", "TLS_CERTIFICATE": old, "TLS_KEY": old_key}
+    for name, value in {**settings, "DECRYPTOR_CA": old, "AUTHORITY_CA": fresh}.items():
+        monkeypatch.setenv(f"HANSA_SERVER_{name}", str(value))
+    told = hansa("server", "init")
+    assert told.status == 0
+    assert f"warning: tls_certificate: {old} holds a certificate that is valid from" in told.said
+    assert f"warning: decryptor_ca: {old}" in told.said
+    assert told.said.count("warning:") == 2
+    shared = {"operator": "notary", "server_keys": ("A" * 43 + "=",), "folder": str(tmp_path / "own")}
+    greet(AuthoritySettings(**shared, tls="files", tls_certificate=str(old), tls_key=str(old_key)), bytes(32))
+    assert f"warning: tls_certificate: {old}" in capsys.readouterr().err
 
 
 def test_the_schema_goes_down_and_up_again(hansa, monkeypatch, tmp_path):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from fake_server import digest, job_of
+from tests.server.authority import Authority
 
 from hansa.client import Agent, transport
 from hansa.client.transport import Reach, Transport, refusal, wanted_pause
@@ -187,10 +188,31 @@ def test_what_is_no_safe_address_is_refused(url, data, tmp_path):
 
 def test_a_server_of_another_authority_is_not_believed(tmp_path):
     (tmp_path / "ca.pem").write_text("nothing")
-    with pytest.raises(RefusedError, match="CA or certificate file"):
+    with pytest.raises(RefusedError, match="ca.pem holds no certificates"):
         Transport(Reach("https://localhost", ca=tmp_path / "ca.pem"))
-    with pytest.raises(RefusedError, match="CA or certificate file"):
+    with pytest.raises(RefusedError, match="none.pem cannot be read: No such file"):
         Transport(Reach("https://localhost", ca=tmp_path / "none.pem"))
+
+
+def test_of_a_certificate_and_its_key_the_file_that_cannot_be_used_is_named(tmp_path):
+    authority, empty = Authority(tmp_path / "ca"), tmp_path / "empty.pem"
+    certificate, key = authority.issue("hospital")
+    other, _ = authority.issue("other")
+    empty.write_text("nothing")
+    for pair, found, place in (
+        ((tmp_path / "no.pem", key), "no.pem cannot be read: No such file or directory.", "HANSA_CERTIFICATE "),
+        ((certificate, tmp_path / "no.pem"), "no.pem cannot be read: No such file or directory.", "--certificate-key"),
+        ((empty, key), "empty.pem holds no certificate as PEM.", "HANSA_CERTIFICATE "),
+        ((certificate, empty), "empty.pem holds no private key as PEM without a password.", "--certificate-key"),
+        ((other, key), f"hospital-key.pem is not the key of {other}.", "--certificate-key"),
+    ):
+        with pytest.raises(RefusedError) as caught:
+            Reach("https://localhost", ca=authority.ca, certificate=pair).client()
+        assert caught.value.code == "HANSA-CERTIFICATE-FILE"
+        assert caught.value.found.endswith(found)
+        assert str(tmp_path) in caught.value.found
+        assert str(authority.ca) not in caught.value.found
+        assert place in caught.value.action
 
 
 def test_nobody_answers(agent, server, tmp_path):

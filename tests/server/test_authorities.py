@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from contextlib import asynccontextmanager
 
 import httpx
@@ -50,7 +51,7 @@ class Notary:
     async def __call__(self, request):
         self.calls += 1
         if self.away or self.service is None:
-            raise httpx.ConnectError("away")
+            raise httpx.ConnectError("away") from ConnectionRefusedError(errno.ECONNREFUSED, "away")
         if self.forged:
             return httpx.Response(200, stream=httpx.ByteStream(self.forged))
         return await httpx.ASGITransport(create(self.service)).handle_async_request(request)
@@ -172,10 +173,12 @@ def test_an_authority_that_is_away_is_asked_again_and_the_round_is_given_up_in_t
                 await asyncio.sleep(0.02)
             assert notary.calls >= 3
             assert not (await devices[0].check_in()).HasField("assignment")
+            (waits,) = await server.events("round.waiting")
+            assert "'notary' cannot be reached: connection refused" in waits.detail["why"]
             server.clock.time += 51.0
             why = await abandoned(server)
             assert "the authority does not vouch for the roster" in why
-            assert "'notary' cannot be reached" in why
+            assert "'notary' cannot be reached: connection refused" in why
             notary.away = False
             server.clock.time += 61.0
             assert await attempt_of(devices[0]) > 1

@@ -79,6 +79,27 @@ def test_an_update_that_cannot_be_counted_leaves_the_buffer_and_the_run_goes_on(
     run_async(work())
 
 
+def test_a_buffered_run_for_which_too_few_clients_are_there_says_so_until_it_goes_on(tmp_path):
+    async def work():
+        async with deployed(tmp_path) as server:
+            devices = [await server.device(name) for name in "ab"]
+            for device in devices:
+                await device.check_in()
+            schedule = 'schedule={kind="buffered", buffer_size=2, concurrency=2}'
+            run = await server.submit(*PLAN, schedule, wait_for=3)
+            for _ in range(500):
+                if events := await server.events("run.waiting"):
+                    break
+                await asyncio.sleep(0.02)
+            assert events[0].detail["why"] == "the run (--wait-for) needs 3 eligible clients, and fewer are"
+            assert (await server.context(run)).run.why == events[0].detail["why"]
+            await _asked([*devices, await server.device("c")], 2)
+            assert (await server.context(run)).run.why is None
+            assert len(await server.events("run.waiting")) == 1
+
+    run_async(work())
+
+
 def test_a_report_that_is_too_stale_when_it_is_looked_at_is_late_and_not_open_for_ever(tmp_path, monkeypatch):
     async def work():
         async with deployed(tmp_path) as server:

@@ -267,6 +267,28 @@ def test_without_consent_nobody_is_picked_again(tmp_path):
     run_async(work())
 
 
+def test_a_run_for_which_too_few_clients_are_there_says_so_once_until_it_goes_on(tmp_path):
+    async def work():
+        async with deployed(tmp_path) as server:
+            device = await server.device("a")
+            await device.check_in()
+            run, why = await server.submit(*TRAINING, wait_for=2), "(--wait-for) needs 2 eligible clients"
+            for _ in range(500):
+                if why in ((found := (await server.context(run)).run).why or ""):
+                    break
+                await asyncio.sleep(0.02)
+            assert found.state == "running"
+            for _ in range(5):
+                await device.check_in(0.05)
+            (event,) = await server.events("run.waiting")
+            assert event.detail == {"why": found.why}
+            await (await server.device("b")).check_in()
+            await device.assignment()
+            assert (await server.context(run)).run.why is None
+
+    run_async(work())
+
+
 def test_a_round_that_all_decline_rests_before_it_is_tried_again_and_the_last_reason_is_told(tmp_path):
     async def work():
         async with deployed(tmp_path, max_attempts=2) as server:

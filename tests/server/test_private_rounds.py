@@ -117,7 +117,9 @@ def test_amplification_waits_for_the_population_that_it_counts_on(tmp_path, monk
                     break
                 await asyncio.sleep(0.02)
             said = {getattr(attempt, "why", "it opened") for attempt in attempts}
-            assert said == {"too few clients are eligible"}, "3 consent, and 4 are counted on"
+            assert said == {"the plan's privacy.population needs 4 eligible clients, and fewer are"}, (
+                "3 consent, and 4 are counted on"
+            )
             reluctant.consent = True
             devices.append(reluctant)
             for _ in range(500):
@@ -202,7 +204,7 @@ def test_no_round_is_drawn_from_fewer_than_amplification_is_claimed_for(tmp_path
                 await device.check_in()  # two are eligible, the third never called
             run = await server.submit(*PRIVATE, *SCALED, *UNIFORM)
             told = await open_next(server.services, await server.context(run), Upcoming("training", 1, everyone=False))
-            assert told == NotYet("too few clients are eligible")
+            assert told == NotYet("the plan's privacy.population needs 3 eligible clients, and fewer are")
             await devices[2].check_in()
             assert (await first_round(server, run)).population == 3
 

@@ -122,7 +122,8 @@ def test_who_enters_is_who_the_setting_says(place, who):
         assert caught.value.code == "HANSA-AUTH-MISSING"
     else:
         assert caught.value.code == "HANSA-SERVER-UNREACHABLE"
-        assert REFUSALS[who] in caught.value.found
+        assert REFUSALS[who] in caught.value.action
+        assert "--certificate-key" in caught.value.action
 
 
 def test_the_server_says_what_it_asks_of_connections(place):

@@ -153,21 +153,12 @@ def _token(path: Path | None) -> str:
 
 def _trust(ca: Path | None) -> Any:
     """Return what the connection is made by: an authority's file or the system's, and a certificate of the caller's."""
-    import ssl  # noqa: PLC0415 - with httpx
-
-    from hansa.client import tls  # noqa: PLC0415
+    from hansa.client import tls  # noqa: PLC0415 - with httpx
 
     ca, certificate, key = ca or path_of(CA), path_of(CERTIFICATE), path_of(CERTIFICATE_KEY)
     if (certificate is None) != (key is None):
         raise typer.BadParameter(f"{CERTIFICATE.name} and {CERTIFICATE_KEY.name} go together.")
-    pair = None if certificate is None or key is None else (certificate, key)
-    try:
-        return tls.context(ca, pair)
-    except OSError as error:
-        files = ", ".join(map(str, filter(None, (ca, certificate, key))))
-        unread = isinstance(error, ssl.SSLError)
-        why = "they are no PEM files of certificates, and of a key without a password" if unread else error.strerror
-        raise typer.BadParameter(f"{files} cannot be used: {why}.", param_hint="--ca") from None
+    return tls.context(ca, None if certificate is None or key is None else (certificate, key))
 
 
 @contextmanager

@@ -15,6 +15,7 @@ import typer
 from hansa.cli.console import command_line, new_table, print_json, screen, sentence
 from hansa.cli.operator_client import whole
 from hansa.cli.options import AsJson
+from hansa.cli.service_commands import warn_of_certificates
 from hansa.core.errors import HansaError
 
 if TYPE_CHECKING:
@@ -315,6 +316,8 @@ def _greet(settings: ServerSettings) -> None:
         command_line(console, "clients", f"certificate {settings.client_certificates}, of {settings.client_ca}")
     if token.exists():
         command_line(console, "token", str(token))
+    named = ("tls_certificate", "client_ca", "enrolment_ca", "decryptor_ca", "authority_ca")
+    warn_of_certificates(*((name, getattr(settings, name)) for name in named))
 
 
 def _tell_token(tenant: str, path: Path, *, as_json: bool) -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import base64
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from rich.text import Text
 
 from hansa.cli.console import command_line, print_json, screen
 from hansa.core.errors import HansaError
@@ -34,8 +37,19 @@ def greet(settings: ServiceSettings, public: bytes) -> None:
     scheme = "http" if settings.tls == "off" else "https"
     command_line(screen(), settings.noun, f"{scheme}://{settings.host}:{settings.port}")
     command_line(screen(), "key", base64.b64encode(public).decode())
+    warn_of_certificates(("tls_certificate", settings.tls_certificate))
     if settings.tls == "own":
         command_line(screen(), "certificate", str(settings.own.place / CERTIFICATE))
+
+
+def warn_of_certificates(*files: tuple[str, str]) -> None:
+    """Warn of files of certificates, each with its setting, that hold one which is not valid now."""
+    from hansa.core.certificate_files import invalid_now  # noqa: PLC0415 - help comes at once
+
+    for setting, path in files:
+        if path and (found := invalid_now(path, time.time())):
+            told = Text("warning: ", style="yellow").append(f"{setting}: {found}", style="none")
+            screen().print(told, soft_wrap=True)
 
 
 def require_extra(noun: str) -> None:

@@ -116,7 +116,7 @@ def follow(calls: Operator, console: Console, run: str) -> dict[str, Any]:
                 action=f"See: hansa events --run {run}",
             )
         if answered - spoken > _QUIET:
-            sentence(console, _awaited(rounds))
+            sentence(console, _awaited(rounds, _held_up(calls, run)))
             spoken = answered
         time.sleep(_POLL)
 
@@ -151,8 +151,16 @@ def _missing(rounds: list[dict[str, Any]]) -> list[str]:
     return found
 
 
-def _awaited(rounds: list[dict[str, Any]]) -> str:
-    """Return what a run waits for, by its newest rounds, the newest first."""
+def _held_up(calls: Operator, run: str) -> str:
+    """Return why the newest event of a run says that it waits; nothing where it says something else."""
+    newest = calls.get(f"/runs/{in_path(run)}/events", limit=1)["events"]
+    return newest[0]["detail"]["why"] if newest and newest[0]["kind"] in ("run.waiting", "round.waiting") else ""
+
+
+def _awaited(rounds: list[dict[str, Any]], why: str) -> str:
+    """Return what a run waits for: ``why`` where its events say that, else by its newest rounds, the newest first."""
+    if why:
+        return f"waiting: {why}"
     if not rounds or rounds[0]["state"] in ("closed", "abandoned"):
         return "waiting for clients: no round is open (hansa clients list POPULATION says when each was last seen)"
     funnel = rounds[0]["funnel"]

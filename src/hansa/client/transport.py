@@ -35,6 +35,7 @@ PART: Final = 8 * 2**20
 _SERVICE: Final = "/hansa.v1.Federation/"
 _PROBLEM: Final = "hansa.v1.Problem"
 _UNREACHABLE: Final = "HANSA-SERVER-UNREACHABLE"
+_LOOK: Final = "Check the address, the network, proxies, and --ca for a server with an authority of its own."
 _PASSING: Final = frozenset({_UNREACHABLE, "HANSA-SERVER-BUSY", "HANSA-SERVER-LIMIT", "HANSA-SERVER-STORAGE"})
 """What is tried again."""
 _LARGEST: Final = 2**20
@@ -65,7 +66,7 @@ class Reach:
     tries: int = 4
 
     def client(self) -> httpx.Client:
-        """Return an HTTP client; proxies are those of the environment. Raises RefusedError for a bad URL or CA file."""
+        """Return an HTTP client; proxies are those of the environment. Raises RefusedError for a bad URL or file."""
         parts = urlsplit(self.server)
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             raise _unreachable(f"{self.server!r} is no http or https address.")
@@ -73,15 +74,8 @@ class Reach:
             raise _unreachable(f"{self.server!r} would send everything in plain; allow that explicitly, or use https.")
         verify: ssl.SSLContext | bool = False
         if parts.scheme == "https":
-            verify = self._context()
+            verify = tls.context(self.ca, self.certificate)
         return httpx.Client(base_url=self.server, verify=verify, timeout=httpx.Timeout(self.timeout))
-
-    def _context(self) -> ssl.SSLContext:
-        try:
-            return tls.context(self.ca, self.certificate)
-        except OSError as error:
-            files = ", ".join(map(str, filter(None, (self.ca, *(self.certificate or ())))))
-            raise _unreachable(f"A CA or certificate file ({files}) cannot be read: {error}.") from None
 
 
 class Transport:
@@ -291,8 +285,9 @@ def _on_the_way() -> Iterator[None]:
         yield
     except (httpx.HTTPError, ssl.SSLError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        hint = "A server of https ends a call by http like that." if _may_want_tls(error) else tls.hint(reason)
-        raise _unreachable(f"{type(error).__name__}: {reason.rstrip('.')}. {hint}".rstrip()) from None
+        hint = "A server of https ends a call by http like that." if _may_want_tls(error) else ""
+        found = f"{type(error).__name__}: {reason.rstrip('.')}. {hint}".rstrip()
+        raise _unreachable(found, tls.hint(reason) or _LOOK) from None
 
 
 def _may_want_tls(error: Exception) -> bool:
@@ -367,12 +362,12 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _unreachable(found: str) -> RefusedError:
+def _unreachable(found: str, action: str = _LOOK) -> RefusedError:
     return RefusedError(
         _UNREACHABLE,
         rule="The client calls its server, over a connection that it trusts.",
         found=found,
-        action="Check the address, the network, proxies, and --ca for a server with an authority of its own.",
+        action=action,
     )
 
 

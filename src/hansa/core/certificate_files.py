@@ -60,5 +60,21 @@ def unusable_authorities(path: str) -> str | None:
     return None
 
 
+def invalid_now(path: str, now: float) -> str | None:
+    """Return which certificate of a file is not valid at a time (Unix, seconds); None where there is none."""
+    from cryptography import x509  # noqa: PLC0415 - where files are named
+
+    try:
+        certificates = x509.load_pem_x509_certificates(Path(path).read_bytes())
+    except (OSError, ValueError):
+        return None
+    for each in certificates:
+        begins, ends = each.not_valid_before_utc, each.not_valid_after_utc
+        if not begins.timestamp() <= now <= ends.timestamp():
+            what = f"{path} holds a certificate that is valid from {begins:%Y-%m-%d %H:%M} to {ends:%Y-%m-%d %H:%M} UTC"
+            return f"{what}, not now: whoever checks it refuses the connection."
+    return None
+
+
 def _why(error: OSError, unread: str) -> str:
     return unread if isinstance(error, ssl.SSLError) else (error.strerror or str(error))

@@ -44,6 +44,7 @@ CATALOGUE: Final[dict[str, Entry]] = {
     "HANSA-SERVER-UNREACHABLE": Entry(
         7, "the server cannot be reached, or the connection is not trusted", 503, "unavailable"
     ),
+    "HANSA-CERTIFICATE-FILE": Entry(2, "a file of certificates, or of a private key, cannot be used"),
     "HANSA-SERVER-KEY": Entry(
         7, "an assignment is not signed by a key of the server that its client knows", 401, "unauthenticated"
     ),

@@ -19,7 +19,7 @@ from hansa.server.closing import Closed
 from hansa.server.cohorts import pick, secret_coins
 from hansa.server.contexts import RunContext, store_state
 from hansa.server.measures import ROUNDS
-from hansa.server.opening import deadline_of, eligible_of, next_attempt, posted
+from hansa.server.opening import deadline_of, eligible_of, next_attempt, posted, too_few, wait
 from hansa.server.rounds_at_rest import round_name
 from hansa.server.services import Services
 from hansa.store.records import Assigned, Fate, Release, Round, RoundKey
@@ -116,12 +116,16 @@ async def _start(  # noqa: PLR0913 - what a start is made of
     run, old = context.run, buffering.drained(buffer, trainings)
     eligible = await eligible_of(services, context)
     taken = frozenset({*buffer.training, *buffer.held})
-    wanted = min(buffer.free, _AT_A_TIME) if eligible.count >= int(run.notes.get("wait_for", 1)) else 0
+    fewest = int(run.notes.get("wait_for", 1))
+    why = None if eligible.count >= fewest else too_few("the run (--wait-for)", fewest)
+    wanted = min(buffer.free, _AT_A_TIME) if why is None else 0
     numbers: Int64s = np.zeros(0, dtype=np.int64)
     if wanted:
         numbers = await pick(services.store, eligible, secret_coins(), wanted=wanted, taken=taken)
     current = next((training for training in trainings if training.version == buffer.version), None)
     if not len(numbers) and not fates and not old:
+        if why is not None and why != run.why:
+            await wait(services, run, why)
         return Turn(None, ())
     async with services.store.reading() as rows:
         last = await rows.rounds.last_attempt(run.id, "training", buffer.version + 1)
@@ -146,7 +150,7 @@ async def _start(  # noqa: PLR0913 - what a start is made of
             await rows.rounds.assign(round_.id, fresh)
             if round_.id not in {training.round.id for training in old}:
                 round_ = await rows.rounds.change(replace(round_, cohort_size=round_.cohort_size + len(fresh)))
-        await rows.runs.change(replace(run, notes=buffering.with_buffer(dict(run.notes), buffer)))
+        await rows.runs.change(replace(run, why=why, notes=buffering.with_buffer(dict(run.notes), buffer)))
         await _settle(rows, fates)
         await _close(rows, old, None, {}, now)
     reached("coordinator.round.opened")

@@ -32,7 +32,7 @@ from hansa.server import (
 from hansa.server.contexts import RunContext, load_context, store_state
 from hansa.server.leaving import tell
 from hansa.server.measures import ROUND_SECONDS, ROUNDS
-from hansa.server.opening import NotYet, open_next, posted
+from hansa.server.opening import NotYet, open_next, posted, wait
 from hansa.server.reading import UNREADABLE, BrokenUpdateError
 from hansa.server.rounds_at_rest import round_name, round_prefix
 from hansa.server.services import Services
@@ -197,6 +197,8 @@ class Coordinator:
         if isinstance(opened, NotYet):
             if opened.pause is not None:
                 await self._pause(context.run.id, opened.pause)
+            elif not opened.passing and opened.why != context.run.why:
+                await wait(self.services, context.run, opened.why)
             return False
         reached("coordinator.round.opened")
         self.services.board.post(posted(self.services, context, opened.round), opened.assigned)

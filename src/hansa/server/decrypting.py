@@ -6,6 +6,7 @@ Decryptors are asked to stand ready, whose reports they can open, and for their 
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
@@ -58,7 +59,7 @@ class Decrypting:
         except RefusedError as error:
             await self._refused(round_, held, error)
         except HansaError as error:
-            held.trouble = f"{error.found} {error.action} [{error.code}]"
+            await self._tell(round_, held, f"{error.found} {error.action} [{error.code}]")
             _LOG.warning("service not reached", run=round_.round.id.run, code=error.code, what=error.found)
             await asyncio.sleep(_AGAIN)
         except Exception as error:  # noqa: BLE001 - read anew from the store, and asked again
@@ -67,6 +68,18 @@ class Decrypting:
             self.sums.drop(round_.round.id)
         finally:
             self.sums.board.changed.set()
+
+    async def _tell(self, round_: HeldRound, held: Held, trouble: str) -> None:
+        """Tell the operator what a round waits for, once for all its sums: an attempt ends much later."""
+        known, held.trouble = any(each.trouble == trouble for each in round_.sums), trouble
+        if known:
+            return
+        of, now = round_.round.id, self.sums.clock.now()
+        detail = {"kind": of.kind, "round": of.round, "attempt": of.attempt, "why": trouble}
+        with suppress(HansaError):  # where it cannot be written, the log has it
+            async with self.sums.store.transaction() as rows:
+                tenant = str(round_.round.notes["tenant"])
+                await rows.events.add("round.waiting", tenant=tenant, at=now, run=of.run, detail=detail)
 
     async def _once(self, round_: HeldRound, held: Held) -> None:
         if held.phase == "PREPARE":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -40,10 +41,11 @@ _LONGEST_PAUSE: Final = 30.0
 
 @dataclass(frozen=True)
 class NotYet:
-    """A round that cannot be opened now; with ``pause``, not without the operator."""
+    """A round that cannot be opened now; with ``pause``, not without the operator; ``passing``: soon by itself."""
 
     why: str
     pause: str | None = None
+    passing: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,13 +80,12 @@ async def open_next(services: Services, context: RunContext, upcoming: Upcoming)
             why = f"{upcoming.kind} round {upcoming.round} was given up {failed} times, at last because {_reason(last)}"
             return NotYet(why, pause=f"[HANSA-RUN-ATTEMPTS] {why}; look at its events, then resume the run")
         if services.clock.now() < (last.closed_at or 0.0) + _pause_before(failed):
-            return NotYet("the last attempt was given up just now")
+            return NotYet("the last attempt was given up just now", passing=True)
     eligible = await eligible_of(services, context)
-    needed, privacy = _needed(context, upcoming), context.plan.privacy
-    claimed = 0 if privacy is None or upcoming.kind != "training" else privacy.population or 0
-    began = run.round > 0 or "statistics" in run.notes or "evaluated" in run.notes
-    if eligible.count < max(needed, claimed, 1 if began else int(run.notes.get("wait_for", 1))):
-        return NotYet("too few clients are eligible")
+    needed = _needed(context, upcoming)
+    fewest, what = max((needed, "a round"), *_awaited(context, upcoming), key=lambda each: each[0])
+    if eligible.count < fewest:
+        return NotYet(too_few(what, fewest))
     numbers = await _numbers(services, context, upcoming, eligible)
     if len(numbers) < needed:
         return NotYet("too few clients could be picked")
@@ -124,6 +125,29 @@ async def eligible_of(services: Services, context: RunContext) -> Eligible:
             callers = services.board.callers.recent(population.id, services.clock.now() - window)
         eligibility = Eligibility(context.job.eligibility, population.minimum_version)
         return await eligible_clients(rows, population.id, eligibility, callers=callers)
+
+
+def _awaited(context: RunContext, upcoming: Upcoming) -> Iterator[tuple[int, str]]:
+    """Yield how many clients must be there beside those of a round, and for what."""
+    run, privacy = context.run, context.plan.privacy
+    began = run.round > 0 or "statistics" in run.notes or "evaluated" in run.notes
+    yield (1, "a round") if began else (int(run.notes.get("wait_for", 1)), "the run's first round (--wait-for)")
+    if privacy is not None and upcoming.kind == "training":
+        yield privacy.population or 0, "the plan's privacy.population"
+
+
+def too_few(what: str, fewest: int) -> str:
+    """Return why a run waits that has fewer eligible clients than something of it needs."""
+    return f"{what} needs {fewest} eligible clients, and fewer are"
+
+
+async def wait(services: Services, run: Run, why: str) -> None:
+    """Let a run say why it opens no round. Raises StoreConflictError where it was changed in between."""
+    async with services.store.transaction() as rows:
+        await rows.runs.change(replace(run, why=why))
+        await rows.events.add(
+            "run.waiting", tenant=run.tenant, at=services.clock.now(), run=run.id, detail={"why": why}
+        )
 
 
 def _needed(context: RunContext, upcoming: Upcoming) -> int:
@@ -179,8 +203,8 @@ async def _commit(  # noqa: PLR0913 - what a round is made of
         current = await rows.runs.get(run.id, for_change=True)
         if current is None or current.state != "running" or current.version != run.version:
             raise StoreConflictError(f"Run {run.id}")
-        if remembered:
-            await rows.runs.change(replace(current, notes={**current.notes, **remembered}))
+        if remembered or current.why:
+            await rows.runs.change(replace(current, why=None, notes={**current.notes, **remembered}))
         clients = await rows.clients.numbered(run.population, numbers)
         charged = await private_rounds.begin(rows, context, key, population=eligible.count, now=now)
         round_ = Round(

@@ -264,7 +264,7 @@ class RunBody(_Given):
     priority: int
     started_at: float
     ended_at: float | None
-    why: str | None
+    why: str | None = Field(description="why it ended, is paused, or opens no round")
 
 
 class Submitted(_Given):

@@ -189,7 +189,7 @@ def _facts(run: Run, job: Job, line: Line) -> list[tuple[str, str]]:
         ("Submitted by", job.submitted_by),
         ("Model", str(job.plan.get("model", {}).get("factory", ""))),
     ]
-    return [*facts, ("Ended because", line.why)] if line.why else facts
+    return [*facts, ("Because", line.why)] if line.why else facts
 
 
 def _curves(job: Job, rounds: list[Round]) -> list[list[Chart]]:

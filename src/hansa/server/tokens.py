@@ -91,7 +91,7 @@ async def known(store: Store, header: str | None, now: float) -> Token:
             "HANSA-AUTH-MISSING",
             rule="A call to the operator API carries `Authorization: Bearer` and a token.",
             found="There is none, or it cannot be read.",
-            action="Give a token of this server: HANSA_TOKEN or --token-file for commands, else the header or the sign-in page.",
+            action="Give a token of this server: by HANSA_TOKEN, --token-file, the header, or the sign-in page.",
         )
     return await known_by_digest(store, digest_of(match[1]), now)
 
