@@ -71,9 +71,10 @@ class Decrypting:
 
     async def _tell(self, round_: HeldRound, held: Held, trouble: str) -> None:
         """Tell the operator what a round waits for, once for all its sums: an attempt ends much later."""
-        known, held.trouble = any(each.trouble == trouble for each in round_.sums), trouble
-        if known:
+        held.trouble = trouble
+        if any(trouble in each.troubles for each in round_.sums):
             return
+        held.troubles.add(trouble)
         of, now = round_.round.id, self.sums.clock.now()
         detail = {"kind": of.kind, "round": of.round, "attempt": of.attempt, "why": trouble}
         with suppress(HansaError):  # where it cannot be written, the log has it

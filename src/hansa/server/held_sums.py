@@ -47,6 +47,8 @@ class Held:
     """Decryptor -> the last message to it."""
     trouble: str = ""
     """Why decryptors or the authority have not answered, if they have not."""
+    troubles: set[str] = field(default_factory=set)
+    """Of which the operator was told, by this replica."""
     failed: str = ""
     """Why there is no machine, and will be none."""
     calling: asyncio.Task[None] | None = None

@@ -79,7 +79,7 @@ def problems(books: Books) -> Iterator[str]:
     told = Counter(
         (event.kind, event.detail["kind"], event.detail["round"], event.detail["attempt"])
         for event in books.events
-        if event.kind.startswith("round.")
+        if event.kind.startswith("round.") and event.kind != "round.waiting"  # no step of a round
     )
     yield from (f"told {count} times: {what}" for what, count in told.items() if count > 1)
     for round_ in books.rounds:
