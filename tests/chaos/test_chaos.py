@@ -102,7 +102,7 @@ def test_what_an_attempt_reserved_that_is_given_up_is_given_back_once(tmp_path):
     assert result.abandoned > 0
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("database", ["sqlite", "postgresql"])
 @pytest.mark.parametrize("plan", ["full", "short", "secure", "private"])
