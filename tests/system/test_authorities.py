@@ -63,6 +63,7 @@ def closed(calls, run):
     return [each for each in calls.get(f"/runs/{run}/rounds", limit=1000)["rounds"] if each["state"] == "closed"]
 
 
+@pytest.mark.slow
 def test_a_full_graph_under_an_authority_learns_what_its_simulation_does_bit_for_bit(tmp_path):
     with hospitals_with_authority(tmp_path) as (federation, authority):
         local, plan = federation.local, plan_of(authority)
