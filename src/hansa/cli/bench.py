@@ -55,7 +55,7 @@ def secagg(  # noqa: PLR0913 - options
 ) -> None:
     """Time a secure sum in this process: clients, server and decryptors without network and disk, and its exactness."""
     from hansa.cli.bench_secagg import ALL_FOR_REAL, Bench, NoSumError, Workload  # noqa: PLC0415 - cryptography, only if asked
-    from hansa.secagg.task import SMALLEST  # noqa: PLC0415 - as below
+    from hansa.secagg.task import SMALLEST  # noqa: PLC0415 - as above
 
     if clients - int(clients * dropout) < SMALLEST:
         raise typer.BadParameter(f"A sum has at least {SMALLEST} survivors; too few are left.", param_hint="--dropout")
