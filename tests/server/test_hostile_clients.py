@@ -18,7 +18,6 @@ from hansa.server.app import create
 from hansa.server.client_api import ClientApi
 from hansa.server.coordinator import Coordinator
 from hansa.server.following import Follower
-from hansa.server.forms import encoded_form
 from hansa.server.rounds_at_rest import update_prefix
 from hansa.store.enrolments import Enrolments
 from hansa.store.records import RoundKey
@@ -430,7 +429,7 @@ def test_an_update_that_is_too_large_once_decoded_suspends_its_client(tmp_path):
             (device, assigned), (other, its) = await _asked(server, plan=plan)
             context = await server.context(assigned.id.run)
             for each, of, scale in ((device, assigned, 1.0), (other, its, 0.0)):
-                form = encoded_form(context)
+                form = context.encoded
                 values = np.ones((1, *form["values"].shape), dtype=np.int8)
                 side = {"scales": np.full((1, *form["side/scales"].shape), scale, dtype=np.float32)}
                 update = Batch(values * 127, _lanes(context.state.layout, 1), context.state.layout, side)

@@ -80,12 +80,12 @@ def checker(posted: Posted, settings: ServerSettings) -> Check:
     if context.plan.privacy is not None:
         code = training_code(context.plan, context.state.layout)
         layout = limited_lanes(context.plan, released(context.state.layout), settings.largest_update_weight)
-        return UpdateCheck(layout, encoded=posted.encoded, code=code)
+        return UpdateCheck(layout, encoded=context.encoded, code=code)
     layout = limited_lanes(context.plan, context.state.layout, settings.largest_update_weight)
     plain = all(transform.linear for transform in context.plan.transforms)
     largest = settings.largest_update_norm
     limits = norm_limits(context.plan, layout, largest) if plain else {}  # others are measured once decoded
-    return UpdateCheck(layout, encoded=posted.encoded, limits=limits)
+    return UpdateCheck(layout, encoded=context.encoded, limits=limits)
 
 
 def is_asked(round_: Round, assigned: Assigned) -> bool:
