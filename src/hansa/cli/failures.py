@@ -72,7 +72,7 @@ def out_of_memory(error: MemoryError) -> HansaError:
 
 
 def is_usage(error: Exception) -> bool:
-    """Return True for what the parser of the command line raises: it has its own kind, and a module, in each version."""
+    """Return True for what the parser of the command line raises: its class has another home in each version."""
     return hasattr(error, "format_message")
 
 
