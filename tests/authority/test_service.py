@@ -195,7 +195,7 @@ def test_over_http_only_a_known_server_is_answered_and_no_log_line_names_a_clien
         calls = Calls(create(service))
 
         def post(content, key=server, path=ROSTERS, at=1e9):
-            header = {"Authorization": signed_call(key, path, content, at)}
+            header = signed_call(key, path, content, at)
             return calls.post(ROSTERS, content=content, headers=header)
 
         assert post(body).content == service.answer(body)

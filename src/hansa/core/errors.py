@@ -81,6 +81,7 @@ CATALOGUE: Final[dict[str, Entry]] = {
     "HANSA-CLIENT-ATTRIBUTES": Entry(3, "attributes do not fit the population's schema", 400, "invalid_argument"),
     "HANSA-CLIENT-FOLDER": Entry(4, "the client's state folder cannot be used", 500, "internal"),
     "HANSA-REQUEST-INVALID": Entry(2, "a request is malformed", 400, "invalid_argument"),
+    "HANSA-REQUEST-SLOW": Entry(7, "a body came too slowly or paused for too long; send it again", 408, "unavailable"),
     "HANSA-REQUEST-TOO-LARGE": Entry(2, "a body is larger than this server takes", 413, "out_of_range"),
     "HANSA-NOT-FOUND": Entry(2, "there is no such thing, or not for this caller", 404, "not_found"),
     "HANSA-UPLOAD-OFFSET": Entry(

@@ -59,7 +59,8 @@ class Decrypting:
         except RefusedError as error:
             await self._refused(round_, held, error)
         except HansaError as error:
-            await self._tell(round_, held, f"{error.found} {error.action} [{error.code}]")
+            lost = _lost(round_.round.id.run) if held.phase == "DECRYPT" else ""
+            await self._tell(round_, held, f"{error.found} {error.action} [{error.code}]{lost}")
             _LOG.warning("service not reached", run=round_.round.id.run, code=error.code, what=error.found)
             await asyncio.sleep(_AGAIN)
         except Exception as error:  # noqa: BLE001 - read anew from the store, and asked again
@@ -157,6 +158,15 @@ class Decrypting:
 
     def _calls(self) -> DecryptorCalls:
         return DecryptorCalls(self.signer, self.sums.clock, self.sums.decryptor_urls, self.sums.decryptor_ca)
+
+
+def _lost(run: str) -> str:
+    """Return what to do where a sum was asked for of all decryptors, and one of them never comes back."""
+    return (
+        " It is waited for without end: another may have answered, and answers no other attempt of this round. Where it"
+        f" is lost for good: hansa runs cancel {run}; hansa models download {run} --out model.safetensors; then submit"
+        " a plan with another decryptor: hansa submit --begin-from model.safetensors."
+    )
 
 
 def _decryptors(round_: HeldRound) -> tuple[Decryptor, ...]:
