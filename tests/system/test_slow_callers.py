@@ -10,9 +10,11 @@ import socket
 import ssl
 from contextlib import ExitStack
 
+import httpx
 import pytest
 from tests.system.test_decryptors import hooks
 
+from hansa.cli.local_federation import LocalFederation
 from hansa.testing.decryptors import hospitals_with_decryptors, start
 from hansa.testing.hospitals import POPULATION
 
@@ -33,7 +35,7 @@ KEYS = b"POST /v1/keys HTTP/1.1\r\nHost: localhost\r\n"
 def running(tmp_path_factory):
     """A server with four agents and the decryptor of one operator, and where both listen."""
     folder = tmp_path_factory.mktemp("slow")
-    with hospitals_with_decryptors(folder / "federation", ("north",)) as (federation, decryptors):
+    with hospitals_with_decryptors(folder / "federation", ("north",), http2="false") as (federation, decryptors):
         short = hooks(folder, SHORT)
         start(federation, decryptors, server=short, north=short)
         yield federation, {"server": federation.local.port, "decryptor": decryptors.ports["north"]}
@@ -97,7 +99,7 @@ def test_headers_that_trickle_end(running, service):
 
 
 @pytest.mark.parametrize("service", ["server", "decryptor"])
-def test_nobody_speaks_http_2_whose_connections_could_stand_still(running, service):
+def test_without_http_2_nobody_speaks_it(running, service):
     with pytest.raises(ssl.SSLError, match="(?i)no.application.protocol"):
         connected(running[1][service], ("h2",))
     with connected(running[1][service], ("h2", "http/1.1")) as connection:
@@ -126,3 +128,11 @@ def test_whoever_is_known_is_answered_while_many_strangers_say_little(running):
         assert len(calls.get(f"/populations/{POPULATION}/clients", limit=100)["clients"]) == 4
         codes = [code_of(rest_of(each)) for each in strangers]
     assert set(codes) == {"HANSA-SERVER-BUSY", "HANSA-REQUEST-SLOW"}
+
+
+def test_a_server_speaks_http_2_unless_told_otherwise(tmp_path):
+    with LocalFederation(tmp_path) as local:
+        local.start_server()
+        with httpx.Client(http2=True, verify=ssl.create_default_context(cafile=local.ca)) as client:
+            answer = client.get(f"{local.url}/healthz")
+    assert (answer.status_code, answer.http_version) == (200, "HTTP/2")

@@ -77,6 +77,7 @@ async def serve(settings: ServerSettings, ready: Callable[[Services], Any] | Non
             create(services),
             address=settings.host,
             port=settings.port,
+            http2=settings.http2,
             ssl_cert=None if tls is None else tls.certificate,
             ssl_key=None if tls is None else tls.key,
             ssl_ca=None if tls is None else tls.client_ca,

@@ -70,6 +70,9 @@ class ServerSettings:
         Doc("mTLS: connections show a certificate of client_ca (required), may show one, but no other (optional)"),
     ] = "none"
     client_ca: Annotated[str, Doc("the CAs of client certificates for connections, PEM")] = ""
+    http2: Annotated[
+        bool, Doc("speak HTTP/2 beside HTTP/1.1; then connections that ask nothing are never ended, see decision 46")
+    ] = True
     enrolment_ca: Annotated[str, Doc("the CAs whose certificates let clients enrol without an invitation, PEM")] = ""
     enrolment_populations: Annotated[
         tuple[str, ...],

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from granian.constants import HTTPModes, Interfaces
-from granian.http import HTTP1Settings
+from granian.http import HTTP1Settings, HTTP2Settings
 from granian.log import LogLevels
 from granian.server.embed import Server
 
@@ -19,8 +19,10 @@ from hansa.serving.settings import ServiceSettings
 _HEADERS: Final = 30.0
 """Seconds in which the headers of a request are there, and for which a connection may be idle between two requests.
 
-They hold for HTTP/1.1 alone: connections of HTTP/2 may stand still for ever, so no server of Hansa speaks it.
+They hold where HTTP/1.1 is spoken alone: a connection that may become one of HTTP/2 can stand still for ever.
 """
+_PING: Final = 30_000
+"""Milliseconds after which a connection of HTTP/2 is asked whether anybody is there."""
 _CONNECTIONS: Final = 8192
 """Connections at once; what comes beyond waits until one ends."""
 _BACKLOG: Final = 4096
@@ -51,13 +53,14 @@ async def until_told(application: Any, settings: ServiceSettings, ready: Callabl
     await serving
 
 
-def listener(application: Any, **place: Any) -> Server:
+def listener(application: Any, *, http2: bool = False, **place: Any) -> Server:
     """Return what serves an ASGI application at a place: its address, port and files of TLS, as granian names them."""
     return Server(
         application,
         interface=Interfaces.ASGI,
-        http=HTTPModes.http1,
+        http=HTTPModes.auto if http2 else HTTPModes.http1,
         http1_settings=HTTP1Settings(header_read_timeout=int(_HEADERS * 1000), max_buffer_size=_READ_AHEAD),
+        http2_settings=HTTP2Settings(keep_alive_interval=_PING),
         websockets=False,
         backlog=_BACKLOG,
         backpressure=_CONNECTIONS,
