@@ -156,6 +156,7 @@ def test_an_authority_is_told_with_its_operator_with_what_it_sees_and_with_who_m
     named = "secure_aggregation.authority={url='https://a', operator='Notary', key='k'}"
     told = hansa("check", plan, *settings, "--set", named, "--json").json["promises"]["secure_aggregation"]
     assert told["it_assumes"][1].startswith("Notary, whose key the server does not hold, vouches for")
+    assert told["it_assumes"][1].endswith("is what the plan says, and a site's policy where it sets authority_operator")
     refused = hansa("check", plan, *SECURE, "--set", named)
     assert refused.status == 2
     assert 'registrar = "pinned" asks no authority' in refused.said

@@ -19,7 +19,8 @@ _REGISTRAR: Final = {
     ),
     "authority": (
         "{authority}, whose key the server does not hold, vouches for the keys of each sum's clients and does not work "
-        "with the server, which then can neither invent a client nor exchange a key; each site's policy holds that key"
+        "with the server, which then can neither invent a client nor exchange a key; each site's policy holds that "
+        "key. Who runs it is what the plan says, and a site's policy where it sets authority_operator"
     ),
 }
 _PINNED_AT_DECRYPTORS: Final = (
@@ -175,7 +176,11 @@ def _assumptions(section: SecureAggregation, clients: int) -> Iterator[Sentence]
     if section.decryptors:
         *rest, last = sorted({each.operator for each in section.decryptors})
         named = f"{', '.join(rest)} and {last}"
-        yield Sentence("", f"one of {named} does not work with the server: all of them with it can read every update")
+        yield Sentence(
+            "",
+            f"one of {named} does not work with the server: all of them with it can read every update. Who runs each "
+            "is what its own settings and each site's policy say, by its key",
+        )
     if section.beacon is not None:
         yield Sentence("", f"nobody knows or steers {section.beacon} before the clients' keys of a round are fixed")
     others = section.least_survivors(clients) - section.assumed_colluding
