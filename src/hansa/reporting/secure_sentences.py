@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from hansa.algorithms.ring_plan import RingCode
+from hansa.algorithms.ring_plan import BranchCode, RingCode
+from hansa.core.ring import FEWEST_BITS
 from hansa.core.secure_aggregation import SecureAggregation
 from hansa.reporting.figures import bytes_text, count_text
 
@@ -19,7 +20,8 @@ _REGISTRAR: Final = {
     ),
     "authority": (
         "{authority}, whose key the server does not hold, vouches for the keys of each sum's clients and does not work "
-        "with the server, which then can neither invent a client nor exchange a key; each site's policy holds that key"
+        "with the server, which then can neither invent a client nor exchange a key; each site's policy holds that "
+        "key. Who runs it is what the plan says, and a site's policy where it sets authority_operator"
     ),
 }
 _PINNED_AT_DECRYPTORS: Final = (
@@ -59,18 +61,36 @@ def integers(section: SecureAggregation, code: RingCode) -> Iterator[Sentence]:
     most = count_text(code.clients)
     yield Sentence("integers", f"no sum overflows, for up to {most} clients in {groups} and the largest weights")
     for branch in code.branches:
-        own = (branch.limit + 1).bit_length()
-        yield Sentence(
-            "",
-            f"{branch.name}: entries of up to {branch.step * branch.limit:g} in steps of {branch.step:.3g} "
-            f"({own} bits), {branch.bits} bits in the sum",
-        )
+        yield Sentence("", branch_text(code, branch))
     yield Sentence("", _weights(code))
     bits = sorted({run.bits for run in code.lanes})
     shown = f"{bits[0]} to {bits[-1]}" if len(bits) > 1 else str(bits[0])
     lanes = len(code.layout.lanes)
-    yield Sentence("", f"{lanes} counts, weights and statistics in the same vector, {shown} bits each in the sum")
-    yield Sentence("", f"{bytes_text(float(code.ring.nbytes))} for each client's vector, whatever is in it")
+    yield Sentence(
+        "",
+        f"{lanes} counts, weights and statistics in the same vector, {shown} bits each in the sum: what the largest "
+        f"sum of each needs, {FEWEST_BITS} at least",
+    )
+    parts = " + ".join(f"{count_text(each.length)} x {each.bits}" for each in code.ring.segments)
+    size = bytes_text(float(code.ring.nbytes))
+    yield Sentence("", f"{size} for each client's vector, whatever is in it: {parts} bits, each part in whole bytes")
+
+
+def branch_text(code: RingCode, branch: BranchCode) -> str:
+    """Return which integers the entries of a branch are, how many bits their sum takes, and why so many."""
+    own = (branch.limit + 1).bit_length()
+    weights = f" x {count_text(code.weight_steps)} units of weight" if code.weight_steps > 1 else ""
+    noise = f", with noise of up to {count_text(branch.tail)} steps" if branch.tail else ""
+    clipped = ", the clip norm," if code.norm is not None else ""
+    padding = (
+        f"; its {count_text(branch.size)} entries are padded to {count_text(branch.length)}, for blocks of "
+        f"{count_text(branch.block)} that are rotated together"
+    )
+    return (
+        f"{branch.name}: entries of up to {branch.step * branch.limit:g}{clipped} in steps of {branch.step:.3g} ({own} "
+        f"bits with the sign), {branch.bits} bits in the sum, for up to {count_text(code.clients)} clients{weights} x "
+        f"{count_text(branch.limit)} steps{noise}{padding if branch.length > branch.size else ''}"
+    )
 
 
 def _weights(code: RingCode) -> str:
@@ -175,7 +195,11 @@ def _assumptions(section: SecureAggregation, clients: int) -> Iterator[Sentence]
     if section.decryptors:
         *rest, last = sorted({each.operator for each in section.decryptors})
         named = f"{', '.join(rest)} and {last}"
-        yield Sentence("", f"one of {named} does not work with the server: all of them with it can read every update")
+        yield Sentence(
+            "",
+            f"one of {named} does not work with the server: all of them with it can read every update. Who runs each "
+            "is what its own settings and each site's policy say, by its key",
+        )
     if section.beacon is not None:
         yield Sentence("", f"nobody knows or steers {section.beacon} before the clients' keys of a round are fixed")
     others = section.least_survivors(clients) - section.assumed_colluding
