@@ -11,7 +11,7 @@ from hansa.core.ring import Ring
 from hansa.core.secure_aggregation import SecureAggregation
 from hansa.secagg.parameters import GraphParameters, fewest_clients, smallest_graph
 from hansa.secagg.roster import Roster
-from hansa.secagg.task import PHASES, SMALLEST, DecryptorKeys, Protocol, Task
+from hansa.secagg.task import PHASES, SMALLEST, Beacon, DecryptorKeys, Protocol, Task
 
 LONGEST: Final = 2**31 - 1
 """Seconds of a phase, at most: where nothing else ends it, it waits for all."""
@@ -53,6 +53,7 @@ def task_of(  # noqa: PLR0913 - what a task is of
         minimum_survivors=section.minimum_survivors,
         neighbours=graph.neighbours,
         threshold=graph.threshold,
+        beacon=beacon_of(section, protocol),
         phase_seconds=(math.ceil(min(first_phase, LONGEST)), *(others for _ in PHASES[1:])),
         decryptors=decryptors,
     )
@@ -72,6 +73,11 @@ def graph_of(section: SecureAggregation, clients: int) -> tuple[Protocol, GraphP
         return section.protocol, smallest_graph(clients, corrupt=corrupt, dropped=dropped, server=section.server)
     except RefusedError:
         return "secagg-full", none
+
+
+def beacon_of(section: SecureAggregation, protocol: Protocol) -> Beacon:
+    """Return who draws the graph of a protocol that :func:`graph_of` gave; of a full one nobody."""
+    return section.beacon or "" if protocol == "secagg-plus" else ""
 
 
 def _fewest(section: SecureAggregation, graph: GraphParameters, clients: int) -> int:
