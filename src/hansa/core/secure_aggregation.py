@@ -88,8 +88,8 @@ class SecureAggregation:
     beacon: Annotated[
         Literal["authority"] | None,
         Doc(
-            "secagg-plus: who draws the graph of pairs, once it is fixed which clients take part; without one it follows "
-            "from the task, which the server chooses"
+            "secagg-plus: who draws the graph of pairs, once it is fixed which clients take part; without one the "
+            "graph follows from the task, which the server chooses"
         ),
     ] = None
     registrar: Annotated[

@@ -38,8 +38,8 @@ def smallest_graph(
     """Return the fewest neighbours k, and the largest threshold t that they allow, for shares of clients.
 
     What :func:`protects` promises holds but with probability 2^-40, over all clients; at least t neighbours of each
-    survive but with 2^-20. ``corrupt`` and ``dropped`` are shares of all clients, rounded down to clients. Raises RefusedError where
-    no sparse graph does: use ``secagg-full``.
+    survive but with 2^-20. ``corrupt`` and ``dropped`` are shares of all clients, rounded down to clients. Raises
+    RefusedError where no sparse graph does: use ``secagg-full``.
     """
     if clients < SMALLEST:
         raise unsound(f"There are {clients} clients, fewer than {SMALLEST}.")

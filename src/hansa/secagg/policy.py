@@ -82,7 +82,7 @@ class ClientPolicy:
         graph, fewest = GraphParameters(task.neighbours, task.threshold), task.minimum_cohort
         if not protects(graph, fewest, corrupt=self.assumed_colluding, server=self.server):
             raise untrusted(
-                f"The graph of {task.neighbours} neighbours and {task.threshold} shares does not protect {fewest} clients"
+                f"A graph of {task.neighbours} neighbours and {task.threshold} shares does not protect {fewest} clients"
                 f" from a malicious server with {self.assumed_colluding} of them."
             )
 

@@ -1,7 +1,7 @@
 """The server of ``secagg-full`` and ``secagg-plus``: it carries messages between clients and learns one sum.
 
-Phases: ADVERTISE, DRAW (the authority draws the beacon, in tasks that have one), SHARE, MASK, CONSIST, UNMASK, DONE;
-ABORTED from any. The set of a phase is frozen when the phase closes, in a record that is durable before anybody is told.
+Phases: ADVERTISE, DRAW (an authority draws the graph's beacon, where there is one), SHARE, MASK, CONSIST, UNMASK, DONE;
+ABORTED from any. A phase's set is frozen when the phase closes, in a record that is durable before anybody is told.
 """
 
 from __future__ import annotations
@@ -257,8 +257,7 @@ class MaskingServer:
             case Phase.ADVERTISE:
                 messages = announcements(self._convention, self.waits_for)
             case Phase.DRAW:
-                asked = [self._adverts[each] for each in self._sets[Phase.ADVERTISE]]
-                messages = iter((Draw.of(self.task, asked),))
+                messages = iter((Draw.of(self.task, [self._adverts[each] for each in sorted(self._adverts)]),))
             case Phase.SHARE:
                 messages = keys_of(self._convention, self.graph, self._adverts, self.waits_for, self._beacon)
             case Phase.MASK:
