@@ -170,7 +170,7 @@ def test_no_message_carries_a_share_of_a_sealing_key_or_a_secret_in_the_clear():
 def test_phases_cannot_be_skipped_or_asked_twice():
     one, sent = to_phase("mask")
     refuses(one, 0, survivors_message(one, 0, range(6)), "before the one that comes first")
-    refuses(one, 0, Keys(0, one.task.hash, to_bitmap(range(6), 6), ()).encode(), "answered")
+    refuses(one, 0, Keys(0, one.task.hash, to_bitmap(range(6), 6), b"", ()).encode(), "answered")
     assert sent
 
 

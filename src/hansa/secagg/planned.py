@@ -32,12 +32,13 @@ def task_of(  # noqa: PLR0913 - what a task is of
 ) -> Task:
     """Return the task of one sum. ``first_phase``: seconds in which clients advertise, or report, what they computed.
 
-    A cohort too small for a sparse graph has a full one, which protects more. Raises RefusedError where the section's
-    parameters do not fit that many clients.
+    A cohort too small for a sparse graph has a full one, which protects more; one of fewer survivors than give a secret
+    back has no sum. Raises RefusedError where the section's parameters do not fit that many clients.
     """
     clients = len(roster.identities)
     protocol, graph = graph_of(section, clients)
     others = math.ceil(section.phase_deadline)
+    survivors = max(section.minimum_survivors, graph.threshold)
     return Task(
         protocol=protocol,
         run=run,
@@ -49,8 +50,8 @@ def task_of(  # noqa: PLR0913 - what a task is of
         roster_size=clients,
         registrar=section.registrar,
         ring=ring,
-        minimum_cohort=max(section.minimum_cohort, _fewest(section, graph, clients)),
-        minimum_survivors=section.minimum_survivors,
+        minimum_cohort=max(section.minimum_cohort, survivors, _fewest(section, graph, clients)),
+        minimum_survivors=survivors,
         neighbours=graph.neighbours,
         threshold=graph.threshold,
         beacon=beacon_of(section, protocol),
@@ -72,6 +73,8 @@ def graph_of(section: SecureAggregation, clients: int) -> tuple[Protocol, GraphP
     try:
         return section.protocol, smallest_graph(clients, corrupt=corrupt, dropped=dropped, server=section.server)
     except RefusedError:
+        if section.server == "malicious" and section.assumed_colluding > 2 * (2 * clients // 3 + 1) - clients - 1:
+            raise
         return "secagg-full", none
 
 

@@ -375,7 +375,7 @@ class MaskingServer:
             self._sets[Phase.MASK] = members
             self.result = self.task.ring.unpack(payload)
             self._stop(Phase.DONE, "")
-        elif phase is not self.phase:
+        elif phase is not self.phase or (phase is Phase.DRAW and not self._beacon):
             raise malformed("A record of a phase is missing.")
         else:
             self._sets[phase] = members
