@@ -177,10 +177,16 @@ def test_another_registrar_server_and_protocol_are_told_as_such(hansa, plan):
     assert "a server that lies could invent all other clients" in found.said
     found = hansa("check", plan, *SECURE, "--set", "secure_aggregation.server=malicious")
     assert "the server may lie in any message" in found.said
-    settings = [*SECURE, "--set", "secure_aggregation.protocol=secagg-plus", "--set", "secure_aggregation.beacon=drand"]
+    settings = [*SECURE, "--set", "secure_aggregation.protocol=secagg-plus"]
     found = hansa("check", plan, *settings)
-    assert "but for a chance of 2^-40" in found.said
-    assert "nobody knows or steers drand" in found.said
+    assert "so that this holds but for a chance of 2^-40" in found.said
+    assert "draws the graph" not in found.said
+    settings += ["--set", "secure_aggregation.registrar=authority", "--set", "secure_aggregation.beacon=authority"]
+    found = hansa("check", plan, *settings, "--set", "secure_aggregation.server=malicious")
+    assert "so few that every pair of them masks" in found.said
+    assert "an authority draws the graph of pairs at random, once for each sum" in found.said
+    assert "nobody who runs it works with the server" in found.said
+    assert "and who was ready for it" in found.said
     two = "[{name='a',url='https://a',operator='Clinic'},{name='b',url='https://b',operator='Ministry'}]"
     settings = [*SECURE, "--set", "secure_aggregation.protocol=oneshot-seeds"]
     found = hansa("check", plan, *settings, "--set", f"secure_aggregation.decryptors={two}")

@@ -270,7 +270,7 @@ def test_the_same_key_twice_is_refused_by_server_and_client():
 
 
 def test_a_roster_is_vouched_for_as_the_policy_demands():
-    authority = Federation(4).key("authority")
+    authority = Federation(4).key("another authority")
     demands = {"registrar": "authority", "authority_key": public(authority)}
     one = Federation(4, settings={"registrar": "authority"}, demands=demands)
     with pytest.raises(RefusedError, match="not signed by its registrar"):

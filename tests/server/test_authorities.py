@@ -14,6 +14,7 @@ from tests.server.summing import begun, code_for, key_of, over, phase, plain_sum
 from tests.server.test_decryptors import Decryptors, parts_of, report, sums, text
 
 from hansa.authority.app import create
+from hansa.authority.book import Book
 from hansa.authority.service import AuthorityService
 from hansa.authority.settings import AuthoritySettings
 from hansa.authority.vouched import Vouched
@@ -46,7 +47,7 @@ class Notary:
             self.vouched.add(text(device.key.public_key().public_bytes_raw()))
         server_key = text(server.services.signer.published()[-1].public_key)
         own = AuthoritySettings(operator="notary", server_keys=(server_key,), folder=str(self.own.place), **settings)
-        self.service = AuthorityService(own, self.key, self.vouched, server.clock)
+        self.service = AuthorityService(own, self.key, self.vouched, Book(self.own.place), server.clock)
 
     async def __call__(self, request):
         self.calls += 1
