@@ -212,10 +212,10 @@ def test_an_authority_draws_for_signed_adverts_of_enough_clients_only():
     one = federation(12)
     question = Draw.decode(advertised(one), one.task.hash)
     question.check(one.task, one.roster.identities)
-    (sealing, *rest), *others = question.adverts
+    first, *others = question.adverts
     changed = [
         replace(question, adverts=question.adverts[1:]),
-        replace(question, adverts=((b"x" * 32, *rest), *others)),
+        replace(question, adverts=(b"x" * 32 + first[32:], *others)),
         replace(question, adverts=(question.adverts[1], question.adverts[0], *question.adverts[2:])),
         replace(question, advertised=to_bitmap(range(11), 12)),
         replace(question, advertised=to_bitmap(range(9), 12), adverts=question.adverts[:9]),
@@ -226,7 +226,6 @@ def test_an_authority_draws_for_signed_adverts_of_enough_clients_only():
     later = federation(12, round=4)
     with pytest.raises(RefusedError, match="not signed by its sender"):  # an advert of another round
         replace(question, task=later.task.hash).check(later.task, later.roster.identities)
-    assert len(sealing) == 32
 
 
 def test_the_server_dies_before_and_after_it_knows_the_beacon():

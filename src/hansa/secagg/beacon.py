@@ -28,25 +28,23 @@ class Draw(Message):
 
     kind = 18
     advertised: bytes
-    adverts: tuple[tuple[bytes, bytes, bytes, bytes], ...]
-    """Sealing key, masking key, commitment and signature of each."""
+    adverts: tuple[bytes, ...]
+    """Sealing key, masking key, commitment and signature of each, 160 bytes."""
 
     @classmethod
     def of(cls, task: Task, adverts: Sequence[Advert]) -> Draw:
         """Return the question for those who advertised, given in the order of their indices."""
-        fields = tuple((each.sealing, each.masking, each.commitment, each.signature) for each in adverts)
+        packed = (_ADVERT.pack(each.sealing, each.masking, each.commitment, each.signature) for each in adverts)
         members = to_bitmap((each.client for each in adverts), task.roster_size)
-        return cls(task.roster_size, task.hash, members, fields)
+        return cls(task.roster_size, task.hash, members, tuple(packed))
 
     def _body(self) -> list[Buffer]:
-        packed = [_ADVERT.pack(*each) for each in self.adverts]
-        return [prefixed(self.advertised), u32(len(packed)), *packed]
+        return [prefixed(self.advertised), u32(len(self.adverts)), *self.adverts]
 
     @classmethod
     def _read(cls, client: int, task: bytes, reader: Reader) -> Self:
         advertised = reader.blob()
-        adverts = tuple(_ADVERT.iter_unpack(reader.raw(_ADVERT.size * reader.count())))
-        return cls(client, task, advertised, adverts)
+        return cls(client, task, advertised, tuple(reader.fixed(_ADVERT.size) for _ in range(reader.count())))
 
     def check(self, task: Task, identities: Sequence[bytes]) -> None:
         """Raise RefusedError unless as many as the task demands have advertised in it, each with its own signature.
@@ -56,7 +54,8 @@ class Draw(Message):
         members = from_bitmap(self.advertised, task.roster_size)
         if len(members) != len(self.adverts) or len(members) < task.minimum_cohort:
             raise untrusted("The adverts are not of those who advertised, or are fewer than the task demands.")
-        for client, (*fields, signature) in zip(members, self.adverts, strict=True):
+        for client, advert in zip(members, self.adverts, strict=True):
+            *fields, signature = _ADVERT.unpack(advert)
             if not keys.signed(identities[client], signature, "adv", task.hash, u32(client), *fields):
                 raise untrusted("An advert is not signed by its sender's identity.")
 
