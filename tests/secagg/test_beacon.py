@@ -75,7 +75,9 @@ def test_the_same_clients_have_another_graph_with_another_value():
 
 def test_without_a_beacon_a_client_that_assumes_a_server_that_lies_refuses_as_before():
     one = federation(beacon="")
-    with pytest.raises(RefusedError, match="protects against a curious server only; the policy assumes a malicious one"):
+    with pytest.raises(
+        RefusedError, match="protects against a curious server only; the policy assumes a malicious one"
+    ):
         one.start_client(0, one.start().send[0].message)
 
 

@@ -34,8 +34,14 @@ MOST = 32 << 20
 ROUNDS = {
     "secagg-full": (Federation, {}, {(4, "mask"), (0, "unmask")}),
     "secagg-plus": (Federation, {"settings": {"neighbours": 4, "threshold": 3}}, {(4, "mask")}),
-    "beacon": (Federation, {"protocol": "secagg-plus", "settings": {
-        "neighbours": 4, "threshold": 3, "registrar": "authority", "beacon": "authority"}}, {(4, "mask")}),
+    "beacon": (
+        Federation,
+        {
+            "protocol": "secagg-plus",
+            "settings": {"neighbours": 4, "threshold": 3, "registrar": "authority", "beacon": "authority"},
+        },
+        {(4, "mask")},
+    ),
     "oneshot-seeds": (OneShotFederation, {}, ()),
 }
 

@@ -73,7 +73,9 @@ def spread(marked, others, drawn):
     return [Fraction(comb(marked, each) * comb(others - marked, drawn - each), whole) for each in range(drawn + 1)]
 
 
-@pytest.mark.parametrize(("clients", "corrupt", "dropped"), [(20, 1, 0.1), (100, 1, 0.1), (100, 5, 0.1), (300, 30, 0.05)])
+@pytest.mark.parametrize(
+    ("clients", "corrupt", "dropped"), [(20, 1, 0.1), (100, 1, 0.1), (100, 5, 0.1), (300, 30, 0.05)]
+)
 def test_against_a_server_that_lies_nobody_gives_away_two_secrets_and_no_piece_of_the_circle_is_cut_off(
     clients, corrupt, dropped
 ):

@@ -375,7 +375,9 @@ async def said(parts):
 
 async def waiting(server, match):
     for _ in range(500):
-        if found := [each.detail["why"] for each in await server.events("round.waiting") if match in each.detail["why"]]:
+        if found := [
+            each.detail["why"] for each in await server.events("round.waiting") if match in each.detail["why"]
+        ]:
             return found
         await asyncio.sleep(0.02)
     raise TimeoutError("nobody waits")
