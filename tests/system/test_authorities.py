@@ -166,7 +166,7 @@ def test_killed_around_what_the_authority_answers_a_server_goes_on_and_the_model
 
 
 def ten(federation):
-    """Let ten sites take part, of which several have the same hospital's data: so many a graph for a lying server needs."""
+    """Let ten sites take part, some with the same data: as many as a graph needs that is safe from a lying server."""
     data = list(federation.sites.values())
     federation.sites = {f"site {number}": data[number % len(data)] for number in range(10)}
 

@@ -44,7 +44,7 @@ ABANDONED: Final = "coordinator.round.abandoned"
 OF_SUMS: Final = ("sums.record-made", "sums.record-written", "client.sum-answered", "client.sum-recorded")
 OF_DECRYPTORS: Final = tuple(point for point in KILL_POINTS if point.startswith("decryptor."))
 OF_AUTHORITIES: Final = tuple(point for point in KILL_POINTS if point.startswith("authority."))
-"""In no plan of these: an authority draws for graphs of more clients than four (``tests/system/test_authorities.py``)."""
+"""In no plan of these: the graphs that an authority draws have more clients than four."""
 _FOLDS: Final = ("coordinator.fold.written", "coordinator.fold.committed")
 _STATELESS: Final = ("client.rows-written", "client.rows-current", *OF_SUMS, *OF_DECRYPTORS)
 _SUMS_OWN: Final = tuple(f"coordinator.round.{each}" for each in ("collecting", "frozen"))
