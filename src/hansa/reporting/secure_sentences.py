@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 from hansa.algorithms.ring_plan import RingCode
 from hansa.core.secure_aggregation import SecureAggregation
 from hansa.reporting.figures import bytes_text, count_text
-from hansa.secagg.planned import graph_of
+from hansa.secagg.planned import floors_of, graph_of, least_summed
 
 _REGISTRAR: Final = {
     "server": (
@@ -171,13 +171,12 @@ def _graph(section: SecureAggregation, clients: int) -> str:
 
 
 def _minimum(section: SecureAggregation, clients: int) -> Sentence:
-    least = section.least_survivors(clients)
+    cohort, least = section.minimum_cohort, section.least_survivors(clients)
     if section.protocol == "secagg-plus":
-        least = max(least, graph_of(section, clients)[1].threshold)
+        cohort, least = floors_of(section, clients)
     return Sentence(
         "",
-        f"a sum of fewer than {least} of {clients} clients is never shown, and none begins with fewer than "
-        f"{section.minimum_cohort}",
+        f"a sum of fewer than {least} of {clients} clients is never shown, and none begins with fewer than {cohort}",
     )
 
 
@@ -201,6 +200,8 @@ def _assumptions(section: SecureAggregation, clients: int) -> Iterator[Sentence]
             "those who take part; nobody who runs it works with the server, which could choose the graph then",
         )
     others = section.least_survivors(clients) - section.assumed_colluding
+    if section.protocol == "secagg-plus":
+        others = least_summed(section, clients)
     yield Sentence(
         "it does not hide",
         f"the sum itself, in which an update is one of as few as {others} that nobody else knows. Without differential "

@@ -10,6 +10,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from math import comb
 from typing import Final, Literal
 
@@ -32,6 +33,7 @@ class GraphParameters:
     threshold: int
 
 
+@lru_cache(maxsize=64)
 def smallest_graph(
     clients: int, *, corrupt: Fraction | float, dropped: Fraction | float, server: ServerKind = "curious"
 ) -> GraphParameters:

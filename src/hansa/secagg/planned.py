@@ -11,7 +11,7 @@ from hansa.core.ring import Ring
 from hansa.core.secure_aggregation import SecureAggregation
 from hansa.secagg.parameters import GraphParameters, fewest_clients, smallest_graph
 from hansa.secagg.roster import Roster
-from hansa.secagg.task import PHASES, SMALLEST, Beacon, DecryptorKeys, Protocol, Task
+from hansa.secagg.task import PHASES, Beacon, DecryptorKeys, Protocol, Task
 
 LONGEST: Final = 2**31 - 1
 """Seconds of a phase, at most: where nothing else ends it, it waits for all."""
@@ -38,7 +38,7 @@ def task_of(  # noqa: PLR0913 - what a task is of
     clients = len(roster.identities)
     protocol, graph = graph_of(section, clients)
     others = math.ceil(section.phase_deadline)
-    survivors = max(section.minimum_survivors, graph.threshold)
+    cohort, survivors = floors_of(section, clients)
     return Task(
         protocol=protocol,
         run=run,
@@ -50,7 +50,7 @@ def task_of(  # noqa: PLR0913 - what a task is of
         roster_size=clients,
         registrar=section.registrar,
         ring=ring,
-        minimum_cohort=max(section.minimum_cohort, survivors, _fewest(section, graph, clients)),
+        minimum_cohort=cohort,
         minimum_survivors=survivors,
         neighbours=graph.neighbours,
         threshold=graph.threshold,
@@ -83,9 +83,29 @@ def beacon_of(section: SecureAggregation, protocol: Protocol) -> Beacon:
     return section.beacon or "" if protocol == "secagg-plus" else ""
 
 
-def _fewest(section: SecureAggregation, graph: GraphParameters, clients: int) -> int:
-    """Return how many must advertise at least for a graph that was sized for so many clients to protect them."""
+def floors_of(section: SecureAggregation, clients: int) -> tuple[int, int]:
+    """Return with how many of so many clients a sum begins at least, and how many must be left for it to be shown.
+
+    A sparse graph protects as many as it was sized for and not many fewer, and t of them must be left.
+    """
+    graph = graph_of(section, clients)[1]
+    survivors = max(section.minimum_survivors, graph.threshold)
     if not graph.neighbours:
-        return SMALLEST
+        return max(section.minimum_cohort, survivors), survivors
     dropped, colluding = section.expected_dropout, section.assumed_colluding
-    return fewest_clients(graph, clients, corrupt=colluding, dropped=dropped, server=section.server)
+    fewest = fewest_clients(graph, clients, corrupt=colluding, dropped=dropped, server=section.server)
+    return max(section.minimum_cohort, survivors, fewest), survivors
+
+
+def least_summed(section: SecureAggregation, clients: int) -> int:
+    """Return how many honest clients' vectors a sum over a sparse graph has at least, whatever the server does.
+
+    One that lies may show clients different sets, so that each has fewer others than are left (decision 43).
+    """
+    graph, (cohort, survivors) = graph_of(section, clients)[1], floors_of(section, clients)
+    honest = survivors - section.assumed_colluding
+    if section.server == "curious" or not graph.neighbours:
+        return honest
+    around = 2 * graph.threshold - graph.neighbours - 1
+    apart = max(1, cohort // (3 * graph.neighbours // 2 + 1))
+    return min(honest, apart * max(1, around - section.assumed_colluding))
