@@ -210,10 +210,16 @@ def test_another_registrar_server_and_protocol_are_told_as_such(hansa, plan):
     assert "a server that lies could invent all other clients" in found.said
     found = hansa("check", plan, *SECURE, "--set", "secure_aggregation.server=malicious")
     assert "the server may lie in any message" in found.said
-    settings = [*SECURE, "--set", "secure_aggregation.protocol=secagg-plus", "--set", "secure_aggregation.beacon=drand"]
+    settings = [*SECURE, "--set", "secure_aggregation.protocol=secagg-plus"]
     found = hansa("check", plan, *settings)
-    assert "but for a chance of 2^-40" in found.said
-    assert "nobody knows or steers drand" in found.said
+    assert "so that this holds but for a chance of 2^-40" in found.said
+    assert "draws the graph" not in found.said
+    settings += ["--set", "secure_aggregation.registrar=authority", "--set", "secure_aggregation.beacon=authority"]
+    found = hansa("check", plan, *settings, "--set", "secure_aggregation.server=malicious")
+    assert "so few that every pair of them masks" in found.said
+    assert "an authority draws the graph of pairs at random, once for each sum" in found.said
+    assert "nobody who runs it works with the server" in found.said
+    assert "and who was ready for it" in found.said
     two = "[{name='a',url='https://a',operator='Clinic'},{name='b',url='https://b',operator='Ministry'}]"
     settings = [*SECURE, "--set", "secure_aggregation.protocol=oneshot-seeds"]
     found = hansa("check", plan, *settings, "--set", f"secure_aggregation.decryptors={two}")
@@ -330,3 +336,36 @@ def test_what_a_submission_would_be_refused_for_is_said_without_a_server(hansa, 
     found = hansa("check", path, "--set", setting, "--json")
     assert found.status == 2
     assert where in found.json["error"]["problems"][0]["path"]
+
+
+SPARSE = """
+name = "secure"
+recipe = "fedavg"
+rounds = 3
+data = { source = "synthetic", arguments = { clients = 300, features = 6, classes = 3 } }
+model = { factory = "hansa.training.linear:softmax" }
+trainer = { kind = "linear", epochs = 2, batch_size = 8, optimizer = { kind = "sgd", learning_rate = 0.1 } }
+cohort = { kind = "uniform", size = 100 }
+secure_aggregation = { max_weight = 100.0, protocol = "secagg-plus", server = "malicious", registrar = "authority" }
+"""
+
+
+def test_a_beacon_is_told_with_its_graph_its_assumption_and_what_trying_again_gives(hansa, tmp_path):
+    path = tmp_path / "sparse.toml"
+    path.write_text(SPARSE)
+    refused = hansa("check", path)
+    assert refused.status == 2
+    assert 'use protocol = "secagg-full", or name a beacon' in refused.err
+    found = hansa("check", path, "--set", "secure_aggregation.beacon=authority", "--json")
+    told = found.json["promises"]["secure_aggregation"]
+    assert "each is paired with k = 48 others, and t = 38 shares give a secret back" in told["may_collude"][0]
+    assert "for a beacon that is drawn once but for a chance of 2^-40" in told["may_collude"][0]
+    assert "gives rounds up until the graph suits it has that chance with each beacon" in told["may_collude"][0]
+    assert told["may_drop_out"][1].startswith("a sum of fewer than 38 of 100 clients is never shown")
+    assert "nobody who runs it works with the server" in found.said
+    assert "one of as few as 26 that nobody else knows" in found.said
+    more = ("beacon=authority", "assumed_colluding=40", "minimum_survivors=60", "minimum_cohort=60")
+    many = [word for setting in more for word in ("--set", f"secure_aggregation.{setting}")]
+    refused = hansa("check", path, *many)
+    assert refused.status != 0
+    assert "No sparse graph of 100 clients withstands so many" in refused.err

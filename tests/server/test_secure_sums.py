@@ -22,7 +22,7 @@ from hansa.store.reports import Reports
 from hansa.store.sums import Sums
 from hansa.wire.generated import federation_pb2 as messages
 
-PHASES = list(Phase)[:5]
+PHASES = [each for each in Phase if each < Phase.DONE and each is not Phase.DRAW]
 
 
 @pytest.fixture
@@ -191,7 +191,7 @@ def test_a_repeated_message_is_harmless_and_another_answer_to_a_phase_is_refused
         async with deployed(tmp_path) as server:
             parts = await begun(server, await started(server, 4))
             code = await code_for(server, parts[0].assigned)
-            for _ in PHASES[:at]:
+            for _ in [each for each in PHASES if each < at]:
                 await phase(parts)
             for _ in range(2):
                 assert (await parts[0].say()).status_code == 200
@@ -299,7 +299,7 @@ async def masked(server, clients=4):
 
 async def rest(server, parts, first=Phase.MASK):
     """Let a sum go to its end from a phase on."""
-    for each in PHASES[first:]:
+    for each in [each for each in PHASES if each >= first]:
         await phase(parts, last=each is Phase.UNMASK)
     assert await over(server, parts[0]) == "closed"
 
@@ -415,7 +415,7 @@ def test_a_server_that_starts_again_in_a_phase_goes_on(tmp_path, sums, at, half)
         async with deployed(tmp_path) as server:
             parts = await begun(server, await started(server, 3))
             code = await code_for(server, parts[0].assigned)
-            for _ in PHASES[:at]:
+            for _ in [each for each in PHASES if each < at]:
                 await phase(parts)
             if half:
                 assert (await parts[0].say()).status_code == 200
@@ -423,7 +423,7 @@ def test_a_server_that_starts_again_in_a_phase_goes_on(tmp_path, sums, at, half)
             again = replace(server, services=services, http=http)
             for part in parts:
                 part.device.http = http
-            for each in PHASES[at:]:
+            for each in [each for each in PHASES if each >= at]:
                 await phase(parts, last=each is Phase.UNMASK)
             assert await over(again, parts[0]) == "closed"
             assert sums == [plain_sum(code, parts)]
@@ -485,7 +485,7 @@ def test_what_could_not_be_written_is_not_believed(tmp_path, sums, monkeypatch, 
         async with deployed(tmp_path) as server:
             parts = await begun(server, await started(server, 3))
             code = await code_for(server, parts[0].assigned)
-            for _ in PHASES[:at]:
+            for _ in [each for each in PHASES if each < at]:
                 await phase(parts)
             for part in parts[:2]:
                 await part.say()

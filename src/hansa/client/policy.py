@@ -146,6 +146,9 @@ class SecureSums:
     server: Annotated[
         Literal["curious", "malicious"], Doc("malicious: only protocols that hold against a server that lies")
     ] = "malicious"
+    assumed_colluding: Annotated[
+        int, Ge(0), Doc("secagg-plus: clients that may work with a server that lies; a smaller graph is refused")
+    ] = 1
     minimum_cohort: Annotated[int, Ge(3), Doc("fewest clients with which a sum begins")] = 3
     minimum_survivors: Annotated[int, Ge(3), Doc("fewest clients whose sum is shown to the server")] = 3
     decryptors: Annotated[

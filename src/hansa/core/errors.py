@@ -132,6 +132,20 @@ CATALOGUE: Final[dict[str, Entry]] = {
         403,
         "permission_denied",
     ),
+    "HANSA-AUTHORITY-DRAWN": Entry(
+        3,
+        "the authority has drawn a beacon for that task, for others who advertised or another server: another attempt"
+        " gets another; where nobody restored an older copy of the server's database, tell the authority's operator",
+        409,
+        "failed_precondition",
+    ),
+    "HANSA-AUTHORITY-ATTEMPTS": Entry(
+        3,
+        "the authority has drawn beacons for as many attempts of a round as its operator allows: find out why they"
+        " failed, or ask for another attempts_per_round",
+        403,
+        "permission_denied",
+    ),
     "HANSA-AUTHORITY-REFUSED": Entry(
         3,
         "the authority does not vouch for a roster: ask its operator to look at its list, server_keys and"

@@ -9,6 +9,7 @@ from hansa.algorithms.ring_plan import BranchCode, RingCode
 from hansa.core.ring import FEWEST_BITS
 from hansa.core.secure_aggregation import SecureAggregation
 from hansa.reporting.figures import bytes_text, count_text
+from hansa.secagg.planned import floors_of, graph_of, least_summed
 
 _REGISTRAR: Final = {
     "server": (
@@ -124,7 +125,9 @@ def _others(section: SecureAggregation, code: RingCode) -> Iterator[Sentence]:
             "itself; of their updates nothing",
         )
     if section.registrar == "authority":
-        yield Sentence("the authority sees", "whose keys each sum is of, and its task; no seed, no share, no vector")
+        more = ", and who was ready for it" if section.beacon else ""
+        seen = f"whose keys each sum is of, and its task{more}; no seed, no share, no vector"
+        yield Sentence("the authority sees", seen)
     yield Sentence(
         "a network observer sees",
         f"who talks to the server, when and how much: {bytes_text(float(code.ring.nbytes))} of masked vector for each "
@@ -163,8 +166,7 @@ def _other_limits(section: SecureAggregation, clients: int) -> list[Sentence]:
     return [
         Sentence(
             "may collude",
-            f"the server with {colluding} of {clients} clients; the graph of pairs is drawn so that this holds but for "
-            "a chance of 2^-40",
+            f"the server with {colluding} of {clients} clients; {_graph(section, clients)}",
         ),
         Sentence(
             "may drop out",
@@ -174,12 +176,27 @@ def _other_limits(section: SecureAggregation, clients: int) -> list[Sentence]:
     ]
 
 
+def _graph(section: SecureAggregation, clients: int) -> str:
+    """Return the graph of pairs of so many clients, and with which chance it protects."""
+    protocol, graph = graph_of(section, clients)
+    if protocol == "secagg-full":
+        return "so few that every pair of them masks, as with secagg-full"
+    drawn = f"each is paired with k = {graph.neighbours} others, and t = {graph.threshold} shares give a secret back"
+    if section.server == "curious":
+        return f"{drawn}, so that this holds but for a chance of 2^-40"
+    return (
+        f"{drawn}, so that this holds for a beacon that is drawn once but for a chance of 2^-40. A server that gives "
+        "rounds up until the graph suits it has that chance with each beacon"
+    )
+
+
 def _minimum(section: SecureAggregation, clients: int) -> Sentence:
-    least = section.least_survivors(clients)
+    cohort, least = section.minimum_cohort, section.least_survivors(clients)
+    if section.protocol == "secagg-plus":
+        cohort, least = floors_of(section, clients)
     return Sentence(
         "",
-        f"a sum of fewer than {least} of {clients} clients is never shown, and none begins with fewer than "
-        f"{section.minimum_cohort}",
+        f"a sum of fewer than {least} of {clients} clients is never shown, and none begins with fewer than {cohort}",
     )
 
 
@@ -201,8 +218,14 @@ def _assumptions(section: SecureAggregation, clients: int) -> Iterator[Sentence]
             "is what its own settings and each site's policy say, by its key",
         )
     if section.beacon is not None:
-        yield Sentence("", f"nobody knows or steers {section.beacon} before the clients' keys of a round are fixed")
+        yield Sentence(
+            "",
+            f"{authority} draws the graph of pairs at random, once for each sum, after it has seen the signed keys of "
+            "those who take part; nobody who runs it works with the server, which could choose the graph then",
+        )
     others = section.least_survivors(clients) - section.assumed_colluding
+    if section.protocol == "secagg-plus":
+        others = least_summed(section, clients)
     yield Sentence(
         "it does not hide",
         f"the sum itself, in which an update is one of as few as {others} that nobody else knows. Without differential "

@@ -16,6 +16,7 @@ from typing import Final
 import numpy as np
 
 from hansa.secagg import field, keys
+from hansa.secagg.beacon import beacon_value
 from hansa.secagg.commitments import commitment, share_hashes
 from hansa.secagg.contribution import Contribution
 from hansa.secagg.encoding import Buffer, Reader, from_bitmap, prefixed, u32
@@ -221,7 +222,8 @@ class MaskingClient:
     def _share(self, content: Buffer) -> Message:
         """Answer the neighbours' keys with shares of this client's two secrets."""
         message = Keys.decode(content, self.task.hash)
-        graph = Graph(self.task, from_bitmap(message.advertised, self.task.roster_size))
+        beacon = beacon_value(self.task, message.advertised, message.beacon, self._policy.authority_key)
+        graph = Graph(self.task, from_bitmap(message.advertised, self.task.roster_size), beacon)
         self._check_graph(graph)
         neighbours = message.read_neighbours()
         if tuple(each.advert.client for each in neighbours) != graph.neighbours(self.index):

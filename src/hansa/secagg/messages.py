@@ -155,25 +155,27 @@ class Neighbour(NamedTuple):
 
 @dataclass(frozen=True)
 class Keys(Message):
-    """S -> C, phase 1: who advertised, and the adverts of the client's neighbours in the order of their indices."""
+    """S -> C, phase 1: who advertised, the beacon, and the adverts of the client's neighbours, ordered by index."""
 
     kind = 3
     advertised: bytes
+    beacon: bytes
+    """The authority's value and signature, 96 bytes; none in a task without a beacon."""
     neighbours: tuple[bytes, ...]
     """Each encoded, see :class:`Neighbour`."""
 
     def _body(self) -> list[Buffer]:
-        return [prefixed(self.advertised), u32(len(self.neighbours)), *self.neighbours]
+        return [prefixed(self.advertised, self.beacon), u32(len(self.neighbours)), *self.neighbours]
 
     @classmethod
     def _read(cls, client: int, task: bytes, reader: Reader) -> Self:
-        advertised, entries = reader.blob(), []
+        advertised, beacon, entries = reader.blob(), reader.blob(), []
         for _ in range(reader.count()):
             place = reader.raw(4)
             fixed = reader.raw(4 * KEY_BYTES + SIGNATURE_BYTES)
             depth = reader.count()
             entries.append(b"".join((place, fixed, u32(depth), reader.raw(depth * KEY_BYTES))))
-        return cls(client, task, advertised, tuple(entries))
+        return cls(client, task, advertised, beacon, tuple(entries))
 
     def read_neighbours(self) -> list[Neighbour]:
         """Return the neighbours."""

@@ -81,6 +81,11 @@ class SummingServer:
         """Return which clients, or in CHECK and DECRYPT which decryptors, have not answered in this phase."""
         return tuple(each for each in self._asked() if each not in self._answers)
 
+    @property
+    def seconds(self) -> int:
+        """Return how long this phase may take."""
+        return self.task.phase_seconds[min(self.phase, len(self.task.phase_seconds) - 1)]
+
     def on_message(self, message: Buffer, content: bytes = b"") -> Step:
         """Take a message of a client or decryptor. Raises RefusedError, with nothing changed, if not acceptable.
 

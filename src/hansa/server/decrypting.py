@@ -1,4 +1,4 @@
-"""Asking others beside everything else: an authority to vouch for a roster, decryptors to help with its sum.
+"""Asking others beside everything else: an authority to vouch for a roster and to draw, decryptors to help with a sum.
 
 Decryptors are asked to stand ready, whose reports they can open, and for their sums.
 """
@@ -88,6 +88,8 @@ class Decrypting:
             await self._prepare(round_, held)
         elif held.phase == "EXCLUDE":
             await self._exclude(round_, held)
+        elif held.phase == "DRAW":
+            await self._draw(round_, held)
         else:
             phase, asks = held.phase, dict(held.asks)
             done = await asyncio.gather(
@@ -107,13 +109,26 @@ class Decrypting:
         identities = await sums.identities(round_, held)
         if (authority := _authority(round_)) is not None:
             task = sums.convention(round_.context, round_.round, identities, prepared).task
-            asked = AuthorityCalls(self.signer, sums.clock, sums.authority_urls, sums.authority_ca)
-            prepared = replace(prepared, registration=await asked.vouched(authority, task, identities))
+            registration = await self._authorities().vouched(authority, task, identities)
+            prepared = replace(prepared, registration=registration)
         convention = sums.convention(round_.context, round_.round, identities, prepared)
         signatures = await calls.ready(decryptors, convention.task, convention.registration)
         async with sums.lock(round_.round.id):
             if self._is_current(round_) and held.phase == "PREPARE":
                 await sums.begin(round_, held, replace(prepared, signatures=signatures), sums.clock.now())
+
+    async def _draw(self, round_: HeldRound, held: Held) -> None:
+        """Let the authority draw the beacon of those who advertised."""
+        sums, authority, server = self.sums, _authority(round_), held.server
+        if authority is None or server is None or not held.asks:
+            raise LookupError("a beacon is to be drawn, and nobody is to be asked")
+        (question,) = held.asks.values()
+        identities = await sums.identities(round_, held)
+        answer = await self._authorities().drawn(authority, server.task, identities, question)
+        async with sums.lock(round_.round.id):
+            if self._is_current(round_) and question in held.asks.values():
+                step = await sums.moved(round_, server.on_message, answer)
+                await sums.apply(round_, held, step, sums.clock.now())
 
     async def _exchange(self, round_: HeldRound, held: Held, place: int, message: bytes) -> None:
         sums = self.sums
@@ -155,6 +170,9 @@ class Decrypting:
 
     def _is_current(self, round_: HeldRound) -> bool:
         return self.sums.held.get(round_.round.id) is round_
+
+    def _authorities(self) -> AuthorityCalls:
+        return AuthorityCalls(self.signer, self.sums.clock, self.sums.authority_urls, self.sums.authority_ca)
 
     def _calls(self) -> DecryptorCalls:
         return DecryptorCalls(self.signer, self.sums.clock, self.sums.decryptor_urls, self.sums.decryptor_ca)

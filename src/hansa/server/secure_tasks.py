@@ -121,4 +121,5 @@ def convention_of(
         signer=signer,
         registration=prepared.registration if section.registrar == "authority" else register(signer, roster),
         decryptors=prepared.signatures,
+        authority=b"" if section.authority is None else section.authority.identity,
     )

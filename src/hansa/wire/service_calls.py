@@ -25,6 +25,8 @@ MESSAGES: Final = "/v1/messages"
 """Decryptor: a Batch -> Valid; a Request -> Answer."""
 ROSTERS: Final = "/v1/rosters"
 """Authority: a task's canonical bytes and the roster's keys, each behind its length -> the registrar's signature."""
+BEACONS: Final = "/v1/beacons"
+"""Authority: as for ROSTERS, and a Draw behind its length -> a Beacon."""
 MEDIA_TYPE: Final = "application/octet-stream"
 _CALLER: Final = "server"
 _DIGEST: Final = re.compile(r"sha-256=:([A-Za-z0-9+/]{43}=):")
