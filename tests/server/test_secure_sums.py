@@ -307,7 +307,7 @@ async def rest(server, parts, first=Phase.MASK):
 BROKEN_VECTORS = {
     "shorter": (lambda whole: whole[:-1], "HANSA-RING-INVALID"),
     "longer": (lambda whole: whole + b"0", "HANSA-RING-INVALID"),
-    "without a signature": (lambda whole: whole[:48] + bytes(64) + whole[112:], "HANSA-SECAGG-REFUSED"),
+    "without a signature": (lambda whole: whole[:-64] + bytes(64), "HANSA-SECAGG-REFUSED"),
     "with one bit turned": (lambda whole: changed(whole, 200), "HANSA-SECAGG-REFUSED"),
     "no message at all": (lambda whole: bytes(len(whole)), "HANSA-SECAGG-MESSAGE"),
 }
@@ -338,8 +338,7 @@ def test_a_masked_vector_is_not_taken_before_its_phase_or_by_exchange(tmp_path, 
         async with deployed(tmp_path) as server:
             parts = await begun(server, await started(server, 4))
             code = await code_for(server, parts[0].assigned)
-            size = 112 + code.ring.nbytes
-            early = Masked(parts[0].position, parts[0].machine.task.hash, bytes(64), bytes(size - 112)).encode()
+            early = Masked(parts[0].position, parts[0].machine.task.hash, bytes(code.ring.nbytes), bytes(64)).encode()
             assert refusal(await parts[0].device.put(parts[0].assigned.id, early)) == "HANSA-REPORT-UNEXPECTED"
             assert await server.services.blobs.names("updates/") == []
             await phase(parts)

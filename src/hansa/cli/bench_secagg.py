@@ -30,7 +30,7 @@ from hansa.secagg.client import MaskingClient
 from hansa.secagg.contribution import Contribution
 from hansa.secagg.convention import Convention, register
 from hansa.secagg.decryptor import Decryptor, DecryptorPolicy
-from hansa.secagg.known import vector_sha256
+from hansa.secagg.known import content_of
 from hansa.secagg.masks import Mask, stream
 from hansa.secagg.messages import header_of
 from hansa.secagg.oneshot_client import ReportingClient
@@ -240,7 +240,7 @@ class Bench:
     def _deliver(self, server: MaskingServer | SummingServer, phase: str, messages: Sequence[bytes]) -> Step:
         """Give answers to the server; the last one of a phase also closes it. Vectors are hashed on its threads."""
         hashed = phase in {"mask", "collect"}
-        contents = (map if self.work.threads == 1 else self.pool.map)(vector_sha256, messages if hashed else ())
+        contents = (map if self.work.threads == 1 else self.pool.map)(content_of, messages if hashed else ())
         step = Step()
         for message in messages:
             content = self.server.wait(f"hash {phase}", contents) if hashed else b""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -17,6 +16,7 @@ from starlette.routing import Mount, Route
 from starlette.types import ASGIApp
 
 from hansa.core.errors import CATALOGUE, HansaError, RefusedError
+from hansa.secagg.known import MessageHash
 from hansa.server import health, operator_api, pages
 from hansa.server.client_api import CALLER, SIGNED_AT, ClientApi
 from hansa.server.coordinator import Coordinator
@@ -155,14 +155,13 @@ def _update(services: Services, transfers: Transfers) -> Callable[[Request], Awa
         async with room.of(size):
             try:
                 async with asyncio.timeout(_STALL + size / _SLOWEST):
-                    arriving = hashlib.sha256()
+                    arriving = MessageHash()
                     body = await read_body(request.scope, request.receive, limit, arriving)
             except TimeoutError:
                 raise too_slow() from None
-            digest = arriving.hexdigest()
             called = {"method": request.method, "target": target(request.scope)}
-            client = await services.authenticate(header, **called, body=body, digest=digest)
-            return await transfers.part(request, client, body, digest)
+            client = await services.authenticate(header, **called, body=body, digest=arriving.hexdigest())
+            return await transfers.part(request, client, body, arriving)
 
     return call
 
@@ -209,7 +208,7 @@ def announced_size(scope: Scope, limit: int) -> int:
 
 
 async def read_body(scope: Scope, receive: Receive, limit: int, digest: Any = None) -> bytes:
-    """Return a request's body; ``digest`` (of hashlib) is fed with it as it arrives.
+    """Return a request's body; ``digest`` is fed with it as it arrives.
 
     Raises RefusedError as soon as the body is larger than a limit, and where it pauses for too long.
     """
