@@ -21,7 +21,7 @@ from hansa.core.errors import HansaError, RefusedError, StoreError
 from hansa.core.killpoints import reached
 from hansa.secagg.known import MessageHash
 from hansa.server.board import Posted
-from hansa.server.checking import Check, checker, name_sender
+from hansa.server.checking import Check, MaskedCheck, checker, name_sender
 from hansa.server.following import follow_rounds
 from hansa.server.masked_uploads import MaskedUploads
 from hansa.server.recorder import Recorder, unexpected
@@ -126,7 +126,9 @@ class Transfers:
                 return await self._answer_without_round(key, client, sha256)
             if posted.context.plan.secure_aggregation is not None:
                 await self.masked.require_length(posted, client, total)
-            check = checker(posted, self.services.settings)
+                check: Check = MaskedCheck()
+            else:
+                check = checker(posted, self.services.settings)
             most = check.most_bytes()
             if most is not None and total > most:
                 error = invalid(f"It has {total} bytes, and such an update at most {most}.")
@@ -177,7 +179,10 @@ class Transfers:
     async def _take_part(
         self, posted: Posted, client: Client, sha256: str, place: tuple[int, int, int], body: bytes
     ) -> int | None:
-        """Keep a part, and check the whole after the last; return what has arrived, or None where that has ended."""
+        """Keep a part, and check the whole after the last; return what has arrived, or None where that has ended.
+
+        A masked vector is checked when it is read for its sum.
+        """
         key, (start, stop, total) = posted.round.id, place
         sealing_key = await asyncio.to_thread(self._unwrapped, posted)
         number, arrived = await self._parts(key, client.id, sha256)
@@ -190,7 +195,7 @@ class Transfers:
             bound = binding(key, client.id, sha256, number)
             name = part_name(key, client.id, sha256, number)
             await self.services.blobs.put_made(name, lambda: list(seal(sealing_key, bound, [body])))
-        if stop == total:
+        if stop == total and posted.context.plan.secure_aggregation is None:
             await self._check_parts(posted, client, sha256, sealing_key)
         return stop
 
