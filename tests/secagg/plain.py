@@ -214,5 +214,6 @@ class Client:
             sign = -1 if other < self.index else 1
             total = added(total, mask(self.pair(other, masking), self.shape), self.shape, sign)
         content = packed(total, self.shape)
-        signature = self.sign("masked", self.task, u32(self.index), hashlib.sha256(content).digest())
-        return message(6, self.index, self.task, signature, content)
+        unsigned = message(6, self.index, self.task, u32(64), u32(0), content, bytes(64))
+        signature = self.sign("masked", self.task, u32(self.index), hashlib.sha256(unsigned[:-64]).digest())
+        return unsigned[:-64] + signature

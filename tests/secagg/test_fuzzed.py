@@ -20,6 +20,7 @@ from hansa.core.ring import Ring, Segment
 from hansa.secagg import keys
 from hansa.secagg.beacon import Beacon, Draw
 from hansa.secagg.decryptor import Decryptor
+from hansa.secagg.known import content_of
 from hansa.secagg.messages import Advert, Announcement, Complaint, Masked, Shares, Unmask, header_of
 from hansa.secagg.oneshot_messages import Answer, Batch, Report, Request, Valid
 from hansa.secagg.protocols import restore_client, restore_server
@@ -106,18 +107,19 @@ def changed(coins, value):
 
 def signed(message, signer):
     """Return a message with the signature of whoever sends it."""
-    kind, vector = type(message), hashlib.sha256(getattr(message, "vector", b"")).digest()
+    kind, content = type(message), content_of(message.encode())
     own = message.task, keys.u32(message.client)
     if kind in PURPOSES:
         return replace(message, signature=keys.sign(signer, PURPOSES[kind], *message.signed_fields()))
     if kind is Masked:
-        return replace(message, signature=keys.sign(signer, "masked", *own, vector))
+        return replace(message, signature=keys.sign(signer, "masked", *own, content))
     if kind is Beacon:
         return replace(message, signature=keys.sign(signer, "beacon", message.task, b"\x7f", message.value))
     if kind is Report:
-        return replace(message, signature=keys.sign(signer, "report", *own, vector, message.seeds))
+        return replace(message, signature=keys.sign(signer, "report", *own, content, message.seeds))
     if kind is Answer:
-        return replace(message, signature=keys.sign(signer, "answer", *own, message.members, vector))
+        fields = message.members, hashlib.sha256(message.vector).digest()
+        return replace(message, signature=keys.sign(signer, "answer", *own, *fields))
     return message
 
 

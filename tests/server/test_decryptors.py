@@ -24,6 +24,7 @@ from hansa.decryptor.settings import DecryptorSettings
 from hansa.secagg import keys
 from hansa.secagg.contribution import Contribution
 from hansa.secagg.encoding import prefixed
+from hansa.secagg.known import content_of
 from hansa.secagg.oneshot_client import ReportingClient
 from hansa.secagg.oneshot_messages import Report
 from hansa.secagg.policy import ClientPolicy
@@ -182,7 +183,7 @@ def test_a_report_that_a_decryptor_cannot_open_is_left_out_and_refused(tmp_path,
             bad = parts[1]
             whole = Report.decode(bad.reply, bad.machine.task_hash)
             seeds = whole.seeds[:80] + bytes(80)
-            fields = keys.u32(bad.position), keys.hashlib.sha256(whole.vector).digest(), seeds
+            fields = keys.u32(bad.position), content_of(bad.reply), seeds
             signature = keys.sign(bad.device.key, "report", bad.machine.task_hash, *fields)
             bad.reply = replace(whole, seeds=seeds, signature=signature).encode()
             await report(parts)

@@ -126,7 +126,7 @@ class MaskingServer:
         """Take a client's message. Raises RefusedError, with nothing changed, where it is not acceptable.
 
         An answer that is known already changes nothing; a different one is refused. ``content`` is what
-        :func:`hansa.secagg.known.vector_sha256` gave for the message, where the carrier has computed it.
+        :func:`hansa.secagg.known.content_of` gave for the message, where the carrier has computed it.
         """
         header = header_of(message)
         if header.task != self.task.hash:
@@ -209,7 +209,7 @@ class MaskingServer:
     def _take_masked(self, content: Buffer, known: Known) -> None:
         message = Masked.decode(content, self.task.hash)
         if not known.trusted:
-            fields = self.task.hash, u32(message.client), known.content_of(message.vector)
+            fields = self.task.hash, u32(message.client), known.content_of(content)
             self._check_signature(message.client, message.signature, "masked", *fields)
         add(self._total, self.task.ring.unpack(message.vector))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -17,6 +16,7 @@ from starlette.routing import Mount, Route
 from starlette.types import ASGIApp
 
 from hansa.core.errors import CATALOGUE, HansaError, RefusedError
+from hansa.secagg.known import MessageHash
 from hansa.server import health, operator_api, pages
 from hansa.server.client_api import CALLER, SIGNED_AT, ClientApi
 from hansa.server.coordinator import Coordinator
@@ -152,12 +152,11 @@ def _update(services: Services, transfers: Transfers) -> Callable[[Request], Awa
         await services.authenticate.caller(header)  # nobody else's part is held in memory
         size = announced_size(request.scope, limit)
         async with room.of(size):
-            arriving = hashlib.sha256()
+            arriving = MessageHash()
             body = await read_body(request.receive, limit, arriving)
-            digest = arriving.hexdigest()
             called = {"method": request.method, "target": target(request.scope)}
-            client = await services.authenticate(header, **called, body=body, digest=digest)
-            return await transfers.part(request, client, body, digest)
+            client = await services.authenticate(header, **called, body=body, digest=arriving.hexdigest())
+            return await transfers.part(request, client, body, arriving)
 
     return call
 

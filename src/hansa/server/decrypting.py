@@ -152,7 +152,7 @@ class Decrypting:
                 if of is not held or held.server is None or client not in held.server.waits_for:
                     continue
                 if held.phase == "EXCLUDE" and self._is_current(round_):
-                    step = await sums.moved(round_, held.server.on_message, await sums.vector(round_, report))
+                    step = await sums.moved(round_, held.server.on_message, *await sums.vector(round_, report))
                     await sums.apply(round_, held, step, sums.clock.now())
 
     async def _refused(self, round_: HeldRound, held: Held, error: RefusedError) -> None:

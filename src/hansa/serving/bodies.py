@@ -27,7 +27,7 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 
 async def read_body(receive: Receive, limit: int, digest: Any = None) -> bytes:
-    """Return a request's body; ``digest`` (of hashlib) is fed with it as it arrives.
+    """Return a request's body; ``digest`` is fed with it as it arrives.
 
     Raises RefusedError as soon as the body is larger than a limit, pauses for too long or comes too slowly, and where
     it is cut off.
