@@ -34,6 +34,7 @@ from hansa.secagg.messages import (
     Neighbour,
     Quorum,
     SealedShares,
+    Share,
     Shares,
     Survivors,
     Unmask,
@@ -233,7 +234,7 @@ class MaskingClient:
         places = np.array(holders) + 1
         secrets = self._self_seed + self._mask_secret
         shares = field.share(secrets, threshold=graph.threshold, places=places, key=coefficients)
-        own, entries = b"", []
+        own, entries = b"", b""
         for holder, each in zip(holders, shares.reshape(len(holders), -1), strict=True):
             both = each.tobytes()
             hashes = share_hashes(self.task.hash, self.index, holder, both)
@@ -241,9 +242,9 @@ class MaskingClient:
                 own, own_hashes = both, hashes
             else:
                 sealed = keys.seal(pairs[holder].sending, both, _between(self.task.hash, self.index, holder))
-                entries.append(SealedShares(holder, hashes, sealed))
+                entries += SealedShares(holder, hashes, sealed).encode()
         self._graph, self._pairs, self._own_share = graph, pairs, own
-        unsigned = Shares(self.index, self.task.hash, own_hashes, tuple(entries), b"")
+        unsigned = Shares(self.index, self.task.hash, own_hashes, entries, b"")
         return replace(unsigned, signature=keys.sign(self._signer, "shares", *unsigned.signed_fields()))
 
     def _check_graph(self, graph: Graph) -> None:
@@ -296,9 +297,10 @@ class MaskingClient:
             raise untrusted("Those who shared are not some of those who advertised, with this client.")
         self._check_enough(shared)
         present = [each for each in self._graph.holders_within(self.index, shared) if each != self.index]
-        if [each.client for each in message.entries] != present:
+        entries = message.read_entries()
+        if [each.client for each in entries] != present:
             raise untrusted("The shares are not those of this client's neighbours.")
-        received = {each.client: self._opened(each) for each in message.entries}
+        received = {each.client: self._opened(each) for each in entries}
         self._shared = shared
         accused = tuple(dealer for dealer, both in received.items() if both is None)
         if accused:
@@ -357,11 +359,12 @@ class MaskingClient:
         for client, signature in message.signatures:
             if not keys.signed(self._pairs[client].identity, signature, "surv", self._agreed_sets):
                 raise untrusted("A neighbour has not signed the same sets.")
-        alive, shares = set(self._survivors), []
+        alive, shares = set(self._survivors), b""
         for dealer in self._graph.holders_within(self.index, self._shared):
             both = self._own_share if dealer == self.index else self._received[dealer]
-            shares.append((dealer, both[: field.SHARE_BYTES] if dealer in alive else both[field.SHARE_BYTES :]))
-        unsigned = Unmask(self.index, self.task.hash, tuple(shares), b"")
+            share = both[: field.SHARE_BYTES] if dealer in alive else both[field.SHARE_BYTES :]
+            shares += Share(dealer, share).encode()
+        unsigned = Unmask(self.index, self.task.hash, shares, b"")
         signature = keys.sign(self._signer, "unmask", *unsigned.signed_fields())
         self.revealed = True
         self._forget()

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from itertools import islice
+from itertools import chain, islice
 from threading import Lock
 from typing import Final, NamedTuple
 
@@ -44,16 +44,17 @@ def stream(key: bytes, size: int) -> bytes:
 
 def apply(masks: Iterable[Mask], total: RingVector) -> None:
     """Add masks to a vector, or take them away, in place; the entries wrap in their types."""
-    room, rest = bytearray(CHUNK + 15), iter(masks)
-    while streams := [_Stream(each) for each in islice(rest, TOGETHER)]:
-        for array in total:
-            for part in _chunks(array):
-                _apply(streams, part, room)
+    parts, room = [part for array in total for part in _chunks(array)], memoryview(bytearray(CHUNK + 15))
+    rest = iter(masks)
+    for first in rest:
+        streams: Iterable[_Stream] = map(_Stream, chain((first,), islice(rest, TOGETHER - 1)))
+        for part in parts:
+            streams = _apply(streams, part, room)
 
 
 def masked(ring: Ring, vector: RingVector, masks: Iterable[Mask]) -> tuple[memoryview, bytes]:
     """Return a vector with masks added, packed, and its SHA-256: a thread of its own hashes what is masked already."""
-    streams, room = [_Stream(each) for each in masks], bytearray(CHUNK + 15)
+    streams, room = [_Stream(each) for each in masks], memoryview(bytearray(CHUNK + 15))
     content, begin, digest = np.empty(ring.nbytes, np.uint8).data, 0, hashlib.sha256()
     with ThreadPoolExecutor(1) as hashing:
         for segment, array in zip(ring.segments, vector, strict=True):
@@ -95,33 +96,37 @@ def _chunks(array: UInts) -> Iterator[UInts]:
         yield array[start : start + size]
 
 
-def _apply(streams: Sequence[_Stream], part: UInts, room: bytearray) -> None:
-    """Apply the next words of each stream to a part of a vector, in place."""
-    words, place = np.frombuffer(room, part.dtype.newbyteorder("<"), len(part)), memoryview(room)
+def _apply(streams: Iterable[_Stream], part: UInts, room: memoryview) -> list[_Stream]:
+    """Apply the next words of each stream to a part of a vector, in place, and return the streams.
+
+    They may be opened as they are taken: one thread derives the key of a mask while another expands one.
+    """
+    words, applied = np.frombuffer(room, part.dtype.newbyteorder("<"), len(part)), []
     for each in streams:
-        each.next_into(place, part.nbytes)
+        each.next_into(room, part.nbytes)
         each.change(part, words, out=part)
+        applied.append(each)
+    return applied
 
 
 def apply_on_threads(masks: Iterable[Mask], total: RingVector, ring: Ring, threads: int) -> None:
     """Do as :func:`apply` on several threads: each adds the next masks that are to be had to a vector of its own.
 
-    Masks may be made as they are taken: while one thread makes some, the others expand theirs. Where one cannot be
-    made, the error is raised and the total is as it was.
+    Masks may be made as they are taken. Where one cannot be made, the error is raised and the total is as it was.
     """
     rest, taking = iter(masks), Lock()
     parts = [ring.zeros() for _ in range(threads)]
 
-    def take() -> list[Mask]:
-        with taking:
-            return list(islice(rest, TOGETHER))
-
-    def work(part: RingVector) -> None:
-        while some := take():
-            apply(some, part)
+    def taken() -> Iterator[Mask]:
+        while True:
+            with taking:
+                mask = next(rest, None)
+            if mask is None:
+                return
+            yield mask
 
     with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(work, parts))
+        list(pool.map(lambda part: apply(taken(), part), parts))
     for part in parts:
         add(total, part)
 

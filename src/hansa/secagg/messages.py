@@ -7,11 +7,10 @@ message is from or to; for messages of decryptors it is the decryptor's place. N
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import starmap
 from struct import Struct
-from typing import Any, ClassVar, Final, NamedTuple, Self
+from typing import ClassVar, Final, NamedTuple, Self
 
 from hansa.secagg.encoding import Buffer, Reader, prefixed, u32
 from hansa.secagg.field import SHARE_BYTES
@@ -197,19 +196,30 @@ class SealedShares(NamedTuple):
     hashes: bytes
     sealed: bytes
 
-
-def _read_sealed(reader: Reader) -> tuple[SealedShares, ...]:
-    return tuple(starmap(SealedShares, _records(reader, _SEALED)))
-
-
-def _records(reader: Reader, form: Struct) -> Iterator[tuple[Any, ...]]:
-    """Return the records of a list whose number comes first."""
-    return form.iter_unpack(reader.raw(form.size * reader.count()))
+    def encode(self) -> bytes:
+        """Return its bytes within a message."""
+        return _SEALED.pack(*self)
 
 
-def _joined(records: Iterable[tuple[Any, ...]], form: Struct) -> bytes:
-    """Return the bytes of a list's records."""
-    return b"".join([form.pack(*each) for each in records])
+class Share(NamedTuple):
+    """One share of a dealer's secret."""
+
+    dealer: int
+    share: bytes
+
+    def encode(self) -> bytes:
+        """Return its bytes within a message."""
+        return _SHARE.pack(*self)
+
+
+def _records(reader: Reader, form: Struct) -> Buffer:
+    """Return the records of a list whose number comes first, as they are."""
+    return reader.raw(form.size * reader.count())
+
+
+def _counted(records: Buffer, form: Struct) -> list[Buffer]:
+    """Return the fields of a list of records: how many there are, and they."""
+    return [u32(len(records) // form.size), records]
 
 
 @dataclass(frozen=True)
@@ -218,19 +228,25 @@ class Shares(Message):
 
     kind = 4
     own: bytes
-    entries: tuple[SealedShares, ...]
+    entries: Buffer
+    """Each encoded, see :class:`SealedShares`."""
     signature: bytes
 
-    def signed_fields(self) -> tuple[bytes, ...]:
+    def signed_fields(self) -> tuple[Buffer, ...]:
         """Return what the signature covers."""
-        return self.task, u32(self.client), self.own, _joined(self.entries, _SEALED)
+        return self.task, u32(self.client), self.own, self.entries
 
     def _body(self) -> list[Buffer]:
-        return [self.own, u32(len(self.entries)), _joined(self.entries, _SEALED), self.signature]
+        return [self.own, *_counted(self.entries, _SEALED), self.signature]
 
     @classmethod
     def _read(cls, client: int, task: bytes, reader: Reader) -> Self:
-        return cls(client, task, reader.fixed(2 * KEY_BYTES), _read_sealed(reader), reader.fixed(SIGNATURE_BYTES))
+        own, entries = reader.fixed(2 * KEY_BYTES), _records(reader, _SEALED)
+        return cls(client, task, own, entries, reader.fixed(SIGNATURE_BYTES))
+
+    def read_entries(self) -> list[SealedShares]:
+        """Return the entries."""
+        return list(starmap(SealedShares, _SEALED.iter_unpack(self.entries)))
 
 
 @dataclass(frozen=True)
@@ -239,14 +255,19 @@ class Deliveries(Message):
 
     kind = 5
     shared: bytes
-    entries: tuple[SealedShares, ...]
+    entries: Buffer
+    """Each encoded, see :class:`SealedShares`."""
 
     def _body(self) -> list[Buffer]:
-        return [prefixed(self.shared), u32(len(self.entries)), _joined(self.entries, _SEALED)]
+        return [prefixed(self.shared), *_counted(self.entries, _SEALED)]
 
     @classmethod
     def _read(cls, client: int, task: bytes, reader: Reader) -> Self:
-        return cls(client, task, reader.blob(), _read_sealed(reader))
+        return cls(client, task, reader.blob(), _records(reader, _SEALED))
+
+    def read_entries(self) -> list[SealedShares]:
+        """Return the entries."""
+        return list(starmap(SealedShares, _SEALED.iter_unpack(self.entries)))
 
 
 @dataclass(frozen=True)
@@ -325,11 +346,11 @@ class Quorum(Message):
     signatures: tuple[tuple[int, bytes], ...]
 
     def _body(self) -> list[Buffer]:
-        return [u32(len(self.signatures)), _joined(self.signatures, _SIGNATURE)]
+        return _counted(b"".join([_SIGNATURE.pack(*each) for each in self.signatures]), _SIGNATURE)
 
     @classmethod
     def _read(cls, client: int, task: bytes, reader: Reader) -> Self:
-        return cls(client, task, tuple(_records(reader, _SIGNATURE)))
+        return cls(client, task, tuple(_SIGNATURE.iter_unpack(_records(reader, _SIGNATURE))))
 
 
 @dataclass(frozen=True)
@@ -337,19 +358,24 @@ class Unmask(Message):
     """C -> S, phase 4: one share of each dealer in the order of indices: of the seed if alive, else of the key."""
 
     kind = 11
-    shares: tuple[tuple[int, bytes], ...]
+    shares: Buffer
+    """Each encoded, see :class:`Share`."""
     signature: bytes
 
-    def signed_fields(self) -> tuple[bytes, ...]:
+    def signed_fields(self) -> tuple[Buffer, ...]:
         """Return what the signature covers."""
-        return self.task, u32(self.client), _joined(self.shares, _SHARE)
+        return self.task, u32(self.client), self.shares
 
     def _body(self) -> list[Buffer]:
-        return [u32(len(self.shares)), _joined(self.shares, _SHARE), self.signature]
+        return [*_counted(self.shares, _SHARE), self.signature]
 
     @classmethod
     def _read(cls, client: int, task: bytes, reader: Reader) -> Self:
-        return cls(client, task, tuple(_records(reader, _SHARE)), reader.fixed(SIGNATURE_BYTES))
+        return cls(client, task, _records(reader, _SHARE), reader.fixed(SIGNATURE_BYTES))
+
+    def read_shares(self) -> list[Share]:
+        """Return the shares."""
+        return list(starmap(Share, _SHARE.iter_unpack(self.shares)))
 
 
 @dataclass(frozen=True)

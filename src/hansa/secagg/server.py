@@ -6,7 +6,6 @@ closes, in a record that is durable before anybody is told.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from enum import IntEnum
 from functools import cached_property
@@ -15,6 +14,7 @@ from hansa.core.ring import RingVector
 from hansa.secagg import keys
 from hansa.secagg.composing import announcements, deliveries, keys_of, quorums, survivors_of
 from hansa.secagg.convention import Blame, Convention
+from hansa.secagg.dealt import Dealt, holders_of
 from hansa.secagg.encoding import Buffer, u32
 from hansa.secagg.graph import Graph, sets_digest
 from hansa.secagg.known import Known
@@ -25,7 +25,6 @@ from hansa.secagg.messages import (
     Complaint,
     Consistent,
     Masked,
-    SealedShares,
     Shares,
     Unmask,
     answer_id,
@@ -35,7 +34,7 @@ from hansa.secagg.records import DAMAGE, Closing, closed, is_message, read, star
 from hansa.secagg.refusals import answered, malformed, unexpected, untrusted
 from hansa.secagg.step import Outgoing, Step
 from hansa.secagg.task import Task
-from hansa.secagg.unmasking import Points, checked_shares, unmask
+from hansa.secagg.unmasking import Revealed, checked_shares, unmask
 
 
 class Phase(IntEnum):
@@ -71,13 +70,13 @@ class MaskingServer:
         """Who has not answered in this phase, in the order of indices."""
         self._adverts: dict[int, Advert] = {}
         self._keys: set[bytes] = set()
-        self._shares: dict[int, dict[int, SealedShares]] = defaultdict(dict)
-        """Holder -> dealer -> what the dealer gave it; of its own shares a dealer gives the hashes only."""
+        self._shares: dict[int, Shares] = {}
+        """By dealer."""
         self._total = convention.task.ring.zeros()
         self._complained: set[int] = set()
         self._signatures: dict[int, bytes] = {}
-        self._revealed: dict[int, Points] = defaultdict(dict)
-        """By dealer."""
+        self._revealed: dict[int, Revealed] = {}
+        """By holder."""
 
     @classmethod
     def start(cls, convention: Convention, *, threads: int = 1) -> tuple[MaskingServer, Step]:
@@ -182,12 +181,10 @@ class MaskingServer:
     def _take_shares(self, content: Buffer, known: Known) -> None:
         message = Shares.decode(content, self.task.hash)
         if not known.trusted:
-            if tuple(each.client for each in message.entries) != self.graph.neighbours(message.client):
+            if holders_of(message) != self.graph.neighbours(message.client):
                 raise untrusted("Shares are not for the sender's neighbours.")
             self._check_signature(message.client, message.signature, "shares", *message.signed_fields())
-        self._shares[message.client][message.client] = SealedShares(message.client, message.own, b"")
-        for each in message.entries:
-            self._shares[each.client][message.client] = each
+        self._shares[message.client] = message
 
     def _take_masked(self, content: Buffer, known: Known) -> None:
         message = Masked.decode(content, self.task.hash)
@@ -214,21 +211,28 @@ class MaskingServer:
 
     def _take_unmask(self, content: Buffer, known: Known) -> None:
         message = Unmask.decode(content, self.task.hash)
+        shares, (dealers, hashes) = message.read_shares(), self._dealt.hashes(message.client)
         if not known.trusted:
-            dealers = self.graph.holders_within(message.client, self._sets[Phase.SHARE])
-            if [dealer for dealer, _ in message.shares] != dealers:
+            if [dealer for dealer, _ in shares] != dealers.tolist():
                 raise untrusted("Shares are not those of the sender's dealers.")
             self._check_signature(message.client, message.signature, "unmask", *message.signed_fields())
-        good = checked_shares(message, self._shares[message.client], set(self.survivors))
-        if len(good) < len(message.shares):
+        revealed = checked_shares(self.task.hash, message.client, shares, hashes, self._alive)
+        if len(revealed.dealers) < len(shares):
             self.blamed.append(Blame(message.client, "a share does not fit the hash that its dealer signed"))
-        for dealer, share in good.items():
-            self._revealed[dealer][message.client] = share
+        self._revealed[message.client] = revealed
 
     @cached_property
     def graph(self) -> Graph:
         """Return who shares keys with whom, once it is known who advertised."""
         return Graph(self.task, self._sets[Phase.ADVERTISE])
+
+    @cached_property
+    def _dealt(self) -> Dealt:
+        return Dealt.of(self._shares)
+
+    @cached_property
+    def _alive(self) -> frozenset[int]:
+        return frozenset(self.survivors)
 
     @cached_property
     def _digest(self) -> bytes:
@@ -242,7 +246,7 @@ class MaskingServer:
             case Phase.SHARE:
                 messages = keys_of(self._convention, self.graph, self._adverts, self.waits_for)
             case Phase.MASK:
-                messages = deliveries(self.graph, self._sets[Phase.SHARE], self._shares, self.waits_for)
+                messages = deliveries(self.task, self._dealt, self.waits_for)
             case Phase.CONSIST:
                 messages = survivors_of(self._convention, self.survivors, self._digest, self.waits_for)
             case Phase.UNMASK:
@@ -320,6 +324,7 @@ class MaskingServer:
         self._begin(phase)
         self.abort_reason = reason
         self._adverts, self._shares, self._signatures, self._revealed, self._total = {}, {}, {}, {}, ()
+        vars(self).pop("_dealt", None)
 
     def _replay(self, record: Buffer) -> None:
         if is_message(record):
