@@ -351,7 +351,7 @@ def test_shares_that_are_no_secret_name_their_dealer_or_are_left_out(at):
     assert [each.client for each in one.server.blamed] == [2]
 
 
-@pytest.mark.parametrize("liars", [2, 3, 4])
+@pytest.mark.parametrize("liars", [2, 3, 4, 9])
 def test_holders_that_lie_spoil_nothing_until_too_few_are_left_and_all_are_named(liars):
     """Ten share, seven of them give a secret back, one dropped out: two may lie, of three there is no sum."""
     one = Federation(10)

@@ -39,11 +39,10 @@ class Dealt:
         dealers = np.repeat(np.array(shared, np.uint32), [len(each) // _RECORD.itemsize for each in lists])
         order = np.argsort(given["client"], kind="stable")
         records = given[order]
-        holders, first = np.unique(records["client"], return_index=True)
+        holders, first, count = np.unique(records["client"], return_index=True, return_counts=True)
         records["client"] = dealers[order]
-        ends = (*first[1:].tolist(), len(records))
-        rows = {holder: slice(*each) for holder, *each in zip(holders.tolist(), first.tolist(), ends, strict=True)}
-        return cls(shared, records, rows)
+        slices = map(slice, first.tolist(), (first + count).tolist())
+        return cls(shared, records, dict(zip(holders.tolist(), slices, strict=True)))
 
     def hashes(self, holder: int) -> tuple[NDArray[np.uint32], NDArray[np.uint8]]:
         """Return a holder's dealers [m], itself included, and the hashes [m, 64] that they signed of its shares."""
@@ -53,7 +52,7 @@ class Dealt:
     def sealed(self, holder: int) -> bytes:
         """Return the records of what others gave a holder, as :class:`hansa.secagg.messages.Deliveries` holds them."""
         given = self.records[self.rows[holder]]
-        return given[given["client"] != holder].tobytes()
+        return bytes(given[given["client"] != holder])
 
 
 def holders_of(message: Shares) -> tuple[int, ...]:

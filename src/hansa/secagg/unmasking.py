@@ -18,6 +18,7 @@ from hansa.secagg.graph import Graph
 from hansa.secagg.masks import Mask, apply_on_threads
 from hansa.secagg.messages import Advert, Share
 
+
 @dataclass(frozen=True)
 class Revealed:
     """What one holder revealed: the shares [m, 44] that fit the hashes of their dealers [m], in the order of dealers."""
@@ -38,11 +39,11 @@ def checked_shares(
     task: bytes, holder: int, shares: Sequence[Share], hashes: NDArray[np.uint8], alive: Collection[int]
 ) -> Revealed:
     """Return those of a holder's shares that fit the hashes [m, 64] that their dealers signed and gave it."""
+    dealers = np.array([dealer for dealer, _ in shares])
     living = np.array([dealer in alive for dealer, _ in shares])
     signed = np.where(living[:, None], hashes[:, : keys.KEY_BYTES], hashes[:, keys.KEY_BYTES :])
     found = [share_hash(task, dealer, holder, SEED if dealer in alive else KEY, share) for dealer, share in shares]
     good = (_rows(found, keys.KEY_BYTES) == signed).all(axis=1)
-    dealers = np.array([dealer for dealer, _ in shares])
     return Revealed(dealers[good], _rows([share for _, share in shares], SHARE_BYTES)[good])
 
 
@@ -63,9 +64,12 @@ def unmask(  # noqa: PLR0913 - all that a round has gathered
     """Take every mask off the total of the survivors' vectors, in place, or say why that cannot be done."""
     alive = set(survivors)
     needed = [each for each in shared if each in alive or alive & set(graph.neighbours(each))]
+    lacking = Unmasked(f"too few clients gave shares that fit: {graph.threshold} are needed")
+    if not revealed:
+        return lacking
     points = _points(revealed)
     if any(len(points.rows.get(dealer, ())) < graph.threshold for dealer in needed):
-        return Unmasked(f"too few clients gave shares that fit: {graph.threshold} are needed")
+        return lacking
     found = _secrets(graph, needed, points, adverts, alive)
     liars = tuple(dealer for dealer in needed if dealer not in found)
     if liars:
@@ -86,12 +90,11 @@ def _points(revealed: Mapping[int, Revealed]) -> _Points:
     holders = sorted(revealed)
     dealers = np.concatenate([revealed[each].dealers for each in holders])
     order = np.argsort(dealers, kind="stable")
-    found, first = np.unique(dealers[order], return_index=True)
-    ends = (*first[1:].tolist(), len(order))
+    found, first, count = np.unique(dealers[order], return_index=True, return_counts=True)
     return _Points(
         np.repeat(holders, [len(revealed[each].dealers) for each in holders])[order] + 1,
         np.concatenate([revealed[each].shares for each in holders])[order],
-        {dealer: range(*each) for dealer, *each in zip(found.tolist(), first.tolist(), ends, strict=True)},
+        dict(zip(found.tolist(), map(range, first.tolist(), (first + count).tolist()), strict=True)),
     )
 
 
