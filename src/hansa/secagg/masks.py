@@ -20,14 +20,17 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from hansa.core.ring import Ring, RingVector, UInts
 
 CHUNK: Final = 1 << 18
-"""Bytes that are expanded at once: few enough for a cache, enough that threads seldom wait for each other."""
+"""Bytes of a vector that a client masks at once: few enough for a cache, and soon there to be hashed."""
+BLOCK: Final = 1 << 20
+"""Bytes of a vector that masks are added to at once: threads wait for Python's one lock after each, the less often the
+longer it is; and it still fits the cache that they share."""
 TOGETHER: Final = 32
 """Streams that are open at once: a part of the vector stays in the cache while all of them are added to it."""
 
 _COUNTER: Final = bytes(16)
 _NONCE: Final = bytes(12)
 _HEAD: Final = 32
-_ZEROS: Final = memoryview(bytes(CHUNK))
+_ZEROS: Final = memoryview(bytes(BLOCK))
 
 
 class Mask(NamedTuple):
@@ -44,8 +47,8 @@ def stream(key: bytes, size: int) -> bytes:
 
 def apply(masks: Iterable[Mask], total: RingVector) -> None:
     """Add masks to a vector, or take them away, in place; the entries wrap in their types."""
-    parts, room = [part for array in total for part in _chunks(array)], memoryview(bytearray(CHUNK + 15))
-    rest = iter(masks)
+    parts = [part for array in total for part in _parts(array, BLOCK)]
+    room, rest = memoryview(bytearray(BLOCK + 15)), iter(masks)
     for first in rest:
         streams: Iterable[_Stream] = map(_Stream, chain((first,), islice(rest, TOGETHER - 1)))
         for part in parts:
@@ -58,7 +61,7 @@ def masked(ring: Ring, vector: RingVector, masks: Iterable[Mask]) -> tuple[memor
     content, begin, digest = np.empty(ring.nbytes, np.uint8).data, 0, hashlib.sha256()
     with ThreadPoolExecutor(1) as hashing:
         for segment, array in zip(ring.segments, vector, strict=True):
-            for given in _chunks(array):
+            for given in _parts(array, CHUNK):
                 part = given.copy()
                 _apply(streams, part, room)
                 packed = Ring((replace(segment, length=len(part)),)).pack((part,))
@@ -89,9 +92,9 @@ class _Stream:
         self._rest.update_into(_ZEROS[: size - len(head)], room[len(head) :])
 
 
-def _chunks(array: UInts) -> Iterator[UInts]:
-    """Yield an array in parts of at most CHUNK bytes; all but the last hold a multiple of eight entries."""
-    size = CHUNK // array.itemsize
+def _parts(array: UInts, nbytes: int) -> Iterator[UInts]:
+    """Yield an array in parts of at most so many bytes; all but the last hold a multiple of eight entries."""
+    size = nbytes // array.itemsize
     for start in range(0, len(array), size):
         yield array[start : start + size]
 

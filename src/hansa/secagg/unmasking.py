@@ -21,7 +21,7 @@ from hansa.secagg.messages import Advert, Share
 
 @dataclass(frozen=True)
 class Revealed:
-    """What one holder revealed: the shares [m, 44] that fit the hashes of their dealers [m], in the order of dealers."""
+    """What one holder revealed: the shares [m, 44] that fit the hashes of their dealers [m], sorted."""
 
     dealers: NDArray[np.int64]
     shares: NDArray[np.uint8]
