@@ -13,7 +13,7 @@ from hansa.secagg import keys
 from hansa.secagg.client import MaskingClient
 from hansa.secagg.contribution import Contribution
 from hansa.secagg.convention import Convention, vouch
-from hansa.secagg.encoding import to_bitmap
+from hansa.secagg.encoding import to_bitmap, u32
 from hansa.secagg.graph import sets_digest
 from hansa.secagg.messages import (
     Advert,
@@ -22,7 +22,6 @@ from hansa.secagg.messages import (
     Keys,
     Masked,
     Quorum,
-    Share,
     Shares,
     Survivors,
     Unmask,
@@ -151,10 +150,11 @@ def test_shares_are_of_one_kind_for_each_client():
     holder = one.machines[0]
     received = dict(holder._received)
     answer = Unmask.decode(holder.on_message(sent[0]).send[0].message, one.task.hash)
-    assert [dealer for dealer, _ in answer.read_shares()] == list(range(6))
-    for dealer, share in answer.read_shares():
+    dealers, shares = answer.read_shares()
+    assert dealers.tolist() == list(range(6))
+    for dealer, share in zip(dealers.tolist(), shares, strict=True):
         if dealer:
-            assert share == (received[dealer][44:] if dealer == 5 else received[dealer][:44])
+            assert bytes(share) == (received[dealer][44:] if dealer == 5 else received[dealer][:44])
 
 
 def test_no_message_carries_a_share_of_a_sealing_key_or_a_secret_in_the_clear():
@@ -478,7 +478,7 @@ def test_a_holder_that_gives_a_wrong_share_is_named_and_the_sum_is_exact():
         if (client, phase) != (2, "unmask"):
             return answer
         whole = Unmask.decode(answer, one.task.hash)
-        bad = Share(0, bytes(44)).encode()
+        bad = u32(0) + bytes(44)
         unsigned = replace(whole, shares=bad + whole.shares[len(bad) :])
         return replace(unsigned, signature=keys.sign(one.identities[2], "unmask", *unsigned.signed_fields())).encode()
 

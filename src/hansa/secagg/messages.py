@@ -12,6 +12,9 @@ from itertools import starmap
 from struct import Struct
 from typing import ClassVar, Final, NamedTuple, Self
 
+import numpy as np
+from numpy.typing import NDArray
+
 from hansa.secagg.encoding import Buffer, Reader, prefixed, u32
 from hansa.secagg.field import SHARE_BYTES
 from hansa.secagg.keys import KEY_BYTES, SIGNATURE_BYTES, TAG_BYTES
@@ -24,7 +27,7 @@ SEALED_SEED_BYTES: Final = 80
 """HPKE with X25519: an encapsulated key of 32 bytes, a seed of 32, a tag of 16."""
 
 _SEALED: Final = Struct(f"<I{2 * KEY_BYTES}s{SEALED_SHARES_BYTES}s")
-_SHARE: Final = Struct(f"<I{SHARE_BYTES}s")
+_SHARE: Final = np.dtype([("dealer", "<u4"), ("share", np.uint8, SHARE_BYTES)])
 _SIGNATURE: Final = Struct(f"<I{SIGNATURE_BYTES}s")
 """The records of lists, each a client's number and what goes with it."""
 
@@ -201,25 +204,14 @@ class SealedShares(NamedTuple):
         return _SEALED.pack(*self)
 
 
-class Share(NamedTuple):
-    """One share of a dealer's secret."""
-
-    dealer: int
-    share: bytes
-
-    def encode(self) -> bytes:
-        """Return its bytes within a message."""
-        return _SHARE.pack(*self)
-
-
-def _records(reader: Reader, form: Struct) -> Buffer:
+def _records(reader: Reader, size: int) -> Buffer:
     """Return the records of a list whose number comes first, as they are."""
-    return reader.raw(form.size * reader.count())
+    return reader.raw(size * reader.count())
 
 
-def _counted(records: Buffer, form: Struct) -> list[Buffer]:
+def _counted(records: Buffer, size: int) -> list[Buffer]:
     """Return the fields of a list of records: how many there are, and they."""
-    return [u32(len(records) // form.size), records]
+    return [u32(len(records) // size), records]
 
 
 @dataclass(frozen=True)
@@ -237,11 +229,11 @@ class Shares(Message):
         return self.task, u32(self.client), self.own, self.entries
 
     def _body(self) -> list[Buffer]:
-        return [self.own, *_counted(self.entries, _SEALED), self.signature]
+        return [self.own, *_counted(self.entries, _SEALED.size), self.signature]
 
     @classmethod
     def _read(cls, client: int, task: bytes, reader: Reader) -> Self:
-        own, entries = reader.fixed(2 * KEY_BYTES), _records(reader, _SEALED)
+        own, entries = reader.fixed(2 * KEY_BYTES), _records(reader, _SEALED.size)
         return cls(client, task, own, entries, reader.fixed(SIGNATURE_BYTES))
 
     def read_entries(self) -> list[SealedShares]:
@@ -259,11 +251,11 @@ class Deliveries(Message):
     """Each encoded, see :class:`SealedShares`."""
 
     def _body(self) -> list[Buffer]:
-        return [prefixed(self.shared), *_counted(self.entries, _SEALED)]
+        return [prefixed(self.shared), *_counted(self.entries, _SEALED.size)]
 
     @classmethod
     def _read(cls, client: int, task: bytes, reader: Reader) -> Self:
-        return cls(client, task, reader.blob(), _records(reader, _SEALED))
+        return cls(client, task, reader.blob(), _records(reader, _SEALED.size))
 
     def read_entries(self) -> list[SealedShares]:
         """Return the entries."""
@@ -346,11 +338,11 @@ class Quorum(Message):
     signatures: tuple[tuple[int, bytes], ...]
 
     def _body(self) -> list[Buffer]:
-        return _counted(b"".join([_SIGNATURE.pack(*each) for each in self.signatures]), _SIGNATURE)
+        return _counted(b"".join([_SIGNATURE.pack(*each) for each in self.signatures]), _SIGNATURE.size)
 
     @classmethod
     def _read(cls, client: int, task: bytes, reader: Reader) -> Self:
-        return cls(client, task, tuple(_SIGNATURE.iter_unpack(_records(reader, _SIGNATURE))))
+        return cls(client, task, tuple(_SIGNATURE.iter_unpack(_records(reader, _SIGNATURE.size))))
 
 
 @dataclass(frozen=True)
@@ -359,7 +351,7 @@ class Unmask(Message):
 
     kind = 11
     shares: Buffer
-    """Each encoded, see :class:`Share`."""
+    """Each a dealer's number, four bytes, and the share."""
     signature: bytes
 
     def signed_fields(self) -> tuple[Buffer, ...]:
@@ -367,15 +359,16 @@ class Unmask(Message):
         return self.task, u32(self.client), self.shares
 
     def _body(self) -> list[Buffer]:
-        return [*_counted(self.shares, _SHARE), self.signature]
+        return [*_counted(self.shares, _SHARE.itemsize), self.signature]
 
     @classmethod
     def _read(cls, client: int, task: bytes, reader: Reader) -> Self:
-        return cls(client, task, _records(reader, _SHARE), reader.fixed(SIGNATURE_BYTES))
+        return cls(client, task, _records(reader, _SHARE.itemsize), reader.fixed(SIGNATURE_BYTES))
 
-    def read_shares(self) -> list[Share]:
-        """Return the shares."""
-        return list(starmap(Share, _SHARE.iter_unpack(self.shares)))
+    def read_shares(self) -> tuple[NDArray[np.uint32], NDArray[np.uint8]]:
+        """Return the dealers [m] and the shares [m, 44]."""
+        shares = np.frombuffer(self.shares, _SHARE)
+        return shares["dealer"], shares["share"]
 
 
 @dataclass(frozen=True)

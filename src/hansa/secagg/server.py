@@ -10,6 +10,9 @@ from collections.abc import Callable, Sequence
 from enum import IntEnum
 from functools import cached_property
 
+import numpy as np
+from numpy.typing import NDArray
+
 from hansa.core.ring import RingVector
 from hansa.secagg import keys
 from hansa.secagg.composing import announcements, deliveries, keys_of, quorums, survivors_of
@@ -211,13 +214,13 @@ class MaskingServer:
 
     def _take_unmask(self, content: Buffer, known: Known) -> None:
         message = Unmask.decode(content, self.task.hash)
-        shares, (dealers, hashes) = message.read_shares(), self._dealt.hashes(message.client)
+        dealers, hashes = self._dealt.hashes(message.client)
         if not known.trusted:
-            if [dealer for dealer, _ in shares] != dealers.tolist():
+            if not np.array_equal(message.read_shares()[0], dealers):
                 raise untrusted("Shares are not those of the sender's dealers.")
             self._check_signature(message.client, message.signature, "unmask", *message.signed_fields())
-        revealed = checked_shares(self.task.hash, message.client, shares, hashes, self._alive)
-        if len(revealed.dealers) < len(shares):
+        revealed = checked_shares(message, hashes, self._alive)
+        if len(revealed.dealers) < len(dealers):
             self.blamed.append(Blame(message.client, "a share does not fit the hash that its dealer signed"))
         self._revealed[message.client] = revealed
 
@@ -231,8 +234,8 @@ class MaskingServer:
         return Dealt.of(self._shares)
 
     @cached_property
-    def _alive(self) -> frozenset[int]:
-        return frozenset(self.survivors)
+    def _alive(self) -> NDArray[np.bool_]:
+        return np.isin(np.arange(self.task.roster_size), self.survivors)
 
     @cached_property
     def _digest(self) -> bytes:

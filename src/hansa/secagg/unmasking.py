@@ -12,18 +12,18 @@ from numpy.typing import NDArray
 
 from hansa.core.ring import RingVector
 from hansa.secagg import keys
-from hansa.secagg.commitments import KEY, SEED, commitment, share_hash
-from hansa.secagg.field import SHARE_BYTES, combine
+from hansa.secagg.commitments import KEY, SEED, commitment, share_hashes
+from hansa.secagg.field import combine
 from hansa.secagg.graph import Graph
 from hansa.secagg.masks import Mask, apply_on_threads
-from hansa.secagg.messages import Advert, Share
+from hansa.secagg.messages import Advert, Unmask
 
 
 @dataclass(frozen=True)
 class Revealed:
     """What one holder revealed: the shares [m, 44] that fit the hashes of their dealers [m], sorted."""
 
-    dealers: NDArray[np.int64]
+    dealers: NDArray[np.uint32]
     shares: NDArray[np.uint8]
 
 
@@ -35,20 +35,17 @@ class Unmasked:
     dealers: tuple[int, ...] = ()
 
 
-def checked_shares(
-    task: bytes, holder: int, shares: Sequence[Share], hashes: NDArray[np.uint8], alive: Collection[int]
-) -> Revealed:
-    """Return those of a holder's shares that fit the hashes [m, 64] that their dealers signed and gave it."""
-    dealers = np.array([dealer for dealer, _ in shares])
-    living = np.array([dealer in alive for dealer, _ in shares])
+def checked_shares(message: Unmask, hashes: NDArray[np.uint8], alive: NDArray[np.bool_]) -> Revealed:
+    """Return those of a message's shares [m] that fit the hashes [m, 64] that their dealers signed.
+
+    ``alive`` says of everybody in the roster whether its vector is in the sum.
+    """
+    dealers, shares = message.read_shares()
+    living = alive[dealers]
     signed = np.where(living[:, None], hashes[:, : keys.KEY_BYTES], hashes[:, keys.KEY_BYTES :])
-    found = [share_hash(task, dealer, holder, SEED if dealer in alive else KEY, share) for dealer, share in shares]
-    good = (_rows(found, keys.KEY_BYTES) == signed).all(axis=1)
-    return Revealed(dealers[good], _rows([share for _, share in shares], SHARE_BYTES)[good])
-
-
-def _rows(fields: Sequence[bytes], size: int) -> NDArray[np.uint8]:
-    return np.frombuffer(b"".join(fields), np.uint8).reshape(-1, size)
+    found = share_hashes(message.task, dealers, message.client, np.where(living, SEED, KEY), shares)
+    good = (found == signed).all(axis=1)
+    return Revealed(dealers[good], shares[good])
 
 
 def unmask(  # noqa: PLR0913 - all that a round has gathered
