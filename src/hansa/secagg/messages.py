@@ -26,6 +26,7 @@ SEALED_SHARES_BYTES: Final = 2 * SHARE_BYTES + TAG_BYTES
 SEALED_SEED_BYTES: Final = 80
 """HPKE with X25519: an encapsulated key of 32 bytes, a seed of 32, a tag of 16."""
 
+_HEADER: Final = Struct("<4sIII32s")
 _SEALED: Final = Struct(f"<I{2 * KEY_BYTES}s{SEALED_SHARES_BYTES}s")
 _SHARE: Final = np.dtype([("dealer", "<u4"), ("share", np.uint8, SHARE_BYTES)])
 _SIGNATURE: Final = Struct(f"<I{SIGNATURE_BYTES}s")
@@ -48,13 +49,14 @@ def answer_id(message: Buffer) -> bytes:
 
 def header_of(message: Buffer) -> Header:
     """Return a message's header. RefusedError: another version, or another length than it says."""
-    reader = Reader(message)
-    if reader.fixed(4) != MAGIC:
+    if len(message) < HEADER_BYTES:
+        raise malformed("It ends within its header.")
+    magic, kind, client, length, task = _HEADER.unpack_from(message)
+    if magic != MAGIC:
         raise malformed("It does not begin as a message of this version.")
-    kind, client, length = reader.u32(), reader.u32(), reader.u32()
     if HEADER_BYTES + length != len(message):
         raise malformed("It has another length than its header says.")
-    return Header(kind, client, reader.fixed(32))
+    return Header(kind, client, task)
 
 
 @dataclass(frozen=True)

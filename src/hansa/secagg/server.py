@@ -149,7 +149,7 @@ class MaskingServer:
 
     def _take(self, message: Buffer, known: Known) -> None:
         """Take an answer into the state."""
-        kind, client = header_of(message).kind, header_of(message).client
+        kind, client, _ = header_of(message)
         takers: dict[int, tuple[Phase, Callable[[Buffer, Known], None]]] = {
             Advert.kind: (Phase.ADVERTISE, self._take_advert),
             Shares.kind: (Phase.SHARE, self._take_shares),
