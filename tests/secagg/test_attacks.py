@@ -13,7 +13,7 @@ from hansa.secagg import keys
 from hansa.secagg.client import MaskingClient
 from hansa.secagg.contribution import Contribution
 from hansa.secagg.convention import Convention, vouch
-from hansa.secagg.encoding import to_bitmap
+from hansa.secagg.encoding import to_bitmap, u32
 from hansa.secagg.graph import sets_digest
 from hansa.secagg.messages import (
     Advert,
@@ -150,10 +150,11 @@ def test_shares_are_of_one_kind_for_each_client():
     holder = one.machines[0]
     received = dict(holder._received)
     answer = Unmask.decode(holder.on_message(sent[0]).send[0].message, one.task.hash)
-    assert [dealer for dealer, _ in answer.shares] == list(range(6))
-    for dealer, share in answer.shares:
+    dealers, shares = answer.read_shares()
+    assert dealers.tolist() == list(range(6))
+    for dealer, share in zip(dealers.tolist(), shares, strict=True):
         if dealer:
-            assert share == (received[dealer][44:] if dealer == 5 else received[dealer][:44])
+            assert bytes(share) == (received[dealer][44:] if dealer == 5 else received[dealer][:44])
 
 
 def test_no_message_carries_a_share_of_a_sealing_key_or_a_secret_in_the_clear():
@@ -459,8 +460,9 @@ def test_shares_that_cannot_be_opened_are_complained_about_and_the_sum_is_exact(
         if (client, phase) != (2, "share"):
             return answer
         whole = Shares.decode(answer, one.task.hash)
-        bad = whole.entries[0]._replace(sealed=bytes(104))
-        unsigned = replace(whole, entries=(bad, *whole.entries[1:]))
+        first, *rest = whole.read_entries()
+        bad = first._replace(sealed=bytes(104))
+        unsigned = replace(whole, entries=b"".join(each.encode() for each in (bad, *rest)))
         return replace(unsigned, signature=keys.sign(one.identities[2], "shares", *unsigned.signed_fields())).encode()
 
     result = one.run(tamper=spoil)
@@ -476,7 +478,8 @@ def test_a_holder_that_gives_a_wrong_share_is_named_and_the_sum_is_exact():
         if (client, phase) != (2, "unmask"):
             return answer
         whole = Unmask.decode(answer, one.task.hash)
-        unsigned = replace(whole, shares=((0, bytes(44)), *whole.shares[1:]))
+        bad = u32(0) + bytes(44)
+        unsigned = replace(whole, shares=bad + whole.shares[len(bad) :])
         return replace(unsigned, signature=keys.sign(one.identities[2], "unmask", *unsigned.signed_fields())).encode()
 
     result = one.run(tamper=lie, drop={(5, "mask")})
@@ -520,7 +523,8 @@ def test_a_vector_that_is_not_what_was_signed_does_not_count():
 def test_a_delivery_that_leaves_out_a_neighbour_is_refused():
     one, sent = to_phase("mask")
     whole = Deliveries.decode(sent[0], one.task.hash)
-    refuses(one, 0, replace(whole, entries=whole.entries[1:]).encode(), "not those of this client's neighbours")
+    size = len(whole.read_entries()[0].encode())
+    refuses(one, 0, replace(whole, entries=whole.entries[size:]).encode(), "not those of this client's neighbours")
     refuses(
-        one, 0, replace(whole, shared=to_bitmap([0, 1], 6), entries=whole.entries[:1]).encode(), "2 clients are left"
+        one, 0, replace(whole, shared=to_bitmap([0, 1], 6), entries=whole.entries[:size]).encode(), "2 clients are left"
     )

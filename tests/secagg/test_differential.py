@@ -100,7 +100,10 @@ def test_a_whole_round_is_the_same_byte_for_byte(protocol, settings):
 def unmasked(one, clients, sent, around):
     """Unmask with plain integers: from the masked vectors, the revealed shares and the adverts alone."""
     task, alive, threshold = one.task.hash, [0, 1, 3, 4, 6], one.server.graph.threshold
-    revealed = {each: dict(Unmask.decode(sent[11, each], task).shares) for each in alive}
+    given = {each: Unmask.decode(sent[11, each], task).read_shares() for each in alive}
+    revealed = {
+        each: dict(zip(dealers.tolist(), map(bytes, shares), strict=True)) for each, (dealers, shares) in given.items()
+    }
     total = [[0] * length for length, _ in SHAPE]
     for each in alive:
         vector = RING.unpack(Masked.decode(sent[6, each], task).vector)

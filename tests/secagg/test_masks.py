@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from hansa.core.ring import Ring, Segment
 from hansa.secagg import field, keys
-from hansa.secagg.masks import CHUNK, TOGETHER, Mask, apply, apply_on_threads, masked, stream
+from hansa.secagg.masks import BLOCK, CHUNK, TOGETHER, Mask, apply, apply_on_threads, masked, stream
 from hansa.secagg.messages import Masked, header_of
 from hansa.testing.secagg import Federation
 
@@ -174,8 +174,8 @@ def test_every_bit_of_derived_keys_is_used():
     assert len(set(derived)) == 3000
 
 
-def test_masks_longer_than_a_chunk_go_on_where_it_ended():
-    length = CHUNK // 4 + 77
+def test_masks_longer_than_a_block_go_on_where_it_ended():
+    length = BLOCK // 4 + 77
     total = (np.zeros(length, np.uint32), np.zeros(3, np.uint16))
     apply([Mask(b"k" * 32)], total)
     content = stream(b"k" * 32, 4 * length + 6)
@@ -187,7 +187,7 @@ def test_masks_longer_than_a_chunk_go_on_where_it_ended():
 
 def test_more_masks_than_are_open_at_once_all_count():
     keys_of_masks = [number.to_bytes(32, "big") for number in range(TOGETHER + 3)]
-    length = CHUNK // 8 + 5
+    length = BLOCK // 8 + 5
     total = (np.zeros(length, np.uint64),)
     apply((Mask(key, minus=number % 3 == 0) for number, key in enumerate(keys_of_masks)), total)
     expected = np.zeros(length, np.uint64)
@@ -227,8 +227,8 @@ def counter_mode(key, size):
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.uint32, np.uint64])
 def test_masks_are_the_streams_of_counter_mode_in_every_length_and_type(dtype):
-    """Lengths around the first two blocks, which come apart, and around chunks; segments that end within a block."""
-    size = CHUNK // np.dtype(dtype).itemsize
+    """Lengths around the first two words of the cipher, which come apart, and around blocks; segments end anywhere."""
+    size = BLOCK // np.dtype(dtype).itemsize
     lengths = [(each,) for each in (*range(36), size - 1, size, size + 1, 2 * size + 3)]
     lengths += [(0, 1, 0, 30, 3), (1, 1, 1, 1, 33), (size, 0, 5, size - 3, 17, 1), (15, size + 1, 16, 1)]
     for each in lengths:
@@ -242,7 +242,7 @@ def test_masks_are_the_streams_of_counter_mode_in_every_length_and_type(dtype):
 
 
 def test_segments_of_every_type_take_one_stream_in_turn():
-    total = tuple(np.zeros(length, dtype) for length in (7, 5, CHUNK // 8 + 1)
+    total = tuple(np.zeros(length, dtype) for length in (7, 5, BLOCK // 8 + 1)
                   for dtype in (np.uint64, np.uint8, np.uint32, np.uint16))  # fmt: skip
     apply([Mask(b"k" * 32)], total)
     content = b"".join(array.tobytes() for array in total)
@@ -252,7 +252,7 @@ def test_segments_of_every_type_take_one_stream_in_turn():
 @pytest.mark.parametrize("threads", [1, 2, 3, 40])
 def test_any_number_of_threads_gives_the_same(threads):
     ring = Ring(
-        tuple(Segment(str(bits), length, bits) for bits, length in ((8, 5), (33, CHUNK // 8 + 1), (16, 0), (13, 9)))
+        tuple(Segment(str(bits), length, bits) for bits, length in ((8, 5), (33, BLOCK // 8 + 1), (16, 0), (13, 9)))
     )
     for count in (0, 1, TOGETHER, TOGETHER + 1, 2 * TOGETHER + 3):
         masks = [Mask(keys.digest("seed", bytes([number])), minus=number % 3 == 0) for number in range(count)]

@@ -56,6 +56,13 @@ def test_the_full_graph_bears_drop_outs_down_to_its_threshold(clients, phase):
 
 
 @pytest.mark.parametrize("phase", PHASES)
+def test_when_nobody_answers_there_is_no_sum(phase):
+    one = federation("secagg-full", 5)
+    one.run(drop={(client, phase) for client in range(5)})
+    assert is_clean(one)
+
+
+@pytest.mark.parametrize("phase", PHASES)
 def test_below_the_fewest_survivors_nothing_is_revealed(phase):
     one = federation("secagg-full", 10)
     one.run(drop={(client, phase) for client in range(8)})

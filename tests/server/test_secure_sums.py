@@ -163,8 +163,10 @@ def test_whose_shares_cannot_be_opened_is_told_to_the_operator_with_those_who_sa
             await phase(parts)
             dealer = parts[3]
             whole = Shares.decode(dealer.reply, dealer.machine.task.hash)
-            accuser = next(each for each in parts if each.position == whole.entries[0].client)
-            spoilt = replace(whole, entries=(whole.entries[0]._replace(sealed=bytes(104)), *whole.entries[1:]))
+            first, *rest = whole.read_entries()
+            accuser = next(each for each in parts if each.position == first.client)
+            entries = b"".join(each.encode() for each in (first._replace(sealed=bytes(104)), *rest))
+            spoilt = replace(whole, entries=entries)
             signature = keys.sign(dealer.device.key, "shares", *spoilt.signed_fields())
             dealer.reply = replace(spoilt, signature=signature).encode()
             await phase(parts)

@@ -114,6 +114,7 @@ def _show(console: Console, answer: dict[str, Any]) -> None:
     if answer["neighbours"]:
         pairs += [("neighbours, threshold", f"{answer['neighbours']}, {answer['threshold']}")]
     heading(console, "Secure sum")
+    pairs.append(("processor time of the server, seconds", f"{answer['server_processor_seconds']:.3f}"))
     facts(console, [*pairs, ("sum", "exact" if answer["exact"] else "WRONG")])
     for title, name, unit in (
         ("A client, milliseconds", "client_ms", "{:.2f}"),

@@ -14,7 +14,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -82,19 +82,20 @@ class Workload:
 
 @dataclass
 class Stopwatch:
-    """Seconds and bytes by name."""
+    """Seconds and bytes by name, and what processors spent on it all."""
 
     seconds: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     sizes: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
     synced: list[float] = field(default_factory=list)
     """How long it took to make the records of each step durable."""
+    processor: float = 0.0
+    """Seconds of processors, all threads together."""
     records: BinaryIO | None = None
 
     def run(self, name: str, work: Callable[[], Step]) -> Step:
         """Do some work and note how long it takes, and apart from that how long its records take."""
-        began = time.perf_counter()
-        step = work()
-        self.seconds[name].append(time.perf_counter() - began)
+        with self.timed(name):
+            step = work()
         if self.records is not None and step.persist:
             began = time.perf_counter()
             for record in step.persist:
@@ -106,10 +107,16 @@ class Stopwatch:
 
     def arrive(self, name: str, contents: Iterable[bytes]) -> list[bytes]:
         """Return the hashes of what arrives, and note how long they take."""
-        began = time.perf_counter()
-        hashes = list(contents)
-        self.seconds[f"{ARRIVAL} {name}"].append(time.perf_counter() - began)
-        return hashes
+        with self.timed(f"{ARRIVAL} {name}"):
+            return list(contents)
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Note how long it takes what is done within."""
+        began, spent = time.perf_counter(), time.process_time()
+        yield
+        self.seconds[name].append(time.perf_counter() - began)
+        self.processor += time.process_time() - spent
 
     def weigh(self, messages: Sequence[Outgoing]) -> None:
         """Note how long messages are."""
@@ -205,7 +212,9 @@ class Bench:
 
     def _masked(self) -> tuple[RingVector | None, tuple[int, ...]]:
         policy, machines = self._policy(), dict[int, _Sparing]()
-        server, step = MaskingServer.start(self._convention(), threads=self.work.threads)
+        convention = self._convention()
+        with self.server.timed("start"):
+            server, step = MaskingServer.start(convention, threads=self.work.threads)
         spared = frozenset(range(self.work.clients)) - self.timed - self.dropped
 
         def answer(client: int, message: bytes) -> Step:
@@ -275,7 +284,8 @@ class Bench:
             decryptors=tuple(each.signature for each in decryptors),
         )  # fmt: skip
         policy = self._policy(named)
-        server, step = SummingServer.start(convention)
+        with self.server.timed("start"):
+            server, step = SummingServer.start(convention)
         self.clients.weigh(step.send)
         for some in self._windows([each for each in step.send if each.to not in self.dropped]):
             reports = []
@@ -305,6 +315,7 @@ class Bench:
             "clients_timed": len(self.timed),
             "client_ms": {**client, "total": sum(client.values())},
             "server_seconds": {**server, "after arrival": after, "total": sum(server.values())},
+            "server_processor_seconds": self.server.processor,
             "bytes_up": {name: size for name, size in sizes.items() if name in _UP},
             "bytes_down": {name: size for name, size in sizes.items() if name in _DOWN},
         }

@@ -17,7 +17,7 @@ import numpy as np
 
 from hansa.secagg import field, keys
 from hansa.secagg.beacon import beacon_value
-from hansa.secagg.commitments import commitment, share_hashes
+from hansa.secagg.commitments import both_hashes, commitment
 from hansa.secagg.contribution import Contribution
 from hansa.secagg.encoding import Buffer, Reader, from_bitmap, prefixed, u32
 from hansa.secagg.graph import Graph, sets_digest
@@ -47,6 +47,7 @@ from hansa.secagg.task import Task
 
 SEED_BYTES: Final = 32
 _RECORD: Final = b"HSC1"
+_NO_SHARES: Final = bytes(2 * field.SHARE_BYTES)
 
 
 class Phase(IntEnum):
@@ -235,17 +236,16 @@ class MaskingClient:
         places = np.array(holders) + 1
         secrets = self._self_seed + self._mask_secret
         shares = field.share(secrets, threshold=graph.threshold, places=places, key=coefficients)
-        own, entries = b"", []
-        for holder, each in zip(holders, shares.reshape(len(holders), -1), strict=True):
-            both = each.tobytes()
-            hashes = share_hashes(self.task.hash, self.index, holder, both)
+        hashes = both_hashes(self.task.hash, self.index, holders, shares)
+        own, own_hashes, entries = b"", b"", b""
+        for holder, both, signed in zip(holders, map(bytes, shares), map(bytes, hashes), strict=True):
             if holder == self.index:
-                own, own_hashes = both, hashes
+                own, own_hashes = both, signed
             else:
                 sealed = keys.seal(pairs[holder].sending, both, _between(self.task.hash, self.index, holder))
-                entries.append(SealedShares(holder, hashes, sealed))
+                entries += SealedShares(holder, signed, sealed).encode()
         self._graph, self._pairs, self._own_share = graph, pairs, own
-        unsigned = Shares(self.index, self.task.hash, own_hashes, tuple(entries), b"")
+        unsigned = Shares(self.index, self.task.hash, own_hashes, entries, b"")
         return replace(unsigned, signature=keys.sign(self._signer, "shares", *unsigned.signed_fields())).encode()
 
     def _check_graph(self, graph: Graph) -> None:
@@ -298,9 +298,10 @@ class MaskingClient:
             raise untrusted("Those who shared are not some of those who advertised, with this client.")
         self._check_enough(shared)
         present = [each for each in self._graph.holders_within(self.index, shared) if each != self.index]
-        if [each.client for each in message.entries] != present:
+        entries = message.read_entries()
+        if [each.client for each in entries] != present:
             raise untrusted("The shares are not those of this client's neighbours.")
-        received = {each.client: self._opened(each) for each in message.entries}
+        received = self._opened(entries)
         self._shared = shared
         accused = tuple(dealer for dealer, both in received.items() if both is None)
         if accused:
@@ -323,12 +324,19 @@ class MaskingClient:
         if len(self._graph.holders_within(self.index, present)) < self._graph.threshold:
             raise untrusted("Too few of this client's neighbours are left to give a secret back.")
 
-    def _opened(self, entry: SealedShares) -> bytes | None:
-        dealer, task = entry.client, self.task.hash
-        both = keys.unseal(self._pairs[dealer].receiving, entry.sealed, _between(task, dealer, self.index))
-        if both is None or not hmac.compare_digest(share_hashes(task, dealer, self.index, both), entry.hashes):
-            return None
-        return both
+    def _opened(self, entries: Sequence[SealedShares]) -> dict[int, bytes | None]:
+        """Return what each dealer gave; None where it cannot be opened or does not fit the hashes."""
+        dealers, task = [each.client for each in entries], self.task.hash
+        opened = [
+            keys.unseal(self._pairs[dealer].receiving, sealed, _between(task, dealer, self.index))
+            for dealer, _, sealed in entries
+        ]
+        shares = np.frombuffer(b"".join(each or _NO_SHARES for each in opened), np.uint8)
+        hashes = both_hashes(task, dealers, self.index, shares.reshape(-1, 2, field.SHARE_BYTES))
+        return {
+            dealer: both if hmac.compare_digest(bytes(found), signed) else None
+            for (dealer, signed, _), both, found in zip(entries, opened, hashes, strict=True)
+        }
 
     def _masks(self, present: Sequence[int]) -> list[Mask]:
         own = Mask(keys.self_key(self._self_seed, self.task.hash, self.index))
@@ -363,11 +371,11 @@ class MaskingClient:
         for client, signature in message.signatures:
             if not keys.signed(self._pairs[client].identity, signature, "surv", self._agreed_sets):
                 raise untrusted("A neighbour has not signed the same sets.")
-        alive, shares = set(self._survivors), []
+        alive, shares = set(self._survivors), b""
         for dealer in self._graph.holders_within(self.index, self._shared):
             both = self._own_share if dealer == self.index else self._received[dealer]
-            shares.append((dealer, both[: field.SHARE_BYTES] if dealer in alive else both[field.SHARE_BYTES :]))
-        unsigned = Unmask(self.index, self.task.hash, tuple(shares), b"")
+            shares += u32(dealer) + (both[: field.SHARE_BYTES] if dealer in alive else both[field.SHARE_BYTES :])
+        unsigned = Unmask(self.index, self.task.hash, shares, b"")
         signature = keys.sign(self._signer, "unmask", *unsigned.signed_fields())
         self.revealed = True
         self._forget()

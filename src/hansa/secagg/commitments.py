@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-from struct import Struct
 from typing import Final
 
-from hansa.secagg.encoding import u32
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from hansa.secagg.encoding import prefixed, u32
 from hansa.secagg.field import SHARE_BYTES
-from hansa.secagg.keys import KEY_BYTES, digest
+from hansa.secagg.keys import KEY_BYTES, PREFIX, digest
 
-SEED: Final = b"\0"
-KEY: Final = b"\1"
+SEED: Final = 0
+KEY: Final = 1
+"""What a share is of."""
 
-_HEAD: Final = b"hansa/secagg/v1|scom|" + u32(KEY_BYTES)
-_IDS: Final = u32(8)
-_SHARE: Final = u32(1 + SHARE_BYTES)
-_PAIR: Final = Struct("<II").pack
+_SCOM: Final = f"{PREFIX}scom|".encode()
+_HASHED: Final = np.dtype([
+    ("front", np.void, len(_SCOM) + 4 + KEY_BYTES + 4), ("dealer", "<u4"), ("holder", "<u4"),
+    ("length", "<u4"), ("kind", np.uint8), ("share", np.uint8, SHARE_BYTES),
+])  # fmt: skip
 
 
 def commitment(seed: bytes, task: bytes, client: int) -> bytes:
@@ -24,12 +28,22 @@ def commitment(seed: bytes, task: bytes, client: int) -> bytes:
     return digest("bcom", task, u32(client), seed)
 
 
-def share_hash(task: bytes, dealer: int, holder: int, kind: bytes, share: bytes) -> bytes:
-    """Return the hash of one share: ``digest("scom", task, dealer | holder, kind | share)``, written out for speed."""
-    return hashlib.sha256(b"".join((_HEAD, task, _IDS, _PAIR(dealer, holder), _SHARE, kind, share))).digest()
+def share_hashes(
+    task: bytes, dealers: ArrayLike, holders: ArrayLike, kinds: ArrayLike, shares: NDArray[np.uint8]
+) -> NDArray[np.uint8]:
+    """Return the hashes [m, 32] of shares [m, 44], each of its dealer, holder and kind, or of one for all.
+
+    A hash is ``digest("scom", task, dealer | holder, kind | share)``, here of many at once.
+    """
+    rows = np.empty(len(shares), _HASHED)
+    rows["front"] = np.void(_SCOM + prefixed(task) + u32(8))
+    rows["dealer"], rows["holder"], rows["length"] = dealers, holders, 1 + SHARE_BYTES
+    rows["kind"], rows["share"] = kinds, shares
+    content, size = rows.tobytes(), _HASHED.itemsize
+    found = [hashlib.sha256(content[start : start + size]).digest() for start in range(0, len(content), size)]
+    return np.frombuffer(b"".join(found), np.uint8).reshape(-1, KEY_BYTES)
 
 
-def share_hashes(task: bytes, dealer: int, holder: int, both: bytes) -> bytes:
-    """Return the hashes of a holder's two shares, 64 bytes: what the dealer signs."""
-    seed = share_hash(task, dealer, holder, SEED, both[:SHARE_BYTES])
-    return seed + share_hash(task, dealer, holder, KEY, both[SHARE_BYTES:])
+def both_hashes(task: bytes, dealers: ArrayLike, holders: ArrayLike, shares: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return the hashes [m, 64] of both shares [m, 2, 44] that dealers give holders: what dealers sign."""
+    return np.hstack([share_hashes(task, dealers, holders, kind, shares[:, kind]) for kind in (SEED, KEY)])

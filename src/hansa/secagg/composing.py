@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from hansa.secagg import keys
 from hansa.secagg.convention import Convention
+from hansa.secagg.dealt import Dealt
 from hansa.secagg.encoding import to_bitmap
 from hansa.secagg.graph import Graph
 from hansa.secagg.messages import (
@@ -16,9 +17,9 @@ from hansa.secagg.messages import (
     Message,
     Neighbour,
     Quorum,
-    SealedShares,
     Survivors,
 )
+from hansa.secagg.task import Task
 
 
 def announcements(convention: Convention, to: Iterable[int]) -> Iterator[Message]:
@@ -46,16 +47,11 @@ def keys_of(
         yield Keys(client, task.hash, advertised, beacon, tuple(entries[each] for each in graph.neighbours(client)))
 
 
-def deliveries(
-    graph: Graph, shared: Sequence[int], shares: Mapping[int, Mapping[int, SealedShares]], to: Iterable[int]
-) -> Iterator[Message]:
+def deliveries(task: Task, dealt: Dealt, to: Iterable[int]) -> Iterator[Message]:
     """Yield what each client's neighbours sealed for it."""
-    present, members = to_bitmap(shared, graph.task.roster_size), set(shared)
+    present = to_bitmap(dealt.shared, task.roster_size)
     for client in to:
-        dealers = [each for each in graph.neighbours(client) if each in members]
-        given = ((dealer, shares[client][dealer]) for dealer in dealers)
-        entries = tuple(SealedShares(dealer, entry.hashes, entry.sealed) for dealer, entry in given)
-        yield Deliveries(client, graph.task.hash, present, entries)
+        yield Deliveries(client, task.hash, present, dealt.sealed(client))
 
 
 def survivors_of(

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from io import BytesIO
-from itertools import islice
+from itertools import chain, islice
 from threading import Lock
 from typing import Final, NamedTuple
 
@@ -22,14 +22,17 @@ from numpy.typing import NDArray
 from hansa.core.ring import Ring, RingVector, UInts
 
 CHUNK: Final = 1 << 18
-"""Bytes that are expanded at once: few enough for a cache, enough that threads seldom wait for each other."""
+"""Bytes of a vector that a client masks at once: few enough for a cache, and soon there to be hashed."""
+BLOCK: Final = 1 << 20
+"""Bytes of a vector that masks are added to at once: threads wait for Python's one lock after each, the less often the
+longer it is; and it still fits the cache that they share."""
 TOGETHER: Final = 32
 """Streams that are open at once: a part of the vector stays in the cache while all of them are added to it."""
 
 _COUNTER: Final = bytes(16)
 _NONCE: Final = bytes(12)
 _HEAD: Final = 32
-_ZEROS: Final = memoryview(bytes(CHUNK))
+_ZEROS: Final = memoryview(bytes(BLOCK))
 
 
 class Mask(NamedTuple):
@@ -46,11 +49,12 @@ def stream(key: bytes, size: int) -> bytes:
 
 def apply(masks: Iterable[Mask], total: RingVector) -> None:
     """Add masks to a vector, or take them away, in place; the entries wrap in their types."""
-    room, rest = bytearray(CHUNK + 15), iter(masks)
-    while streams := [_Stream(each) for each in islice(rest, TOGETHER)]:
-        for array in total:
-            for part in _chunks(array):
-                _apply(streams, part, room)
+    parts = [part for array in total for part in _parts(array, BLOCK)]
+    room, rest = memoryview(bytearray(BLOCK + 15)), iter(masks)
+    for first in rest:
+        streams: Iterable[_Stream] = map(_Stream, chain((first,), islice(rest, TOGETHER - 1)))
+        for part in parts:
+            streams = _apply(streams, part, room)
 
 
 def masked(  # noqa: PLR0913 - a vector, what masks it, and the message that it stands in
@@ -75,9 +79,9 @@ def masked(  # noqa: PLR0913 - a vector, what masks it, and the message that it 
 
 def _masked_parts(ring: Ring, vector: RingVector, streams: Sequence[_Stream]) -> Iterator[NDArray[np.uint8]]:
     """Yield a vector with the words of streams, part by part, packed; a part is gone when the next one is taken."""
-    room, parts = bytearray(CHUNK + 15), bytearray(CHUNK)
+    room, parts = memoryview(bytearray(CHUNK + 15)), bytearray(CHUNK)
     for segment, array in zip(ring.segments, vector, strict=True):
-        for given in _chunks(array):
+        for given in _parts(array, CHUNK):
             part = np.frombuffer(parts, array.dtype, len(given))
             part[:] = given
             _apply(streams, part, room)
@@ -105,40 +109,44 @@ class _Stream:
         self._rest.update_into(_ZEROS[: size - len(head)], room[len(head) :])
 
 
-def _chunks(array: UInts) -> Iterator[UInts]:
-    """Yield an array in parts of at most CHUNK bytes; all but the last hold a multiple of eight entries."""
-    size = CHUNK // array.itemsize
+def _parts(array: UInts, nbytes: int) -> Iterator[UInts]:
+    """Yield an array in parts of at most so many bytes; all but the last hold a multiple of eight entries."""
+    size = nbytes // array.itemsize
     for start in range(0, len(array), size):
         yield array[start : start + size]
 
 
-def _apply(streams: Sequence[_Stream], part: UInts, room: bytearray) -> None:
-    """Apply the next words of each stream to a part of a vector, in place."""
-    words, place = np.frombuffer(room, part.dtype.newbyteorder("<"), len(part)), memoryview(room)
+def _apply(streams: Iterable[_Stream], part: UInts, room: memoryview) -> list[_Stream]:
+    """Apply the next words of each stream to a part of a vector, in place, and return the streams.
+
+    They may be opened as they are taken: one thread derives the key of a mask while another expands one.
+    """
+    words, applied = np.frombuffer(room, part.dtype.newbyteorder("<"), len(part)), []
     for each in streams:
-        each.next_into(place, part.nbytes)
+        each.next_into(room, part.nbytes)
         each.change(part, words, out=part)
+        applied.append(each)
+    return applied
 
 
 def apply_on_threads(masks: Iterable[Mask], total: RingVector, ring: Ring, threads: int) -> None:
     """Do as :func:`apply` on several threads: each adds the next masks that are to be had to a vector of its own.
 
-    Masks may be made as they are taken: while one thread makes some, the others expand theirs. Where one cannot be
-    made, the error is raised and the total is as it was.
+    Masks may be made as they are taken. Where one cannot be made, the error is raised and the total is as it was.
     """
     rest, taking = iter(masks), Lock()
     parts = [ring.zeros() for _ in range(threads)]
 
-    def take() -> list[Mask]:
-        with taking:
-            return list(islice(rest, TOGETHER))
-
-    def work(part: RingVector) -> None:
-        while some := take():
-            apply(some, part)
+    def taken() -> Iterator[Mask]:
+        while True:
+            with taking:
+                mask = next(rest, None)
+            if mask is None:
+                return
+            yield mask
 
     with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(work, parts))
+        list(pool.map(lambda part: apply(taken(), part), parts))
     for part in parts:
         add(total, part)
 

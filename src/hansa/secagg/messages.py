@@ -7,11 +7,13 @@ message is from or to; for messages of decryptors it is the decryptor's place. N
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import starmap
 from struct import Struct
-from typing import Any, ClassVar, Final, NamedTuple, Self
+from typing import ClassVar, Final, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
 
 from hansa.secagg.encoding import Buffer, Reader, prefixed, u32
 from hansa.secagg.field import SHARE_BYTES
@@ -28,8 +30,9 @@ SEALED_SEED_BYTES: Final = 80
 
 _WITH_VECTOR: Final = {b"\x06\0\0\0", b"\x0d\0\0\0"}
 """The kinds of messages with a masked vector, as they are written."""
+_HEADER: Final = Struct("<4sIII32s")
 _SEALED: Final = Struct(f"<I{2 * KEY_BYTES}s{SEALED_SHARES_BYTES}s")
-_SHARE: Final = Struct(f"<I{SHARE_BYTES}s")
+_SHARE: Final = np.dtype([("dealer", "<u4"), ("share", np.uint8, SHARE_BYTES)])
 _SIGNATURE: Final = Struct(f"<I{SIGNATURE_BYTES}s")
 """The records of lists, each a client's number and what goes with it."""
 
@@ -74,13 +77,14 @@ def read_vector(reader: Reader) -> memoryview:
 
 def header_of(message: Buffer) -> Header:
     """Return a message's header. RefusedError: another version, or another length than it says."""
-    reader = Reader(message)
-    if reader.fixed(4) != MAGIC:
+    if len(message) < HEADER_BYTES:
+        raise malformed("It ends within its header.")
+    magic, kind, client, length, task = _HEADER.unpack_from(message)
+    if magic != MAGIC:
         raise malformed("It does not begin as a message of this version.")
-    kind, client, length = reader.u32(), reader.u32(), reader.u32()
     if HEADER_BYTES + length != len(message):
         raise malformed("It has another length than its header says.")
-    return Header(kind, client, reader.fixed(32))
+    return Header(kind, client, task)
 
 
 @dataclass(frozen=True)
@@ -227,19 +231,19 @@ class SealedShares(NamedTuple):
     hashes: bytes
     sealed: bytes
 
-
-def _read_sealed(reader: Reader) -> tuple[SealedShares, ...]:
-    return tuple(starmap(SealedShares, _records(reader, _SEALED)))
-
-
-def _records(reader: Reader, form: Struct) -> Iterator[tuple[Any, ...]]:
-    """Return the records of a list whose number comes first."""
-    return form.iter_unpack(reader.raw(form.size * reader.count()))
+    def encode(self) -> bytes:
+        """Return its bytes within a message."""
+        return _SEALED.pack(*self)
 
 
-def _joined(records: Iterable[tuple[Any, ...]], form: Struct) -> bytes:
-    """Return the bytes of a list's records."""
-    return b"".join([form.pack(*each) for each in records])
+def _records(reader: Reader, size: int) -> Buffer:
+    """Return the records of a list whose number comes first, as they are."""
+    return reader.raw(size * reader.count())
+
+
+def _counted(records: Buffer, size: int) -> list[Buffer]:
+    """Return the fields of a list of records: how many there are, and they."""
+    return [u32(len(records) // size), records]
 
 
 @dataclass(frozen=True)
@@ -248,19 +252,25 @@ class Shares(Message):
 
     kind = 4
     own: bytes
-    entries: tuple[SealedShares, ...]
+    entries: Buffer
+    """Each encoded, see :class:`SealedShares`."""
     signature: bytes
 
-    def signed_fields(self) -> tuple[bytes, ...]:
+    def signed_fields(self) -> tuple[Buffer, ...]:
         """Return what the signature covers."""
-        return self.task, u32(self.client), self.own, _joined(self.entries, _SEALED)
+        return self.task, u32(self.client), self.own, self.entries
 
     def _body(self) -> list[Buffer]:
-        return [self.own, u32(len(self.entries)), _joined(self.entries, _SEALED), self.signature]
+        return [self.own, *_counted(self.entries, _SEALED.size), self.signature]
 
     @classmethod
     def _read(cls, client: int, task: bytes, reader: Reader) -> Self:
-        return cls(client, task, reader.fixed(2 * KEY_BYTES), _read_sealed(reader), reader.fixed(SIGNATURE_BYTES))
+        own, entries = reader.fixed(2 * KEY_BYTES), _records(reader, _SEALED.size)
+        return cls(client, task, own, entries, reader.fixed(SIGNATURE_BYTES))
+
+    def read_entries(self) -> list[SealedShares]:
+        """Return the entries."""
+        return list(starmap(SealedShares, _SEALED.iter_unpack(self.entries)))
 
 
 @dataclass(frozen=True)
@@ -269,14 +279,19 @@ class Deliveries(Message):
 
     kind = 5
     shared: bytes
-    entries: tuple[SealedShares, ...]
+    entries: Buffer
+    """Each encoded, see :class:`SealedShares`."""
 
     def _body(self) -> list[Buffer]:
-        return [prefixed(self.shared), u32(len(self.entries)), _joined(self.entries, _SEALED)]
+        return [prefixed(self.shared), *_counted(self.entries, _SEALED.size)]
 
     @classmethod
     def _read(cls, client: int, task: bytes, reader: Reader) -> Self:
-        return cls(client, task, reader.blob(), _read_sealed(reader))
+        return cls(client, task, reader.blob(), _records(reader, _SEALED.size))
+
+    def read_entries(self) -> list[SealedShares]:
+        """Return the entries."""
+        return list(starmap(SealedShares, _SEALED.iter_unpack(self.entries)))
 
 
 @dataclass(frozen=True)
@@ -355,11 +370,11 @@ class Quorum(Message):
     signatures: tuple[tuple[int, bytes], ...]
 
     def _body(self) -> list[Buffer]:
-        return [u32(len(self.signatures)), _joined(self.signatures, _SIGNATURE)]
+        return _counted(b"".join([_SIGNATURE.pack(*each) for each in self.signatures]), _SIGNATURE.size)
 
     @classmethod
     def _read(cls, client: int, task: bytes, reader: Reader) -> Self:
-        return cls(client, task, tuple(_records(reader, _SIGNATURE)))
+        return cls(client, task, tuple(_SIGNATURE.iter_unpack(_records(reader, _SIGNATURE.size))))
 
 
 @dataclass(frozen=True)
@@ -367,19 +382,25 @@ class Unmask(Message):
     """C -> S, phase 4: one share of each dealer in the order of indices: of the seed if alive, else of the key."""
 
     kind = 11
-    shares: tuple[tuple[int, bytes], ...]
+    shares: Buffer
+    """Each a dealer's number, four bytes, and the share."""
     signature: bytes
 
-    def signed_fields(self) -> tuple[bytes, ...]:
+    def signed_fields(self) -> tuple[Buffer, ...]:
         """Return what the signature covers."""
-        return self.task, u32(self.client), _joined(self.shares, _SHARE)
+        return self.task, u32(self.client), self.shares
 
     def _body(self) -> list[Buffer]:
-        return [u32(len(self.shares)), _joined(self.shares, _SHARE), self.signature]
+        return [*_counted(self.shares, _SHARE.itemsize), self.signature]
 
     @classmethod
     def _read(cls, client: int, task: bytes, reader: Reader) -> Self:
-        return cls(client, task, tuple(_records(reader, _SHARE)), reader.fixed(SIGNATURE_BYTES))
+        return cls(client, task, _records(reader, _SHARE.itemsize), reader.fixed(SIGNATURE_BYTES))
+
+    def read_shares(self) -> tuple[NDArray[np.uint32], NDArray[np.uint8]]:
+        """Return the dealers [m] and the shares [m, 44]."""
+        shares = np.frombuffer(self.shares, _SHARE)
+        return shares["dealer"], shares["share"]
 
 
 @dataclass(frozen=True)

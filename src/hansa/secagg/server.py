@@ -6,16 +6,19 @@ ABORTED from any. A phase's set is frozen when the phase closes, in a record tha
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from enum import IntEnum
 from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
 
 from hansa.core.ring import RingVector
 from hansa.secagg import keys
 from hansa.secagg.beacon import VALUE_BYTES, Beacon, Draw, beacon_value
 from hansa.secagg.composing import announcements, deliveries, keys_of, quorums, survivors_of
 from hansa.secagg.convention import Blame, Convention
+from hansa.secagg.dealt import Dealt, holders_of
 from hansa.secagg.encoding import Buffer, to_bitmap, u32
 from hansa.secagg.graph import Graph, sets_digest
 from hansa.secagg.known import Known
@@ -26,7 +29,6 @@ from hansa.secagg.messages import (
     Complaint,
     Consistent,
     Masked,
-    SealedShares,
     Shares,
     Unmask,
     answer_id,
@@ -36,7 +38,7 @@ from hansa.secagg.records import DAMAGE, Closing, closed, is_message, read, star
 from hansa.secagg.refusals import answered, malformed, unexpected, untrusted
 from hansa.secagg.step import Outgoing, Step
 from hansa.secagg.task import PHASES, Task
-from hansa.secagg.unmasking import Points, checked_shares, unmask
+from hansa.secagg.unmasking import Revealed, checked_shares, unmask
 
 
 class Phase(IntEnum):
@@ -75,13 +77,13 @@ class MaskingServer:
         self._beacon = b""
         """The value that was drawn and its signature."""
         self._keys: set[bytes] = set()
-        self._shares: dict[int, dict[int, SealedShares]] = defaultdict(dict)
-        """Holder -> dealer -> what the dealer gave it; of its own shares a dealer gives the hashes only."""
+        self._shares: dict[int, Shares] = {}
+        """By dealer."""
         self._total = convention.task.ring.zeros()
         self._complained: set[int] = set()
         self._signatures: dict[int, bytes] = {}
-        self._revealed: dict[int, Points] = defaultdict(dict)
-        """By dealer."""
+        self._revealed: dict[int, Revealed] = {}
+        """By holder."""
 
     @classmethod
     def start(cls, convention: Convention, *, threads: int = 1) -> tuple[MaskingServer, Step]:
@@ -156,7 +158,7 @@ class MaskingServer:
 
     def _take(self, message: Buffer, known: Known) -> None:
         """Take an answer into the state."""
-        kind, client = header_of(message).kind, header_of(message).client
+        kind, client, _ = header_of(message)
         takers: dict[int, tuple[Phase, Callable[[Buffer, Known], None]]] = {
             Advert.kind: (Phase.ADVERTISE, self._take_advert),
             Beacon.kind: (Phase.DRAW, self._take_beacon),
@@ -199,12 +201,10 @@ class MaskingServer:
     def _take_shares(self, content: Buffer, known: Known) -> None:
         message = Shares.decode(content, self.task.hash)
         if not known.trusted:
-            if tuple(each.client for each in message.entries) != self.graph.neighbours(message.client):
+            if holders_of(message) != self.graph.neighbours(message.client):
                 raise untrusted("Shares are not for the sender's neighbours.")
             self._check_signature(message.client, message.signature, "shares", *message.signed_fields())
-        self._shares[message.client][message.client] = SealedShares(message.client, message.own, b"")
-        for each in message.entries:
-            self._shares[each.client][message.client] = each
+        self._shares[message.client] = message
 
     def _take_masked(self, content: Buffer, known: Known) -> None:
         message = Masked.decode(content, self.task.hash)
@@ -231,21 +231,28 @@ class MaskingServer:
 
     def _take_unmask(self, content: Buffer, known: Known) -> None:
         message = Unmask.decode(content, self.task.hash)
+        dealers, hashes = self._dealt.hashes(message.client)
         if not known.trusted:
-            dealers = self.graph.holders_within(message.client, self._sets[Phase.SHARE])
-            if [dealer for dealer, _ in message.shares] != dealers:
+            if not np.array_equal(message.read_shares()[0], dealers):
                 raise untrusted("Shares are not those of the sender's dealers.")
             self._check_signature(message.client, message.signature, "unmask", *message.signed_fields())
-        good = checked_shares(message, self._shares[message.client], set(self.survivors))
-        if len(good) < len(message.shares):
+        revealed = checked_shares(message, hashes, self._alive)
+        if len(revealed.dealers) < len(dealers):
             self.blamed.append(Blame(message.client, "a share does not fit the hash that its dealer signed"))
-        for dealer, share in good.items():
-            self._revealed[dealer][message.client] = share
+        self._revealed[message.client] = revealed
 
     @cached_property
     def graph(self) -> Graph:
         """Return who shares keys with whom, once it is known who advertised."""
         return Graph(self.task, self._sets[Phase.ADVERTISE], self._beacon[:VALUE_BYTES])
+
+    @cached_property
+    def _dealt(self) -> Dealt:
+        return Dealt.of(self._shares)
+
+    @cached_property
+    def _alive(self) -> NDArray[np.bool_]:
+        return np.isin(np.arange(self.task.roster_size), self.survivors)
 
     @cached_property
     def _digest(self) -> bytes:
@@ -261,7 +268,7 @@ class MaskingServer:
             case Phase.SHARE:
                 messages = keys_of(self._convention, self.graph, self._adverts, self.waits_for, self._beacon)
             case Phase.MASK:
-                messages = deliveries(self.graph, self._sets[Phase.SHARE], self._shares, self.waits_for)
+                messages = deliveries(self.task, self._dealt, self.waits_for)
             case Phase.CONSIST:
                 messages = survivors_of(self._convention, self.survivors, self._digest, self.waits_for)
             case Phase.UNMASK:
@@ -356,6 +363,7 @@ class MaskingServer:
         self._begin(phase)
         self.abort_reason = reason
         self._adverts, self._shares, self._signatures, self._revealed, self._total = {}, {}, {}, {}, ()
+        vars(self).pop("_dealt", None)
 
     def _replay(self, record: Buffer) -> None:
         if is_message(record):

@@ -5,19 +5,26 @@ from __future__ import annotations
 import hmac
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hansa.core.ring import RingVector
 from hansa.secagg import keys
-from hansa.secagg.commitments import KEY, SEED, commitment, share_hash
-from hansa.secagg.field import SHARE_BYTES, combine
+from hansa.secagg.commitments import KEY, SEED, commitment, share_hashes
+from hansa.secagg.field import combine
 from hansa.secagg.graph import Graph
 from hansa.secagg.masks import Mask, apply_on_threads
-from hansa.secagg.messages import Advert, SealedShares, Unmask
+from hansa.secagg.messages import Advert, Unmask
 
-Points = dict[int, bytes]
-"""Holder -> the share of one dealer that it gave and that fits the dealer's hash."""
+
+@dataclass(frozen=True)
+class Revealed:
+    """What one holder revealed: the shares [m, 44] that fit the hashes of their dealers [m], sorted."""
+
+    dealers: NDArray[np.uint32]
+    shares: NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -28,18 +35,17 @@ class Unmasked:
     dealers: tuple[int, ...] = ()
 
 
-def checked_shares(message: Unmask, given: Mapping[int, SealedShares], alive: Collection[int]) -> dict[int, bytes]:
-    """Return, by dealer, the shares of a message that fit the hashes that their dealers signed and gave its sender."""
-    good, holder, task = {}, message.client, message.task
-    for dealer, share in message.shares:
-        hashes = given[dealer].hashes
-        if dealer in alive:
-            kind, signed = SEED, hashes[: keys.KEY_BYTES]
-        else:
-            kind, signed = KEY, hashes[keys.KEY_BYTES :]
-        if hmac.compare_digest(share_hash(task, dealer, holder, kind, share), signed):
-            good[dealer] = share
-    return good
+def checked_shares(message: Unmask, hashes: NDArray[np.uint8], alive: NDArray[np.bool_]) -> Revealed:
+    """Return those of a message's shares [m] that fit the hashes [m, 64] that their dealers signed.
+
+    ``alive`` says of everybody in the roster whether its vector is in the sum.
+    """
+    dealers, shares = message.read_shares()
+    living = alive[dealers]
+    signed = np.where(living[:, None], hashes[:, : keys.KEY_BYTES], hashes[:, keys.KEY_BYTES :])
+    found = share_hashes(message.task, dealers, message.client, np.where(living, SEED, KEY), shares)
+    good = (found == signed).all(axis=1)
+    return Revealed(dealers[good], shares[good])
 
 
 def unmask(  # noqa: PLR0913 - all that a round has gathered
@@ -48,17 +54,20 @@ def unmask(  # noqa: PLR0913 - all that a round has gathered
     survivors: Sequence[int],
     *,
     adverts: Mapping[int, Advert],
-    revealed: Mapping[int, Points],
+    revealed: Mapping[int, Revealed],
     total: RingVector,
     threads: int,
 ) -> Unmasked:
     """Take every mask off the total of the survivors' vectors, in place, or say why that cannot be done."""
     alive = set(survivors)
     needed = [each for each in shared if each in alive or alive & set(graph.neighbours(each))]
-    points = {dealer: sorted(revealed.get(dealer, {}).items()) for dealer in needed}
-    if any(len(each) < graph.threshold for each in points.values()):
-        return Unmasked(f"too few clients gave shares that fit: {graph.threshold} are needed")
-    found = _secrets(graph, points, adverts, alive)
+    lacking = Unmasked(f"too few clients gave shares that fit: {graph.threshold} are needed")
+    if not revealed:
+        return lacking
+    points = _points(revealed)
+    if any(len(points.rows.get(dealer, ())) < graph.threshold for dealer in needed):
+        return lacking
+    found = _secrets(graph, needed, points, adverts, alive)
     liars = tuple(dealer for dealer in needed if dealer not in found)
     if liars:
         return Unmasked("some shares give no secret that fits its commitment", liars)
@@ -66,20 +75,38 @@ def unmask(  # noqa: PLR0913 - all that a round has gathered
     return Unmasked()
 
 
+class _Points(NamedTuple):
+    """Places [m] and shares [m, 44] of all dealers, and each dealer's rows, in the order of holders."""
+
+    places: NDArray[np.int64]
+    shares: NDArray[np.uint8]
+    rows: Mapping[int, range]
+
+
+def _points(revealed: Mapping[int, Revealed]) -> _Points:
+    holders = sorted(revealed)
+    dealers = np.concatenate([revealed[each].dealers for each in holders])
+    order = np.argsort(dealers, kind="stable")
+    found, first, count = np.unique(dealers[order], return_index=True, return_counts=True)
+    return _Points(
+        np.repeat(holders, [len(revealed[each].dealers) for each in holders])[order] + 1,
+        np.concatenate([revealed[each].shares for each in holders])[order],
+        dict(zip(found.tolist(), map(range, first.tolist(), (first + count).tolist()), strict=True)),
+    )
+
+
 def _secrets(
-    graph: Graph, points: Mapping[int, list[tuple[int, bytes]]], adverts: Mapping[int, Advert], alive: Collection[int]
+    graph: Graph, needed: Sequence[int], points: _Points, adverts: Mapping[int, Advert], alive: Collection[int]
 ) -> dict[int, bytes]:
     """Return the secrets that fit their commitments: from the first t shares, else from any t in a row."""
     found: dict[int, bytes] = {}
-    threshold, most = graph.threshold, max(map(len, points.values()))
+    threshold, most = graph.threshold, max(len(points.rows[each]) for each in needed)
     for first in range(most - threshold + 1):
-        left = [each for each in points if each not in found and len(points[each]) >= first + threshold]
+        left = [each for each in needed if each not in found and len(points.rows[each]) >= first + threshold]
         if not left:
             break
-        windows = [points[each][first : first + threshold] for each in left]
-        places = np.array([[holder + 1 for holder, _ in window] for window in windows])
-        joined = np.frombuffer(b"".join(share for window in windows for _, share in window), np.uint8)
-        secrets = combine(places, joined.reshape(len(left), threshold, SHARE_BYTES))
+        windows = np.array([points.rows[each].start for each in left])[:, None] + np.arange(first, first + threshold)
+        secrets = combine(points.places[windows], points.shares[windows])
         found |= {
             dealer: secret
             for dealer, secret in zip(left, secrets, strict=True)
