@@ -15,7 +15,8 @@ from hansa.algorithms.prologue import statistics_layout
 from hansa.algorithms.rounds import travelling_layout
 from hansa.client import Agent
 from hansa.client.learner import Learner, Request, SiteExamples
-from hansa.client.state import OWN_METRICS, Id
+from hansa.client.records import Id
+from hansa.client.state import OWN_METRICS
 from hansa.client.trust import with_new_keys
 from hansa.core.errors import RefusedError
 from hansa.wire import signatures

@@ -9,7 +9,8 @@ from dataclasses import replace
 import pytest
 
 from hansa.client.policy import SecureSums, TrustedDecryptor
-from hansa.client.state import Id, StateFolder
+from hansa.client.records import Id
+from hansa.client.state import StateFolder
 from hansa.client.sum_folder import Begun, SumFolder
 from hansa.client.sum_part import SumPart
 from hansa.core.errors import RefusedError

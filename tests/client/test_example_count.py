@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from hansa.client.example_count import TRAININGS, count_training
-from hansa.client.state import Id, StateFolder
+from hansa.client.records import Id
+from hansa.client.state import StateFolder
 from hansa.core.errors import RefusedError
 
 PLAN = {"trainer": {"example_privacy": {"max_participations": 2}}}

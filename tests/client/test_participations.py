@@ -9,7 +9,7 @@ from fake_server import PLAN, job_of
 
 from hansa.client.agent import DECLINED
 from hansa.client.participations import PARTICIPATIONS
-from hansa.client.state import Id
+from hansa.client.records import Id
 from hansa.wire.generated import federation_pb2 as wire
 
 PRIVATE = {

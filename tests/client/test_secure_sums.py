@@ -16,7 +16,8 @@ from test_killed import start, stop
 
 from hansa.client import Agent
 from hansa.client.policy import Policy, SecureSums
-from hansa.client.state import DECLINED, Id
+from hansa.client.records import Id
+from hansa.client.state import DECLINED
 from hansa.client.sum_folder import Begun, SumFolder
 from hansa.secagg.messages import Masked, header_of
 from hansa.wire.generated import federation_pb2 as wire

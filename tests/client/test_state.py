@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from hansa.client import state as state_module
-from hansa.client.state import Id, Identity, StateFolder
+from hansa.client.records import Id, Identity
+from hansa.client.state import StateFolder
 from hansa.core.errors import RefusedError, RunError
 
 TRAINING = Id("run-1", "training", 1, 1)

@@ -12,6 +12,7 @@ from tests.server.by_hand import Deployed, Device, deployed, run_async
 
 from hansa.core.errors import StoreConflictError
 from hansa.server import buffered_runs, coordinator
+from hansa.server.round_ends import RoundEnds
 from hansa.store.records import RoundKey
 from hansa.wire.generated import federation_pb2 as messages
 
@@ -185,7 +186,7 @@ def test_a_replica_that_is_behind_refuses_no_update_that_another_has_counted(tmp
             async with server.services.store.reading() as rows:
                 report = await rows.reports.get(_key(assigned), device.id)
             with pytest.raises(StoreConflictError):
-                await coordinator.Coordinator(server.services)._refuse(report)
+                await RoundEnds(server.services).refuse(report)
             async with server.services.store.reading() as rows:
                 assert await rows.rounds.fate(_key(assigned), device.id) == "included"
             assert await server.events("client.suspended") == []

@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import math
-import random
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -18,12 +16,15 @@ from typing import Any, Final
 from hansa.client.example_count import count_training
 from hansa.client.machine import Machine, obstacles
 from hansa.client.participations import Participations
-from hansa.client.policy import Asked, Policy, objections, refused
+from hansa.client.pauses import OBSTRUCTED, backoff, rest
+from hansa.client.policy import Policy, objections, refused
+from hansa.client.records import Id, Identity, Outcome, Pending, Report
+from hansa.client.rehearsal import asked, rehearsed
 from hansa.client.site_data import Own, SiteData
-from hansa.client.state import DECLINED, OWN_METRICS, Id, Identity, Outcome, Pending, Report, StateFolder
+from hansa.client.state import DECLINED, OWN_METRICS, StateFolder
 from hansa.client.sum_folder import Begun
 from hansa.client.summing import Summing
-from hansa.client.transport import Reach, Transport, passes_by_itself, said_by_hansa, wanted_pause
+from hansa.client.transport import Reach, Transport, passes_by_itself, said_by_hansa
 from hansa.client.trust import believed, id_of, on_the_wire, with_new_keys
 from hansa.client.usage import Usage
 from hansa.client.work import Workshop
@@ -31,7 +32,6 @@ from hansa.core.clock import Clock, SystemClock
 from hansa.core.errors import HansaError, RefusedError
 from hansa.core.killpoints import reached
 from hansa.wire.generated import federation_pb2 as wire
-from hansa.wire.jobs import JobDescriptor
 from hansa.wire.signatures import client_key, enrolment
 
 log = logging.getLogger("hansa.client")
@@ -53,11 +53,6 @@ _ENDS: Final = frozenset(
 """What no waiting mends."""
 _VERDICTS: Final = ("HANSA-REPORT-", "HANSA-NOT-FOUND", "HANSA-REQUEST-", "HANSA-SECAGG-", "HANSA-RING-")
 """Errors by which a server says that it never takes this report. After any other it stays to be sent."""
-_LONGEST_BACKOFF: Final = 300.0
-_LONGEST_REST: Final = 86400.0
-"""Seconds, at most, that a server can send an agent away."""
-_OBSTRUCTED: Final = 60.0
-"""Seconds until an agent that may not work now looks again."""
 _AGAIN: Final = 5.0
 
 
@@ -160,7 +155,7 @@ class Agent:
                 if error.code in _ENDS:
                     raise
                 failures += 1
-                pause = _backoff(error, failures)
+                pause = backoff(error, failures)
             stop.wait(pause)
 
     def insist(self, call: Callable[[], Any], stop: threading.Event) -> None:
@@ -173,7 +168,7 @@ class Agent:
                 if not passes_by_itself(error):
                     raise
                 failures += 1
-                stop.wait(_backoff(error, failures))
+                stop.wait(backoff(error, failures))
             else:
                 return
 
@@ -190,10 +185,10 @@ class Agent:
             hindered = obstacles(self.policy.resources, self._clock, self.used_today(), self._machine)
             if hindered and (self.consent or self._withdrawn):
                 log.info("resting because=%r", "; ".join(hindered))
-                return _OBSTRUCTED
+                return OBSTRUCTED
             answer = self._check_in(self.wait)
             if not answer.HasField("assignment"):
-                return _rest(answer.come_back_seconds)
+                return rest(answer.come_back_seconds)
             assigned = believed(answer.assignment, self._enrolled())
             self._settle(assigned)
             return self._take(assigned, answer.assignment.key_id)
@@ -234,29 +229,7 @@ class Agent:
         if not answer.HasField("assignment"):
             return {"assignment": None, "rests_because": rests}
         assigned = believed(answer.assignment, self._enrolled())
-        assignment, job = id_of(assigned), self._workshop.job(assigned, self._transport)
-        asked = _asked(assigned, assignment, job)
-        told: dict[str, Any] = {
-            "assignment": str(assignment),
-            "job": job.name,
-            "plan_sha256": job.plan_sha256,
-            "operator": job.operator,
-            "purpose": job.purpose,
-            "cohort_size": assigned.cohort_size,
-            "would_receive_bytes": assigned.model_size,
-            "policy_objects": objections(self.policy, asked),
-            "rests_because": rests,
-        }
-        if told["policy_objects"]:
-            return told
-        try:
-            computed = self._workshop.answer(assigned, assignment, job, self._workshop.model(assigned, self._transport))
-        except HansaError as error:
-            return {**told, "policy_objects": [f"{error} [{error.code}]"]}
-        if computed.ring is not None:
-            parts = {each.name: f"{each.length} integers of {each.bits} bits" for each in computed.ring.segments}
-            return {**told, "would_send_bytes": len(computed.content), "would_send_masked": parts}
-        return {**told, **_leaving(computed.content, self._workshop.lanes(assignment.kind))}
+        return rehearsed(assigned, self._workshop, self._transport, self.policy) | {"rests_because": rests}
 
     def used_today(self) -> int:
         """Return the bytes sent and received today."""
@@ -340,7 +313,7 @@ class Agent:
     def _compute(self, assigned: wire.Assignment, assignment: Id, key_id: str) -> Pending | None:
         """Return the report that is to be sent; None where the answer goes into a secure sum, which is begun."""
         job = self._workshop.job(assigned, self._transport)
-        reasons = objections(self.policy, _asked(assigned, assignment, job))
+        reasons = objections(self.policy, asked(assigned, job))
         reasons += self._too_many_bytes(assigned.model_size) + self._participations.objections(job, assignment)
         if reasons:
             raise refused(reasons)
@@ -366,7 +339,7 @@ class Agent:
             self._declined = begun.id
             if not self.state.answered(begun.id):  # else its vector may be in the sum without its further help
                 self._participations.forget(begun.id)
-        return _rest(pause)
+        return rest(pause)
 
     def _too_many_bytes(self, model_size: int) -> list[str]:
         limit = self.policy.resources.bytes_a_day
@@ -426,31 +399,5 @@ class Agent:
         return {name: json.dumps(value) for name, value in self.attributes.items()}
 
 
-def _backoff(error: RefusedError, failures: int) -> float:
-    """Return how many seconds to wait after so many failures one after another, and tell."""
-    longest = min(_LONGEST_BACKOFF, 2.0 ** min(failures, 16))
-    pause = max(_rest(wanted_pause(error)), longest * random.uniform(0.5, 1.0))  # noqa: S311 - spreads calls
-    what = "waiting" if passes_by_itself(error) else "refused"
-    log.warning("%s code=%s seconds=%.1f found=%r action=%r", what, error.code, pause, error.found, error.action)
-    return pause
-
-
-def _rest(seconds: float) -> float:
-    """Return for how long to stay away: what was asked, but never for ever, and a while where that is no number."""
-    return _OBSTRUCTED if math.isnan(seconds) else min(max(0.0, seconds), _LONGEST_REST)
-
-
 def _version() -> str:
     return metadata.version("hansa")
-
-
-def _asked(assigned: wire.Assignment, assignment: Id, job: JobDescriptor) -> Asked:
-    return Asked(assignment.kind, assignment.round, job, assigned.cohort_size, assigned.population, assigned.model_size)
-
-
-def _leaving(content: bytes, lanes: list[str]) -> dict[str, Any]:
-    """Return what an update holds: its bytes, its tensors, and the names of its lanes."""
-    length = int.from_bytes(content[:8], "little")
-    header = json.loads(content[8 : 8 + length])
-    tensors = {name: f"{each['dtype']} {each['shape']}" for name, each in header.items() if name != "__metadata__"}
-    return {"would_send_bytes": len(content), "would_send_tensors": tensors, "would_send_lanes": lanes}

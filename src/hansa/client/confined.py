@@ -21,7 +21,7 @@ from dataclasses import asdict, astuple
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from hansa.client.state import Id
+from hansa.client.records import Id
 from hansa.core.clock import SystemClock
 from hansa.core.errors import CATALOGUE, HansaError, RefusedError
 

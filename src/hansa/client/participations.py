@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from hansa.client.state import Id, StateFolder
+from hansa.client.records import Id
+from hansa.client.state import StateFolder
 from hansa.wire.jobs import JobDescriptor
 
 PARTICIPATIONS: Final = "participations.json"

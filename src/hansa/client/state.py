@@ -19,9 +19,9 @@ import shutil
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import (
@@ -31,6 +31,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
+from hansa.client.records import Id, Identity, Outcome, Pending, Report
 from hansa.core.errors import RefusedError, RunError
 from hansa.core.killpoints import reached
 from hansa.core.layout import Array
@@ -50,65 +51,7 @@ _NEW: Final = ".new"
 _KEPT_REPORTS: Final = 64
 _KEPT_NEWEST: Final = 4096
 _KEPT_MODELS: Final = 2
-_RUN: Final = re.compile(r"[0-9A-Za-z_-]{1,64}")
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
-
-Kind = Literal["statistics", "training", "evaluation"]
-Outcome = Literal["open", "included", "not-included", "late", "refused"]
-
-
-@dataclass(frozen=True)
-class Id:
-    """One assignment."""
-
-    run: str
-    kind: Kind
-    round: int
-    attempt: int
-
-    def __post_init__(self) -> None:
-        if not _RUN.fullmatch(self.run) or self.kind not in ("statistics", "training", "evaluation"):
-            raise RefusedError(
-                "HANSA-REQUEST-INVALID",
-                rule="An assignment names a run, a kind, a round and an attempt.",
-                found="This one does not.",
-                action="Tell the operator of the server.",
-            )
-
-    def __str__(self) -> str:
-        return f"{self.run}/{self.kind}/{self.round}/{self.attempt}"
-
-
-@dataclass(frozen=True)
-class Pending:
-    """A report that is on disk and not acknowledged: ``size`` bytes of the file from ``start`` on."""
-
-    id: Id
-    sha256: str
-    file: Path
-    start: int
-    size: int
-
-
-@dataclass(frozen=True)
-class Report:
-    """A report that the server has, and what became of it."""
-
-    id: Id
-    sha256: str
-    outcome: Outcome
-
-
-@dataclass(frozen=True)
-class Identity:
-    """Who the client is at which server, and the keys by which it knows that server: key id -> public key."""
-
-    server: str
-    client: str
-    number: int
-    name: str
-    population: str
-    server_keys: Mapping[str, bytes] = field(default_factory=dict)
 
 
 class StateFolder:

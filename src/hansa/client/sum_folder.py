@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from hansa.client.state import Id, StateFolder, sync_folder
+from hansa.client.records import Id
+from hansa.client.state import StateFolder, sync_folder
 from hansa.core.errors import RefusedError
 
 SUM: Final = "sum"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from hansa.client.policy import SecureSums
-from hansa.client.state import Id
+from hansa.client.records import Id
 from hansa.client.sum_folder import Begun, SumFolder
 from hansa.core.errors import PlanError, RefusedError
 from hansa.core.killpoints import reached

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from hansa.client.policy import SecureSums
-from hansa.client.state import DECLINED, Id, Pending, StateFolder
+from hansa.client.records import Id, Pending
+from hansa.client.state import DECLINED, StateFolder
 from hansa.client.sum_folder import Begun, SumFolder
 from hansa.client.transport import Transport, said_by_hansa
 from hansa.client.trust import id_of, on_the_wire

@@ -6,6 +6,7 @@ import ssl
 from pathlib import Path
 from typing import Final
 
+from hansa.core.certificate_files import load_pair, unusable_authorities
 from hansa.core.errors import RefusedError
 
 _CA: Final = "--ca (HANSA_CA)"
@@ -30,47 +31,21 @@ def context(ca: Path | None, certificate: tuple[Path, Path] | None) -> ssl.SSLCo
 
     Raises RefusedError that names the file which cannot be used. A password of a key is never asked for.
     """
-    try:
-        made = ssl.create_default_context(cafile=None if ca is None else str(ca))
-    except OSError as error:
-        raise _unusable(_CA, f"{ca} {_why(error, 'holds no certificates as PEM')}") from None
-    for place, path in zip((_CERTIFICATE, _KEY), certificate or (), strict=False):
-        try:
-            path.open("rb").close()
-        except OSError as error:
-            raise _unusable(place, f"{path} {_why(error, '')}") from None
-    if certificate is not None:
-        try:
-            made.load_cert_chain(*certificate, password="")
-        except ssl.SSLError as error:
-            raise _unfit(*certificate, error.reason) from None
+    if ca is not None and (why := unusable_authorities(str(ca))):
+        raise _unusable(_CA, why)
+    made = ssl.create_default_context(cafile=None if ca is None else str(ca))
+    if certificate is not None and (found := load_pair(made, *certificate)):
+        raise _unusable(_CERTIFICATE if found.of == "certificate" else _KEY, found.why)
     return made
-
-
-def _unfit(certificate: Path, key: Path, reason: str | None) -> RefusedError:
-    """Return the error of a pair of which each can be read, and that is none."""
-    from cryptography import x509  # noqa: PLC0415 - where they are no pair
-
-    if reason == "KEY_VALUES_MISMATCH":
-        return _unusable(_KEY, f"{key} is not the key of {certificate}")
-    try:
-        x509.load_pem_x509_certificates(certificate.read_bytes())
-    except ValueError:
-        return _unusable(_CERTIFICATE, f"{certificate} holds no certificate as PEM")
-    return _unusable(_KEY, f"{key} holds no private key as PEM without a password")
 
 
 def _unusable(place: str, found: str) -> RefusedError:
     return RefusedError(
         "HANSA-CERTIFICATE-FILE",
         rule="Files for TLS are PEM: certificates, and a private key without a password.",
-        found=f"{found}.",
+        found=found,
         action=f"Correct {place}.",
     )
-
-
-def _why(error: OSError, unread: str) -> str:
-    return unread if isinstance(error, ssl.SSLError) else f"cannot be read: {error.strerror or error}"
 
 
 def hint(reason: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from google.protobuf.message import DecodeError
 
-from hansa.client.state import Id, Identity, Kind
+from hansa.client.records import Id, Identity, Kind
 from hansa.core.errors import RefusedError
 from hansa.wire import signatures
 from hansa.wire.generated import federation_pb2 as wire

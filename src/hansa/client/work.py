@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hansa.client.policy import Policy
-from hansa.client.state import Id, Kind, StateFolder
+from hansa.client.records import Id, Kind
+from hansa.client.state import StateFolder
 from hansa.client.transport import Transport
 from hansa.core.allowed import Allowance
 from hansa.core.errors import RefusedError

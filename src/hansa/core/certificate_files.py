@@ -1,11 +1,14 @@
-"""Whether files can serve for TLS: looked at when settings are read, for the HTTP server ends at one that cannot."""
+"""Whether files can serve for TLS, and why not: those of callers, and those of a server's settings.
+
+A server's are looked at when its settings are read, for the HTTP server ends at one that cannot be used.
+"""
 
 from __future__ import annotations
 
 import re
 import ssl
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal, NamedTuple
 
 _CERTIFICATE: Final = b"-----BEGIN CERTIFICATE-----"
 _PRIVATE_KEY: Final = re.compile(rb"-----BEGIN ([A-Z ]*PRIVATE KEY)-----.*?-----END \1-----", re.DOTALL)
@@ -13,22 +16,56 @@ _SERVED: Final = "a key is Ed25519, ECDSA on P-256 or P-384, or RSA of 2048, 307
 """What the HTTP server takes, which is less than OpenSSL does: it ends the process at any other."""
 
 
-def unusable_pair(certificate: str, key: str) -> str | None:
-    """Return why a certificate (with its chain) and its private key, PEM, cannot be used.
+class Unusable(NamedTuple):
+    """Which file of a pair cannot be used, and why, in a sentence."""
 
-    None where they can, and where they are not both there. A password of a key is never asked for: a key that needs one
-    cannot be used.
+    of: Literal["certificate", "key"]
+    why: str
+
+
+def load_pair(context: ssl.SSLContext, certificate: Path, key: Path) -> Unusable | None:
+    """Let a context show a certificate (with its chain), PEM; return what of it and its private key cannot be used.
+
+    A password of a key is never asked for: a key that needs one cannot be used.
+    """
+    files: dict[Literal["certificate", "key"], Path] = {"certificate": certificate, "key": key}
+    for of, path in files.items():
+        try:
+            path.open("rb").close()
+        except OSError as error:
+            return Unusable(of, f"{path} {_why(error, '')}.")
+    try:
+        context.load_cert_chain(certificate, key, password="")
+    except ssl.SSLError as error:
+        return _unfit(certificate, key, error.reason)
+    return None
+
+
+def _unfit(certificate: Path, key: Path, reason: str | None) -> Unusable:
+    """Return what is wrong with a pair of which each can be read, and that is none."""
+    from cryptography import x509  # noqa: PLC0415 - where they are no pair
+
+    if reason == "KEY_VALUES_MISMATCH":
+        return Unusable("key", f"{key} is not the key of {certificate}.")
+    try:
+        x509.load_pem_x509_certificates(certificate.read_bytes())
+    except ValueError:
+        return Unusable("certificate", f"{certificate} holds no certificate as PEM.")
+    return Unusable("key", f"{key} holds no private key as PEM without a password.")
+
+
+def unusable_pair(certificate: str, key: str) -> Unusable | None:
+    """Return what of a certificate (with its chain) and its private key, PEM, a server cannot be known by.
+
+    None where it can be known by both, and where they are not both there.
     """
     if not all(path and Path(path).is_file() for path in (certificate, key)):
         return None
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")
-    except OSError as error:
-        why = _why(error, "they are no certificate and its private key without a password, PEM")
-        return f"{certificate} and {key} cannot be used: {why}."
+    if found := load_pair(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), Path(certificate), Path(key)):
+        return found
     if _CERTIFICATE not in Path(certificate).read_bytes():
-        return f"{certificate} cannot be used: it holds no CERTIFICATE as PEM."
-    return None if _is_served(Path(key).read_bytes()) else f"{key} cannot be used: {_SERVED}."
+        return Unusable("certificate", f"{certificate} holds no CERTIFICATE as PEM.")
+    return None if _is_served(Path(key).read_bytes()) else Unusable("key", f"{key} cannot be used: {_SERVED}.")
 
 
 def _is_served(pem: bytes) -> bool:
@@ -56,7 +93,7 @@ def unusable_authorities(path: str) -> str | None:
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(cafile=path)
     except OSError as error:
-        return f"{path} cannot be used: {_why(error, 'it holds no certificates as PEM')}."
+        return f"{path} {_why(error, 'holds no certificates as PEM')}."
     return None
 
 
@@ -77,4 +114,4 @@ def invalid_now(path: str, now: float) -> str | None:
 
 
 def _why(error: OSError, unread: str) -> str:
-    return unread if isinstance(error, ssl.SSLError) else (error.strerror or str(error))
+    return unread if isinstance(error, ssl.SSLError) else f"cannot be read: {error.strerror or error}"

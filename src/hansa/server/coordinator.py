@@ -30,11 +30,11 @@ from hansa.server import (
     secure_moves,
 )
 from hansa.server.contexts import RunContext, store_state
-from hansa.server.leaving import tell
 from hansa.server.measures import ROUND_SECONDS, ROUNDS
 from hansa.server.opening import NotYet, open_next, posted, wait
 from hansa.server.reading import UNREADABLE, BrokenUpdateError
-from hansa.server.rounds_at_rest import round_name, round_prefix
+from hansa.server.round_ends import RoundEnds
+from hansa.server.rounds_at_rest import round_name
 from hansa.server.services import Services
 from hansa.store.records import Release, Report, Round, Run
 
@@ -57,6 +57,10 @@ class Coordinator:
     failures: dict[str, int] = field(default_factory=dict)
     resting: dict[str, float] = field(default_factory=dict)
     """Runs that failed -> when to try again, in the loop's time."""
+    ends: RoundEnds = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.ends = RoundEnds(self.services)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Look after runs until told to stop, then give the leases back."""
@@ -133,7 +137,7 @@ class Coordinator:
             return False
         context = await self._context(run)
         if run.state in ("cancelled", "finished", "failed"):
-            await self._abandon(open_rounds[0], f"the run is {run.state}")
+            await self.ends.abandon(open_rounds[0], f"the run is {run.state}")
             return True
         schedule: Any = context.plan.schedule
         if not schedule.synchronous:
@@ -161,10 +165,10 @@ class Coordinator:
         try:
             turn = await buffered_runs.look(self.services, context, training)
         except BrokenUpdateError as error:
-            await self._refuse(error.report)
+            await self.ends.refuse(error.report)
             return True
         for round_ in turn.drained:
-            await self._sweep(round_)
+            await self.ends.sweep(round_)
         if turn.context is not None:
             self.contexts[context.run.id] = self.services.contexts.hold(turn.context)
         return turn.context is not None
@@ -210,11 +214,11 @@ class Coordinator:
                 return False
             return await self._go_on(context, round_, now)
         except BrokenUpdateError as error:
-            await self._abandon_broken(round_, error)
+            await self.ends.abandon_broken(round_, error)
         except StoreError as error:
             if error.code not in UNREADABLE:
                 raise
-            await self._abandon(round_, f"its updates cannot be read: {error.code}")
+            await self.ends.abandon(round_, f"its updates cannot be read: {error.code}")
         return True
 
     async def _go_on(self, context: RunContext, round_: Round, now: float) -> bool:
@@ -236,7 +240,7 @@ class Coordinator:
             await self._freeze(round_)
             return True
         if todo == "abandon":
-            await self._abandon(round_, lifecycle.why_given_up(assigned, reports))
+            await self.ends.abandon(round_, lifecycle.why_given_up(assigned, reports))
             return True
         await self._close(context, round_, reports)
         return True
@@ -246,7 +250,7 @@ class Coordinator:
         if (ending := await secure_moves.look(self.services, context, round_)) is None:
             return False
         if ending.totals is None:
-            await self._abandon(ending.round, ending.why)
+            await self.ends.abandon(ending.round, ending.why)
         else:
             await self._close(context, ending.round, ending.reports, totals=ending.totals)
         return True
@@ -284,7 +288,7 @@ class Coordinator:
             else:
                 closed = await closing.close_sum(context, round_, reports, totals=totals, now=now, noise_key=noise_key)
         except BrokenUpdateError as error:
-            await self._abandon_broken(round_, error)
+            await self.ends.abandon_broken(round_, error)
             return
         except DivergenceError as error:
             async with services.store.transaction() as rows:  # that it diverged, and how far, is told of a noised sum
@@ -300,14 +304,14 @@ class Coordinator:
                 )
             ):
                 raise
-            await self._abandon(round_, f"a few updates were of another size [{error.code}]", suspended=found)
+            await self.ends.abandon(round_, f"a few updates were of another size [{error.code}]", suspended=found)
             return
         except HansaError as error:
             if error.code != "HANSA-SUM-RANGE":
                 raise
             async with services.store.transaction() as rows:
                 await private_rounds.count(rows, context, round_)
-            await self._abandon(round_, f"{error} [{error.code}]")
+            await self.ends.abandon(round_, f"{error} [{error.code}]")
             return
         reached("coordinator.round.folded")
         model, slots, size = await store_state(services.blobs, closed.state)
@@ -334,56 +338,7 @@ class Coordinator:
         ROUNDS.labels(round_.id.kind, "closed").inc()
         ROUND_SECONDS.labels(round_.id.kind).observe(now - round_.opened_at)
         reached("coordinator.round.closed")
-        await self._sweep(round_)
-
-    async def _refuse(self, report: Report) -> None:
-        """Take out of a buffer an update that cannot be counted, and its client.
-
-        Raises StoreConflictError where it was decided about already: another replica has counted and removed it.
-        """
-        async with self.services.store.transaction() as rows:
-            assigned = await rows.rounds.assignment(report.round, report.client, for_change=True)
-            if assigned is None or assigned.fate != "reported":
-                raise StoreConflictError("A report")
-            await rows.rounds.set_fates(report.round, {report.client: "refused"})
-            left = await round_changes.suspend(rows, report.round, report.client, self.services.clock.now())
-        self.services.clients.drop(report.client)
-        tell(self.services.board, report.client, left)
-
-    async def _sweep(self, round_: Round) -> None:
-        """Remove what a round needs no more: the sealed updates, then the key. What is missed here, retention finds."""
-        blobs = self.services.blobs
-        self.services.sums.drop(round_.id)
-        async with self.services.store.transaction() as rows:
-            await rows.sums.remove(round_.id)
-        for name in await blobs.names(round_prefix(round_.id)):
-            await blobs.delete(name)
-        reached("coordinator.round.swept")
-        await asyncio.to_thread(self.services.keys.destroy, round_name(round_.id))
-
-    async def _abandon(self, round_: Round, why: str, *, suspended: Sequence[str] = ()) -> None:
-        """Give up an attempt: the model stays as it is, and the round is opened again with a fresh cohort.
-
-        ``suspended``: whose updates are the reason. Nothing is written where another replica has closed the round.
-        """
-        services, now = self.services, self.services.clock.now()
-        async with services.store.transaction() as rows:
-            await round_changes.abandon(rows, round_, why, now)
-            left = {client: await round_changes.suspend(rows, round_.id, client, now) for client in suspended}
-            await round_changes.tell(rows, round_, "round.abandoned", at=now, why=why)
-        for client, rounds in left.items():
-            services.clients.drop(client)
-            tell(services.board, client, rounds)
-        services.board.take_down(round_.id)
-        _LOG.warning("round abandoned", run=round_.id.run, round=round_.id.round, attempt=round_.id.attempt, why=why)
-        ROUNDS.labels(round_.id.kind, "abandoned").inc()
-        reached("coordinator.round.abandoned")
-        await self._sweep(round_)
-
-    async def _abandon_broken(self, round_: Round, error: BrokenUpdateError) -> None:
-        """Give up an attempt for an update that cannot be counted, and take out its client."""
-        why = f"an update was not what was acknowledged [{error.code}]"
-        await self._abandon(round_, why, suspended=[error.report.client])
+        await self.ends.sweep(round_)
 
     async def _end(self, run_id: str, state: str, why: str) -> None:
         now = self.services.clock.now()

@@ -372,5 +372,5 @@ def _unfit_files(of: ServerSettings) -> Iterator[Problem]:
             yield Problem(name, f"there is no file {value}.{first}")
         elif value and name.endswith("_ca") and (found := unusable_authorities(value)):
             yield Problem(name, found)
-    if found := unusable_pair(of.tls_certificate, of.tls_key):
-        yield Problem("tls_key", found)
+    if pair := unusable_pair(of.tls_certificate, of.tls_key):
+        yield Problem(f"tls_{pair.of}", pair.why)

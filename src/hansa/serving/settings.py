@@ -91,7 +91,7 @@ class ServiceSettings:
             elif value and not Path(value).is_file():
                 yield Problem(name, f"there is no file {value}.")
         if found := unusable_pair(self.tls_certificate, self.tls_key):
-            yield Problem("tls_key", found)
+            yield Problem(f"tls_{found.of}", found.why)
 
     def _unfit_keys(self, name: str) -> Iterator[Problem]:
         for position, text in enumerate(getattr(self, name)):
