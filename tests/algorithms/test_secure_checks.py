@@ -21,6 +21,7 @@ from hansa.testing import FixedPoint, QuadraticTrainer, RingNoise
 from hansa.training.optimizers import Sgd
 from hansa.wire.plans import read_plan, write_plan
 
+BEACON = {"registrar": "authority", "beacon": "authority"}
 TWO = [{"name": "a", "url": "https://a", "operator": "A"}, {"name": "b", "url": "https://b", "operator": "B"}]
 ONE = [{**each, "operator": "A"} for each in TWO]
 
@@ -78,9 +79,10 @@ def test_a_buffer_of_several_model_versions_is_refused(secure):
         ({"protocol": "oneshot-seeds"}, "0 operators are named", {"decryptors": TWO}),
         ({"protocol": "oneshot-seeds", "decryptors": ONE}, "1 operators are named", {"decryptors": TWO}),
         ({"decryptors": TWO}, "secagg-full has no decryptors", {"protocol": "oneshot-seeds"}),
-        ({"protocol": "secagg-plus", "server": "malicious"}, "or name a beacon", {"beacon": "drand"}),
+        ({"protocol": "secagg-plus", "server": "malicious"}, "or name a beacon", BEACON),
         ({"protocol": "secagg-plus", "server": "malicious"}, "to its advantage", {"protocol": "secagg-full"}),
-        ({"beacon": "drand"}, "a beacon serves nothing", {"protocol": "secagg-plus"}),
+        (BEACON, "a beacon serves nothing", {"protocol": "secagg-plus"}),
+        ({"protocol": "secagg-plus", "beacon": "authority"}, "asks no authority, which could draw", BEACON),
         ({"server": "malicious", "registrar": "server"}, "can invent all other clients", {"registrar": "authority"}),
         ({"minimum_survivors": 4}, "is more than minimum_cohort", {"minimum_cohort": 4}),
         ({"assumed_colluding": 2}, "would learn the other update", {"minimum_survivors": 4, "minimum_cohort": 10}),

@@ -1,10 +1,13 @@
-"""An authority's answers: for which rosters it vouches, and what it refuses, whoever asks."""
+"""An authority's answers: for which rosters it vouches, what it draws, and what it refuses, whoever asks."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
 import os
+import signal
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -15,18 +18,20 @@ import pytest
 from structlog.testing import capture_logs
 
 from hansa.authority.app import create
+from hansa.authority.book import FILE as BOOK
 from hansa.authority.serve import opened
 from hansa.authority.settings import AuthoritySettings
 from hansa.authority.vouched import FILE, Vouched
 from hansa.core.errors import HansaError, RefusedError, SettingsError
 from hansa.secagg import keys
+from hansa.secagg.beacon import Beacon, Draw, beacon_value
 from hansa.secagg.convention import vouch
-from hansa.secagg.encoding import prefixed
+from hansa.secagg.encoding import Reader, prefixed, to_bitmap
 from hansa.secagg.roster import Roster
 from hansa.serving import own_files
 from hansa.serving.own_files import OwnFiles
 from hansa.testing.secagg import Federation, public
-from hansa.wire.service_calls import ROSTERS, signed_call
+from hansa.wire.service_calls import BEACONS, ROSTERS, signed_call
 
 
 class Clock:
@@ -195,7 +200,7 @@ def test_over_http_only_a_known_server_is_answered_and_no_log_line_names_a_clien
         calls = Calls(create(service))
 
         def post(content, key=server, path=ROSTERS, at=1e9):
-            header = {"Authorization": signed_call(key, path, content, at)}
+            header = signed_call(key, path, content, at)
             return calls.post(ROSTERS, content=content, headers=header)
 
         assert post(body).content == service.answer(body)
@@ -306,3 +311,163 @@ def test_of_two_that_begin_at_once_one_makes_the_key(tmp_path, monkeypatch):
     monkeypatch.setattr(own_files, "_private_pem", as_the_other_does)
     with ThreadPoolExecutor(2) as pool:
         assert len({*pool.map(begin, range(2)), begin(0)}) == 1
+
+
+class Drawing(Asked):
+    """A federation of which everybody has advertised, on a graph that the authority draws."""
+
+    def __init__(self, folder, **settings):
+        super().__init__(folder, **settings)
+        self.one = self.federation()
+        self.server = public(self.one.server_key)
+
+    @staticmethod
+    def federation(clients=5, **settings):
+        sparse = {"neighbours": 2, "threshold": 2, "registrar": "authority", "beacon": "authority"}
+        return Federation(clients, protocol="secagg-plus", settings=sparse | settings)
+
+    def question(self, one=None, gone=()):
+        one = one or self.one
+        for to, message in one.start().send:
+            if to not in gone:
+                step = one.deliver(one.ask(to, message))
+        step = one.logged(one.server.on_deadline()) if gone else step
+        return prefixed(one.task.content, b"".join(one.roster.identities), step.send[0].message)
+
+    def draw(self, question, server=None):
+        with opened(self.settings, Clock()) as service:
+            return service.draw(server or self.server, question)
+
+
+@pytest.fixture
+def drawing(tmp_path):
+    return Drawing(tmp_path / "authority")
+
+
+def test_the_same_question_gets_the_same_beacon_also_after_a_restart_and_it_is_random(drawing, tmp_path):
+    question = drawing.question()
+    first = drawing.draw(question)
+    assert drawing.draw(question) == first
+    found = Beacon.decode(first, drawing.one.task.hash)
+    own = public(drawing.own.identity())
+    assert beacon_value(drawing.one.task, to_bitmap(range(5), 5), found.content, own) == found.value
+    another = Drawing(tmp_path / "another")
+    values = {Beacon.decode(another.draw(question), drawing.one.task.hash).value, found.value}
+    for number in range(4, 8):
+        other = drawing.federation(round=number)
+        values.add(Beacon.decode(drawing.draw(drawing.question(other)), other.task.hash).value)
+    assert len(values) == 6
+
+
+def test_of_one_task_the_first_set_of_clients_and_the_first_server_have_the_beacon(drawing):
+    first = drawing.draw(drawing.question())
+    fewer = drawing.question(drawing.federation(), gone={4})
+    refuses(lambda: drawing.draw(fewer), "HANSA-AUTHORITY-DRAWN", "others who advertised")
+    another = public(drawing.one.key("another server"))
+    refuses(lambda: drawing.draw(drawing.question(), another), "HANSA-AUTHORITY-DRAWN")
+    assert drawing.draw(drawing.question()) == first
+
+
+def test_nothing_is_drawn_for_a_roster_that_is_not_vouched_for_or_before_clients_took_part(drawing):
+    question, one = drawing.question(), drawing.one
+    drawing.vouched.remove(text(one.roster.identities[2]))
+    refuses(lambda: drawing.draw(question), "HANSA-AUTHORITY-STRANGER")
+    drawing.vouched.add(text(one.roster.identities[2]))
+    parts = Reader(question)
+    content, keys_, asked = parts.blob(), parts.blob(), Draw.decode(parts.blob(), one.task.hash)
+    others = drawing.federation(round=4)
+    for bad in (
+        replace(asked, adverts=(bytes(160), *asked.adverts[1:])),
+        replace(asked, advertised=to_bitmap(range(2), 5), adverts=asked.adverts[:2]),
+        replace(asked, adverts=()),
+    ):
+        refuses(lambda bad=bad: drawing.draw(prefixed(content, keys_, bad.encode())), "HANSA-SECAGG-REFUSED")
+    ahead = replace(asked, task=others.task.hash).encode()  # adverts of this round, for one that is to come
+    refuses(lambda: drawing.draw(prefixed(others.task.content, keys_, ahead)), "HANSA-SECAGG-REFUSED", "not signed")
+    refuses(lambda: drawing.draw(prefixed(others.task.content, keys_, asked.encode())), "HANSA-SECAGG-UNEXPECTED")
+    plain = drawing.federation(beacon="")
+    none = replace(asked, task=plain.task.hash).encode()
+    refuses(lambda: drawing.draw(prefixed(plain.task.content, keys_, none)), "HANSA-SECAGG-REFUSED", "has no beacon")
+    with opened(drawing.settings, Clock()) as service:
+        assert service.book.drawn(one.task.hash) is None
+        assert service.book.drawn(others.task.hash) is None
+
+
+def test_attempts_of_a_round_are_bounded_and_its_groups_and_other_rounds_are_not(drawing):
+    drawing.settings = replace(drawing.settings, attempts_per_round=2)
+    kept = {}
+    for attempt in (1, 2):
+        question = drawing.question(drawing.federation(attempt=attempt))
+        kept[attempt] = question, drawing.draw(question)
+    refused = drawing.question(drawing.federation(attempt=3))
+    refuses(lambda: drawing.draw(refused), "HANSA-AUTHORITY-ATTEMPTS", "So many attempts")
+    for question, answer in kept.values():
+        assert drawing.draw(question) == answer
+    assert drawing.draw(drawing.question(drawing.federation(4, attempt=2))), "another group of that attempt"
+    assert drawing.draw(drawing.question(drawing.federation(attempt=3, round=4)))
+    drawing.settings = replace(drawing.settings, attempts_per_round=3)
+    assert drawing.draw(refused)
+
+
+def test_changed_bytes_get_no_beacon_of_the_task_and_spend_none(drawing):
+    question = drawing.question()
+    with opened(drawing.settings, Clock()) as service:
+        for end in range(0, len(question), 11):
+            with pytest.raises(RefusedError):
+                service.draw(drawing.server, question[:end])
+        for place in range(0, len(question), 5):
+            changed = bytearray(question)
+            changed[place] ^= 0x41
+            with pytest.raises(RefusedError):
+                service.draw(drawing.server, bytes(changed))
+        refuses(lambda: service.draw(drawing.server, question + b"x"), "HANSA-SECAGG-MESSAGE")
+        assert service.draw(drawing.server, question)
+
+
+def test_over_http_a_beacon_is_drawn_for_a_known_server_and_the_book_holds_no_key_of_a_client(drawing):
+    question, one = drawing.question(), drawing.one
+    with opened(drawing.settings, Clock()) as service, capture_logs() as logs:
+        calls = Calls(create(service))
+
+        def post(key, path=BEACONS):
+            return calls.post(
+                BEACONS, content=question, headers={"Authorization": signed_call(key, path, question, 1e9)}
+            )
+
+        assert post(one.key("another")).json()["error"]["code"] == "HANSA-AUTH-SIGNATURE"
+        assert post(one.server_key, ROSTERS).json()["error"]["code"] == "HANSA-AUTH-SIGNATURE"
+        assert post(one.server_key).content == service.draw(public(one.server_key), question)
+        assert calls.get("/readyz").status_code == 200
+    assert (drawing.own.place / BOOK).stat().st_mode & 0o777 == 0o600
+    kept = (drawing.own.place / BOOK).read_bytes() + repr(logs).encode()
+    for key in one.roster.identities:
+        assert key not in kept
+        assert text(key).encode() not in kept
+
+
+@pytest.mark.parametrize(("point", "kept"), [("authority.drawn", False), ("authority.draw-written", True)])
+def test_killed_before_and_after_a_draw_is_on_disk_the_authority_has_one_beacon_for_the_task(drawing, point, kept):
+    question, folder = drawing.question(), drawing.own.place
+    (folder / "question").write_bytes(question)
+    work = (
+        "import sys; from pathlib import Path; from hansa.authority.serve import opened;"
+        "from hansa.authority.settings import AuthoritySettings;"
+        "folder = Path(sys.argv[1]);"
+        "settings = AuthoritySettings(operator='notary', server_keys=(sys.argv[2],), folder=str(folder));\n"
+        "with opened(settings) as service: service.draw(bytes.fromhex(sys.argv[3]), (folder / 'question').read_bytes())"
+    )
+    line = [sys.executable, "-c", work, str(folder), text(drawing.server), drawing.server.hex()]
+    died = subprocess.run(line, env={**os.environ, "HANSA_KILL_AT": point}, timeout=60, check=False)
+    assert died.returncode == -signal.SIGKILL
+    with opened(drawing.settings, Clock()) as service:
+        before = service.book.drawn(drawing.one.task.hash)
+        assert (before is not None) is kept
+        value = Beacon.decode(service.draw(drawing.server, question), drawing.one.task.hash).value
+        assert before is None or before.value == value
+    assert Beacon.decode(drawing.draw(question), drawing.one.task.hash).value == value
+
+
+def test_a_book_that_cannot_be_read_stops_the_authority(drawing):
+    (drawing.own.place / BOOK).write_bytes(b"no database, and longer than a header of one is" * 100)
+    with pytest.raises(HansaError, match="what it has drawn cannot be read"), opened(drawing.settings):
+        pass

@@ -32,7 +32,9 @@ def test_a_secure_sum_is_measured_by_phase_and_part(capsys, options, around):
     assert found["exact"]
     assert found["survivors"] == (12 if "0" in options else 11)
     assert set(found["client_ms"]) == {"advertise", "share", "mask", "consist", "unmask", "total"}
-    assert {"take mask", "close unmask", "total"} <= set(found["server_seconds"])
+    server = found["server_seconds"]
+    assert {"take mask", "close unmask"} <= set(server)
+    assert server["total"] == pytest.approx(server["after arrival"] + server["arrive mask"])
     up = dict(found["bytes_up"])
     assert up.pop("masked") <= -(-500 * found["bits"] // 8) + 200
     assert sum(up.values()) <= 250 * around + 1000

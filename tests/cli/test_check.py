@@ -156,6 +156,7 @@ def test_an_authority_is_told_with_its_operator_with_what_it_sees_and_with_who_m
     named = "secure_aggregation.authority={url='https://a', operator='Notary', key='k'}"
     told = hansa("check", plan, *settings, "--set", named, "--json").json["promises"]["secure_aggregation"]
     assert told["it_assumes"][1].startswith("Notary, whose key the server does not hold, vouches for")
+    assert told["it_assumes"][1].endswith("is what the plan says, and a site's policy where it sets authority_operator")
     refused = hansa("check", plan, *SECURE, "--set", named)
     assert refused.status == 2
     assert 'registrar = "pinned" asks no authority' in refused.said
@@ -165,11 +166,43 @@ def test_the_split_of_the_integers_is_printed_with_its_errors_and_bytes(hansa, p
     found = hansa("check", plan, *SECURE, "--json")
     said = found.json["promises"]["secure_aggregation"]["integers"]
     assert said[0] == "no sum overflows, for up to 4 clients in a cohort and the largest weights"
-    assert said[1] == "params: entries of up to 1 in steps of 3.05e-05 (16 bits), 26 bits in the sum"
+    params = "params: entries of up to 1 in steps of 3.05e-05 (16 bits with the sign), 26 bits in the sum, for up to"
+    assert said[1] == f"{params} 4 clients x 150 units of weight x 32,767 steps"
     assert "up to 300 in units of 2; one of at least 30 is off by at most 3.3%" in said[2]
     assert found.json["costs"]["bytes_up_per_client"] == 124
-    assert said[-1].startswith("124 B for each client's vector")
+    assert said[-1].startswith("124 B for each client's vector, whatever is in it: 33 x 26 + ")
+    rotated = hansa("check", plan, *SECURE, "--set", "secure_aggregation.rotation=true", "--json")
+    params = rotated.json["promises"]["secure_aggregation"]["integers"][1]
+    assert params.endswith("; its 33 entries are padded to 64, for blocks of 64 that are rotated together")
     assert "the keys and shares of the secure sums come on top" in found.said
+
+
+CLIPPED = (
+    "--set", "evaluation={every=3,federated=false,baselines=[]}", "--set", "transforms=[]",
+    "--set", "features={label='disease',scaling='declared'}", "--set", "aggregator={kind='fixed-mean',divisor=4}",
+)  # fmt: skip
+
+
+def test_what_a_private_plan_sends_is_what_its_integers_take(hansa, plan):
+    privacy = "privacy={clip_norm=0.5,delta=1e-5,epsilon=40.0}"
+    found = hansa("check", plan, *CLIPPED, "--set", privacy, "--json")
+    assert found.status == 0, found.err
+    said = found.json["promises"]["said"]
+    assert "params: entries of up to 0.5, the clip norm, in steps of 1.53e-05 (16 bits with the sign)" in "\n".join(
+        said
+    )
+    assert said[-1].startswith("272 B for each client's update: 33 entries of 64 bits, the whole type")
+    assert found.json["costs"]["bytes_up_per_client"] == 33 * 8 + 8
+    assert "272 B per client and round" in found.said
+
+
+def test_with_noise_by_clients_the_bits_of_a_sum_have_room_for_its_largest_noise(hansa, plan):
+    privacy = "privacy={clip_norm=0.5,delta=1e-5,epsilon=40.0,noise_by='clients'}"
+    secure = "secure_aggregation={maximum_cohort=4}"
+    found = hansa("check", plan, *CLIPPED, "--set", privacy, "--set", secure, "--json")
+    assert found.status == 0, found.err
+    [params] = [text for text in found.json["promises"]["secure_aggregation"]["integers"] if text.startswith("params")]
+    assert "for up to 4 clients x 32,767 steps, with noise of up to " in params
 
 
 def test_another_registrar_server_and_protocol_are_told_as_such(hansa, plan):
@@ -177,10 +210,16 @@ def test_another_registrar_server_and_protocol_are_told_as_such(hansa, plan):
     assert "a server that lies could invent all other clients" in found.said
     found = hansa("check", plan, *SECURE, "--set", "secure_aggregation.server=malicious")
     assert "the server may lie in any message" in found.said
-    settings = [*SECURE, "--set", "secure_aggregation.protocol=secagg-plus", "--set", "secure_aggregation.beacon=drand"]
+    settings = [*SECURE, "--set", "secure_aggregation.protocol=secagg-plus"]
     found = hansa("check", plan, *settings)
-    assert "but for a chance of 2^-40" in found.said
-    assert "nobody knows or steers drand" in found.said
+    assert "so that this holds but for a chance of 2^-40" in found.said
+    assert "draws the graph" not in found.said
+    settings += ["--set", "secure_aggregation.registrar=authority", "--set", "secure_aggregation.beacon=authority"]
+    found = hansa("check", plan, *settings, "--set", "secure_aggregation.server=malicious")
+    assert "so few that every pair of them masks" in found.said
+    assert "an authority draws the graph of pairs at random, once for each sum" in found.said
+    assert "nobody who runs it works with the server" in found.said
+    assert "and who was ready for it" in found.said
     two = "[{name='a',url='https://a',operator='Clinic'},{name='b',url='https://b',operator='Ministry'}]"
     settings = [*SECURE, "--set", "secure_aggregation.protocol=oneshot-seeds"]
     found = hansa("check", plan, *settings, "--set", f"secure_aggregation.decryptors={two}")
@@ -277,7 +316,7 @@ def test_what_a_server_stores_of_an_open_round_is_told(hansa, tmp_path, settings
     found = hansa("check", path, *(word for setting in settings for word in ("--set", setting)))
     assert found.status == 0, found.err
     assert said in found.said
-    assert ("and the sum of those before" in found.said) == (settings is PRIVATE)
+    assert ("of those before: the one that counts" in found.said) == (settings is PRIVATE)
 
 
 @pytest.mark.parametrize(
@@ -297,3 +336,36 @@ def test_what_a_submission_would_be_refused_for_is_said_without_a_server(hansa, 
     found = hansa("check", path, "--set", setting, "--json")
     assert found.status == 2
     assert where in found.json["error"]["problems"][0]["path"]
+
+
+SPARSE = """
+name = "secure"
+recipe = "fedavg"
+rounds = 3
+data = { source = "synthetic", arguments = { clients = 300, features = 6, classes = 3 } }
+model = { factory = "hansa.training.linear:softmax" }
+trainer = { kind = "linear", epochs = 2, batch_size = 8, optimizer = { kind = "sgd", learning_rate = 0.1 } }
+cohort = { kind = "uniform", size = 100 }
+secure_aggregation = { max_weight = 100.0, protocol = "secagg-plus", server = "malicious", registrar = "authority" }
+"""
+
+
+def test_a_beacon_is_told_with_its_graph_its_assumption_and_what_trying_again_gives(hansa, tmp_path):
+    path = tmp_path / "sparse.toml"
+    path.write_text(SPARSE)
+    refused = hansa("check", path)
+    assert refused.status == 2
+    assert 'use protocol = "secagg-full", or name a beacon' in refused.err
+    found = hansa("check", path, "--set", "secure_aggregation.beacon=authority", "--json")
+    told = found.json["promises"]["secure_aggregation"]
+    assert "each is paired with k = 48 others, and t = 38 shares give a secret back" in told["may_collude"][0]
+    assert "for a beacon that is drawn once but for a chance of 2^-40" in told["may_collude"][0]
+    assert "gives rounds up until the graph suits it has that chance with each beacon" in told["may_collude"][0]
+    assert told["may_drop_out"][1].startswith("a sum of fewer than 38 of 100 clients is never shown")
+    assert "nobody who runs it works with the server" in found.said
+    assert "one of as few as 26 that nobody else knows" in found.said
+    more = ("beacon=authority", "assumed_colluding=40", "minimum_survivors=60", "minimum_cohort=60")
+    many = [word for setting in more for word in ("--set", f"secure_aggregation.{setting}")]
+    refused = hansa("check", path, *many)
+    assert refused.status != 0
+    assert "No sparse graph of 100 clients withstands so many" in refused.err

@@ -74,10 +74,21 @@ def test_an_interrupt_before_the_run_began_says_so(hansa, plan, monkeypatch):
 
 
 @pytest.mark.parametrize("arguments", [["rnu"], ["run", "--executer", "serial"], ["check"], ["explain", "HANSA-PLAN"]])
-def test_usage_errors_end_with_2_and_without_a_traceback(hansa, arguments):
+def test_usage_errors_end_with_2_a_code_and_the_command_whose_help_says_more(hansa, arguments):
     found = hansa(*arguments)
     assert found.status == 2
+    assert found.err.startswith("error [HANSA-USAGE]: A command is called as its --help says. ")
+    named = "hansa" if arguments == ["rnu"] else f"hansa {arguments[0]}"
+    assert found.err.endswith(f" See: {named} --help\n")
     assert "Traceback" not in found.err
+
+
+@pytest.mark.parametrize("arguments", [[], ["ledger", "--help"]])
+def test_who_asks_for_nothing_or_for_help_gets_help_and_no_error(hansa, arguments):
+    found = hansa(*arguments)
+    assert found.status == (0 if arguments else 2)
+    assert "Usage: hansa" in found.out + found.err
+    assert "HANSA-USAGE" not in found.err
 
 
 @pytest.mark.parametrize(

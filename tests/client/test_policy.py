@@ -1,16 +1,17 @@
 from __future__ import annotations
 
+import base64
 import json
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 from fake_server import PLAN, SCAFFOLD, TOKEN, job_of
 
 from hansa.client import Agent, Policy, read_policy
 from hansa.client.machine import Machine, obstacles
-from hansa.client.policy import Accept, Asked, Code, Recorded, Resources, allow, hours_of, objections
+from hansa.client.policy import Accept, Asked, Code, Recorded, Resources, SecureSums, allow, hours_of, objections
 from hansa.core.errors import RefusedError
 from hansa.core.schema import Unsound, fields_of
 from hansa.wire.generated import federation_pb2 as wire
@@ -62,6 +63,7 @@ def test_a_policy_is_read(tmp_path):
         ("[accept\n", "is no TOML"),
         ('[secure_sums]\nregistrar = "authority"', 'authority_key is needed with registrar = "authority"'),
         ('[secure_sums]\nauthority_key = "AAAA"', 'authority_key has no use with registrar = "pinned"; set registrar'),
+        ('[secure_sums]\nauthority_operator = "Notary"', 'authority_operator has no use with registrar = "pinned"'),
         ('[secure_sums]\nregistrar = "authority"\nauthority_key = "AAAA"', "no key as `hansa authority key` prints"),
     ],
 )
@@ -122,6 +124,34 @@ def test_a_model_larger_than_the_disk_share_is_declined():
     asked = Asked("training", 1, JOB, 4, 9, 2_000_000)
     assert objections(Policy(resources=Resources(disk_mb=1)), asked) != []
     assert objections(Policy(resources=Resources(disk_mb=2)), asked) == []
+
+
+KEY = base64.b64encode(bytes(range(32))).decode()
+
+
+@pytest.mark.parametrize(
+    ("section", "operator", "reasons"),
+    [
+        ({"authority": {"operator": "Notary", "key": KEY}}, "Notary", []),
+        ({"authority": {"operator": "Anybody", "key": KEY}}, "", []),
+        (
+            {"authority": {"operator": "Anybody", "key": KEY}},
+            "Notary",
+            ["the plan names 'Anybody' as its authority's operator, not 'Notary'"],
+        ),
+        (
+            {"authority": {"operator": "Notary", "key": "another"}},
+            "Notary",
+            ["the plan's authority has another key than authority_key"],
+        ),
+        ({"authority": None}, "Notary", []),
+        ([], "Notary", []),
+    ],
+)
+def test_a_plan_names_the_authority_that_the_site_trusts_or_is_declined(section, operator, reasons):
+    demands = SecureSums(registrar="authority", authority_key=KEY, authority_operator=operator)
+    job = replace(JOB, plan={**JOB.plan, "secure_aggregation": section})
+    assert objections(Policy(secure_sums=demands), Asked("training", 1, job, 4, 9, 1)) == reasons
 
 
 def test_a_job_has_as_many_rounds_as_the_policy_bears_and_as_its_plan_says():

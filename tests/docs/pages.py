@@ -17,6 +17,34 @@ _BLOCK = re.compile(
 )
 
 
+_EXTRA = re.compile(r"(?:\.|hansa)\[([a-z,]+)\]")
+LIBRARIES = {
+    "torch": ("torch",),
+    "opacus": ("opacus", "torch", "dp_accounting", "scipy"),
+    "parquet": ("pyarrow",),
+    "digits": ("sklearn", "scipy"),
+    "ray": ("ray",),
+    "client": ("httpx", "stamina"),
+    "server": ("alembic", "connectrpc", "fastapi", "granian", "httpx", "obstore", "psycopg", "sqlalchemy", "structlog"),
+    "decryptor": ("granian", "starlette", "structlog"),
+    "authority": ("granian", "starlette", "structlog"),
+    "dp": ("dp_accounting", "scipy"),
+    "vault": ("hvac",),
+}
+"""What is imported of the libraries of each extra: enough to tell that it is missing."""
+_WITHOUT = """
+import sys
+from importlib.machinery import PathFinder
+
+class Without(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name.partition(".")[0] in {modules!r} else super().find_spec(name, path, target)
+
+sys.meta_path[sys.meta_path.index(PathFinder)] = Without
+"""
+
+
 @dataclass(frozen=True)
 class Block:
     """A fenced block: its language, its text, and the file that a comment above it names."""
@@ -40,8 +68,19 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
+def extras(page: Path) -> set[str]:
+    """Return the extras that a page tells its reader to install."""
+    return {name for found in _EXTRA.findall(page.read_text(encoding="utf-8")) for name in found.split(",")}
+
+
 def run_page(page: Path, folder: Path) -> None:
-    """Do in a folder what a page tells its reader to do: write files, type commands, run Python."""
+    """Do in a folder what a page tells its reader to do: write files, type commands, run Python.
+
+    Libraries of extras are there for it only where the page tells to install them.
+    """
+    there = {library for name in extras(page) for library in LIBRARIES[name]}
+    modules = {library for libraries in LIBRARIES.values() for library in libraries} - there
+    (folder / "sitecustomize.py").write_text(_WITHOUT.format(modules=modules), encoding="utf-8")
     for block in blocks(page):
         if block.file is not None:
             (folder / block.file).write_text(block.text, encoding="utf-8")

@@ -6,7 +6,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from pages import ROOT, blocks, run_page
+from pages import LIBRARIES, ROOT, blocks, run_page
 
 import hansa
 
@@ -16,8 +16,13 @@ ALL = sorted([ROOT / "README.md", *(ROOT / "docs").glob("[!_]*/*.md")])
 
 
 @pytest.mark.parametrize("page", [page for page in TOLD if any(blocks(page))], ids=lambda page: page.stem)
-def test_a_page_does_what_it_says(page: Path, tmp_path: Path) -> None:
+def test_a_page_does_what_it_says_with_the_extras_that_it_names(page: Path, tmp_path: Path) -> None:
     run_page(page, tmp_path)
+
+
+def test_every_extra_has_libraries_that_tell_whether_it_is_there() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert LIBRARIES.keys() == project["optional-dependencies"].keys() - {"all"}
 
 
 def test_the_readme_example_runs(tmp_path: Path) -> None:

@@ -76,6 +76,18 @@ def words(key, size):
         yield int.from_bytes(bytes(next(source) for _ in range(size)), "little")
 
 
+def circle(task, advertised, size, beacon, neighbours):
+    """Return the neighbours of each who advertised, as the words of the graph's stream put them on a circle."""
+    source = words(digest("graph", task, bitmap(advertised, size), beacon), 8)
+    drawn = {client: next(source) for client in sorted(advertised)}
+    order = sorted(drawn, key=lambda client: (drawn[client], client))
+    places = range(1, neighbours // 2 + 1)
+    return {
+        client: sorted(order[(at + sign * step) % len(order)] for step in places for sign in (1, -1))
+        for at, client in enumerate(order)
+    }
+
+
 def uniform(key, number):
     source, found = words(key, 4), []
     while len(found) < number:
@@ -202,5 +214,6 @@ class Client:
             sign = -1 if other < self.index else 1
             total = added(total, mask(self.pair(other, masking), self.shape), self.shape, sign)
         content = packed(total, self.shape)
-        signature = self.sign("masked", self.task, u32(self.index), hashlib.sha256(content).digest())
-        return message(6, self.index, self.task, signature, content)
+        unsigned = message(6, self.index, self.task, u32(64), u32(0), content, bytes(64))
+        signature = self.sign("masked", self.task, u32(self.index), hashlib.sha256(unsigned[:-64]).digest())
+        return unsigned[:-64] + signature

@@ -171,7 +171,7 @@ def test_no_message_carries_a_share_of_a_sealing_key_or_a_secret_in_the_clear():
 def test_phases_cannot_be_skipped_or_asked_twice():
     one, sent = to_phase("mask")
     refuses(one, 0, survivors_message(one, 0, range(6)), "before the one that comes first")
-    refuses(one, 0, Keys(0, one.task.hash, to_bitmap(range(6), 6), ()).encode(), "answered")
+    refuses(one, 0, Keys(0, one.task.hash, to_bitmap(range(6), 6), b"", ()).encode(), "answered")
     assert sent
 
 
@@ -271,7 +271,7 @@ def test_the_same_key_twice_is_refused_by_server_and_client():
 
 
 def test_a_roster_is_vouched_for_as_the_policy_demands():
-    authority = Federation(4).key("authority")
+    authority = Federation(4).key("another authority")
     demands = {"registrar": "authority", "authority_key": public(authority)}
     one = Federation(4, settings={"registrar": "authority"}, demands=demands)
     with pytest.raises(RefusedError, match="not signed by its registrar"):

@@ -10,6 +10,7 @@ from tests.secagg import plain
 
 from hansa.core.ring import Ring, Segment
 from hansa.secagg import field, keys
+from hansa.secagg.beacon import Beacon
 from hansa.secagg.masks import Mask, apply
 from hansa.secagg.messages import Advert, Masked, Unmask, header_of
 from hansa.secagg.server import Phase
@@ -59,10 +60,16 @@ def test_the_ladder_is_that_of_the_library():
         assert plain.x25519(secret, other) == keys.agree(keys.private_key(secret), other)
 
 
-@pytest.mark.parametrize("protocol", ["secagg-full", "secagg-plus"])
-def test_a_whole_round_is_the_same_byte_for_byte(protocol):
-    plus = {"neighbours": 4, "threshold": 3} if protocol == "secagg-plus" else {}
-    one = Federation(7, protocol=protocol, ring=RING, settings=plus)
+PLUS = {"neighbours": 4, "threshold": 3}
+
+
+@pytest.mark.parametrize(
+    ("protocol", "settings"),
+    [("secagg-full", {}), ("secagg-plus", PLUS),
+     ("secagg-plus", {**PLUS, "registrar": "authority", "beacon": "authority"})],
+)  # fmt: skip
+def test_a_whole_round_is_the_same_byte_for_byte(protocol, settings):
+    one = Federation(7, protocol=protocol, ring=RING, settings=settings)
     one.run(drop={(2, "share"), (5, "mask")})
     assert one.server.phase is Phase.DONE
     task = one.task.hash
@@ -77,6 +84,9 @@ def test_a_whole_round_is_the_same_byte_for_byte(protocol):
         each: {other: (adverts[other].sealing, adverts[other].masking) for other in one.server.graph.neighbours(each)}
         for each in range(7)
     }
+    if settings:
+        drawn = Beacon.decode(sent[19, 7], task).value if one.task.beacon else b""
+        assert {each: list(found) for each, found in around.items()} == plain.circle(task, range(7), 7, drawn, 4)
     for index, client in clients.items():
         assert client.advert() == sent[2, index]
         if index == 2:

@@ -18,7 +18,9 @@ from tests.secagg.test_tampering import KINDS
 from hansa.core.errors import HansaError
 from hansa.core.ring import Ring, Segment
 from hansa.secagg import keys
+from hansa.secagg.beacon import Beacon, Draw
 from hansa.secagg.decryptor import Decryptor
+from hansa.secagg.known import content_of
 from hansa.secagg.messages import Advert, Announcement, Complaint, Masked, Shares, Unmask, header_of
 from hansa.secagg.oneshot_messages import Answer, Batch, Report, Request, Valid
 from hansa.secagg.protocols import restore_client, restore_server
@@ -33,13 +35,22 @@ MOST = 32 << 20
 ROUNDS = {
     "secagg-full": (Federation, {}, {(4, "mask"), (0, "unmask")}),
     "secagg-plus": (Federation, {"settings": {"neighbours": 4, "threshold": 3}}, {(4, "mask")}),
+    "beacon": (
+        Federation,
+        {
+            "protocol": "secagg-plus",
+            "settings": {"neighbours": 4, "threshold": 3, "registrar": "authority", "beacon": "authority"},
+        },
+        {(4, "mask")},
+    ),
     "oneshot-seeds": (OneShotFederation, {}, ()),
 }
 
 
 def begun(protocol):
     made, more, drop = ROUNDS[protocol]
-    return made(7, protocol=protocol, ring=Ring((Segment("params", 9, 20), Segment("w", 1, 40))), **more), drop
+    more = {"protocol": protocol} | more
+    return made(7, ring=Ring((Segment("params", 9, 20), Segment("w", 1, 40))), **more), drop
 
 
 def changed_bytes(coins, value):
@@ -96,16 +107,19 @@ def changed(coins, value):
 
 def signed(message, signer):
     """Return a message with the signature of whoever sends it."""
-    kind, vector = type(message), hashlib.sha256(getattr(message, "vector", b"")).digest()
+    kind, content = type(message), content_of(message.encode())
     own = message.task, keys.u32(message.client)
     if kind in PURPOSES:
         return replace(message, signature=keys.sign(signer, PURPOSES[kind], *message.signed_fields()))
     if kind is Masked:
-        return replace(message, signature=keys.sign(signer, "masked", *own, vector))
+        return replace(message, signature=keys.sign(signer, "masked", *own, content))
+    if kind is Beacon:
+        return replace(message, signature=keys.sign(signer, "beacon", message.task, b"\x7f", message.value))
     if kind is Report:
-        return replace(message, signature=keys.sign(signer, "report", *own, vector, message.seeds))
+        return replace(message, signature=keys.sign(signer, "report", *own, content, message.seeds))
     if kind is Answer:
-        return replace(message, signature=keys.sign(signer, "answer", *own, message.members, vector))
+        fields = message.members, hashlib.sha256(message.vector).digest()
+        return replace(message, signature=keys.sign(signer, "answer", *own, *fields))
     return message
 
 
@@ -145,6 +159,9 @@ def asks(one, coins, count, found):
         kind = header_of(message).kind
         of_decryptor = kind in {Batch.kind, Request.kind}
         for bad in hostile(coins, message, one.server_key, count):
+            if kind == Draw.kind:
+                found.append(takes(lambda bad=bad: one.draw(bad), lambda: 0))
+                continue
             if kind == Announcement.kind:
                 takes(lambda bad=bad: one.start_client(to, bad), lambda: 0)
                 continue
@@ -164,7 +181,9 @@ def delivers(one, coins, count, found):
 
     def delivered(message):
         header = header_of(message)
-        signer = (one.decryptor_keys if header.kind in {Valid.kind, Answer.kind} else one.identities)[header.client]
+        authorities = {one.clients: one.authority_key}
+        signers = one.decryptor_keys if header.kind in {Valid.kind, Answer.kind} else one.identities
+        signer = authorities.get(header.client) or signers[header.client]
         for bad in hostile(coins, message, signer, count):
             server = one.server
             taken = takes(lambda bad=bad: one.server.on_message(bad), lambda: (one.server.phase, one.server.waits_for))
@@ -264,7 +283,7 @@ def test_tasks_of_any_bytes_and_fields_are_read_or_refused():
     coins = Random(8)  # noqa: S311 - for a test that repeats
     tasks = [begun(each)[0].task for each in ROUNDS]
     for number in range(3000):
-        task = tasks[number % 3]
+        task = tasks[number % len(tasks)]
         for _ in range(coins.choice((1, 2, 3))):
             name = coins.choice([each.name for each in fields(Task)])
             value = getattr(task, name)
@@ -272,7 +291,7 @@ def test_tasks_of_any_bytes_and_fields_are_read_or_refused():
                 value = Ring(tuple(Segment("é", changed(coins, each.length), changed(coins, each.bits))
                                    for each in value.segments))  # fmt: skip
             elif isinstance(value, str):
-                value = coins.choice(("", "x" * 100, "secagg-plus", "oneshot-seeds", "server", "\0"))
+                value = coins.choice(("", "x" * 100, "secagg-plus", "oneshot-seeds", "server", "authority", "\0"))
             elif name == "decryptors":
                 value = value[::-1]
             else:

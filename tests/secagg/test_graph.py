@@ -13,7 +13,7 @@ from hansa.core.errors import RefusedError
 from hansa.core.ring import Ring, Segment
 from hansa.core.secure_aggregation import SecureAggregation
 from hansa.secagg.graph import Graph
-from hansa.secagg.parameters import GraphParameters, fewest_clients, smallest_graph
+from hansa.secagg.parameters import GraphParameters, fewest_clients, protects, smallest_graph
 from hansa.secagg.planned import task_of
 from hansa.secagg.roster import Roster
 from hansa.testing.secagg import Federation
@@ -51,27 +51,64 @@ def test_everybody_meets_everybody_over_rounds():
 
 
 TABLE = {
-    # clients: (curious 5%/10%, malicious 5%/5%, 5%/10%, 10%/10%, 10%/30%), each (neighbours, threshold)
-    100: ((16, 7), (16, 11), (26, 16), (32, 22), (72, 42)),
-    500: ((32, 17), (44, 31), (66, 44), (82, 57), (276, 164)),
-    1000: ((36, 19), (52, 37), (74, 49), (96, 67), (414, 247)),
-    10000: ((42, 22), (62, 44), (94, 62), (122, 85), None),
+    # clients: (curious 5%/10%, malicious 5%/5%, 5%/10%, 10%/10%), each (neighbours, threshold)
+    100: ((16, 7), (36, 31), (56, 46), (66, 56)),
+    500: ((32, 17), (126, 106), (216, 175), (258, 214)),
+    1000: ((36, 19), (154, 129), (292, 236), (364, 300)),
+    10000: ((42, 22), (208, 173), (454, 365), (606, 496)),
 }
 
 
-@pytest.mark.parametrize("clients", TABLE)
+@pytest.mark.parametrize("clients", [100, 500, 1000, pytest.param(10000, marks=pytest.mark.slow)])
 def test_the_smallest_graphs_are_those_of_the_table(clients):
     cases = [("curious", 0.05, 0.1), *(("malicious", *each) for each in ((0.05, 0.05), (0.05, 0.1), (0.1, 0.1)))]
-    if clients <= 500:
-        cases.append(("malicious", 0.1, 0.3))
-    for expected, (server, corrupt, dropped) in zip(TABLE[clients], cases, strict=False):
+    for expected, (server, corrupt, dropped) in zip(TABLE[clients], cases, strict=True):
         found = smallest_graph(clients, corrupt=corrupt, dropped=dropped, server=server)
         assert found == GraphParameters(*expected)
 
 
-@pytest.mark.slow
-def test_the_largest_graph_of_the_table():
-    assert smallest_graph(1000, corrupt=0.1, dropped=0.3, server="malicious") == GraphParameters(414, 247)
+def spread(marked, others, drawn):
+    """Return the chance of each number of marked ones among those drawn, by its definition."""
+    whole = comb(others, drawn)
+    return [Fraction(comb(marked, each) * comb(others - marked, drawn - each), whole) for each in range(drawn + 1)]
+
+
+@pytest.mark.parametrize(
+    ("clients", "corrupt", "dropped"), [(20, 1, 0.1), (100, 1, 0.1), (100, 5, 0.1), (300, 30, 0.05)]
+)
+def test_against_a_server_that_lies_nobody_gives_away_two_secrets_and_no_piece_of_the_circle_is_cut_off(
+    clients, corrupt, dropped
+):
+    """Both chances by their definition, for the graph that is found and for one of two neighbours fewer."""
+    found = smallest_graph(clients, corrupt=Fraction(corrupt, clients), dropped=dropped, server="malicious")
+
+    def exposed(k, t):
+        # honest holders of a client's secrets, itself among them: k + 1 - c; each gives one share of one kind
+        both = sum(chance for c, chance in enumerate(spread(corrupt, clients - 1, k)) if 2 * (t - c) <= k + 1 - c)
+        # at the end of a piece: itself, the k/2 on its own side, colluders beyond, and those whom it believes gone
+        cut = sum(
+            chance for c, chance in enumerate(spread(corrupt, clients - 1, k // 2)) if 1 + k // 2 + c + (k + 1 - t) >= t
+        )
+        return clients * both + 2 * clients * cut
+
+    def lost(k, t):
+        gone = spread(int(clients * dropped), clients - 1, k)
+        return clients * sum(chance for many, chance in enumerate(gone) if k - many < t)
+
+    k, t = found.neighbours, found.threshold
+    assert exposed(k, t) < Fraction(1, 2**40)
+    assert lost(k, t) < Fraction(1, 2**20)
+    assert not any(
+        exposed(k - 2, less) < Fraction(1, 2**40) and lost(k - 2, less) < Fraction(1, 2**20) for less in range(2, k - 1)
+    )
+    assert protects(found, clients, corrupt=corrupt, server="malicious")
+
+
+def test_among_so_few_that_all_are_neighbours_the_share_of_colluders_decides():
+    assert protects(GraphParameters(8, 8), 9, corrupt=6, server="malicious")
+    assert not protects(GraphParameters(8, 8), 9, corrupt=7, server="malicious")
+    assert protects(GraphParameters(8, 8), 9, corrupt=7)
+    assert not protects(GraphParameters(8, 8), 9, corrupt=8)
 
 
 def test_where_no_sparse_graph_protects_that_is_said():
@@ -110,3 +147,37 @@ def test_the_task_of_a_sparse_graph_begins_with_as_many_as_it_was_sized_for():
         task = task_of(section, ring, Roster(identities), run="r", round_number=1, attempt=1, **names)
         assert task.protocol == "secagg-plus"
         assert task.minimum_cohort == fewest
+
+
+@pytest.mark.parametrize("clients", [20, 100, 400])
+def test_clients_that_suspect_as_many_as_the_plan_accept_what_is_derived_from_it(clients):
+    """Every graph that a plan gives protects the fewest who may begin, and all numbers of clients from there on."""
+    identities = tuple(number.to_bytes(32, "big") for number in range(clients))
+    ring, names = Ring((Segment("params", 3, 20),)), {"plan_sha256": "00" * 32, "model_sha256": "11" * 32}
+    section = SecureAggregation(
+        protocol="secagg-plus", server="malicious", registrar="authority", beacon="authority", maximum_cohort=clients
+    )
+    task = task_of(section, ring, Roster(identities), run="r", round_number=1, attempt=1, **names)
+    task.check()
+    assert (task.protocol, task.beacon) == ("secagg-plus", "authority")
+    assert task.threshold <= task.minimum_survivors <= task.minimum_cohort < clients
+    graph = GraphParameters(task.neighbours, task.threshold)
+    assert all(
+        protects(graph, count, corrupt=1, server="malicious") for count in range(task.minimum_cohort, clients + 1)
+    )
+
+
+def test_a_cohort_too_small_for_a_beacon_has_a_full_graph_and_with_too_many_colluders_none():
+    identities = tuple(number.to_bytes(32, "big") for number in range(9))
+    ring, names = Ring((Segment("params", 3, 20),)), {"plan_sha256": "00" * 32, "model_sha256": "11" * 32}
+
+    def task(colluding):
+        section = SecureAggregation(
+            protocol="secagg-plus", server="malicious", registrar="authority", beacon="authority", maximum_cohort=9,
+            minimum_cohort=8, minimum_survivors=8, assumed_colluding=colluding,
+        )  # fmt: skip
+        return task_of(section, ring, Roster(identities), run="r", round_number=1, attempt=1, **names)
+
+    assert (task(4).protocol, task(4).beacon) == ("secagg-full", "")
+    with pytest.raises(RefusedError, match="No sparse graph of 9 clients"):
+        task(5)

@@ -13,9 +13,21 @@ from hansa.testing.secagg import Federation, random_vector
 DROP = {(4, "mask"), (0, "unmask")}
 
 
-def whole_round(protocol="secagg-full"):
-    plus = {"neighbours": 4, "threshold": 3}
-    one = Federation(7, protocol=protocol, settings=plus if protocol == "secagg-plus" else {})
+PLUS = {"neighbours": 4, "threshold": 3}
+ROUNDS = {
+    "secagg-full": ("secagg-full", {}),
+    "secagg-plus": ("secagg-plus", PLUS),
+    "beacon": ("secagg-plus", {**PLUS, "registrar": "authority", "beacon": "authority"}),
+}
+
+
+def begun(kind):
+    protocol, settings = ROUNDS[kind]
+    return Federation(7, protocol=protocol, settings=settings)
+
+
+def whole_round(kind="secagg-full"):
+    one = begun(kind)
     one.run(drop=DROP)
     assert one.server.phase is Phase.DONE
     return one
@@ -25,7 +37,7 @@ def same(one, other):
     return all(np.array_equal(mine, theirs) for mine, theirs in zip(one, other, strict=True))
 
 
-@pytest.fixture(scope="module", params=["secagg-full", "secagg-plus"])
+@pytest.fixture(scope="module", params=list(ROUNDS))
 def reference(request):
     return whole_round(request.param)
 
@@ -44,12 +56,11 @@ def test_a_server_killed_after_any_durable_write_goes_on_to_the_same_records(ref
         assert same(server.result, reference.expected())
 
 
-@pytest.mark.parametrize("protocol", ["secagg-full", "secagg-plus"])
-def test_a_server_that_dies_before_every_answer_gives_the_same_messages_and_sum(protocol):
+@pytest.mark.parametrize("kind", ROUNDS)
+def test_a_server_that_dies_before_every_answer_gives_the_same_messages_and_sum(kind):
     """The live thing: before each delivery the server is thrown away, and once more before what it sends is read."""
-    plus = {"neighbours": 4, "threshold": 3}
-    one = Federation(7, protocol=protocol, settings=plus if protocol == "secagg-plus" else {})
-    whole = whole_round(protocol)
+    one = begun(kind)
+    whole = whole_round(kind)
     deliver = one.deliver
 
     def deadly(message):
@@ -67,14 +78,15 @@ def test_a_server_that_dies_before_every_answer_gives_the_same_messages_and_sum(
     assert same(result, one.expected())
 
 
-@pytest.mark.parametrize("protocol", ["secagg-full", "secagg-plus"])
-def test_a_client_that_dies_after_every_durable_write_gives_the_same_bytes(protocol):
-    plus = {"neighbours": 4, "threshold": 3}
-    one = Federation(7, protocol=protocol, settings=plus if protocol == "secagg-plus" else {})
+@pytest.mark.parametrize("kind", ROUNDS)
+def test_a_client_that_dies_after_every_durable_write_gives_the_same_bytes(kind):
+    one = begun(kind)
     ask = one.ask
 
     def deadly(client, message):
         answer = ask(client, message)
+        if client == one.clients:  # the authority
+            return answer
         step = one.kill_client(client)
         assert step.persist == ()
         assert [each.message for each in step.send] == [answer]
@@ -84,7 +96,7 @@ def test_a_client_that_dies_after_every_durable_write_gives_the_same_bytes(proto
 
     one.ask = deadly
     assert same(one.run(drop=DROP), one.expected())
-    assert one.server_log == whole_round(protocol).server_log
+    assert one.server_log == whole_round(kind).server_log
 
 
 def test_a_client_that_died_before_its_record_was_durable_answers_anew():

@@ -6,10 +6,12 @@ import hashlib
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hansa.core.errors import RefusedError
-from hansa.secagg.known import vector_sha256
-from hansa.secagg.messages import Masked, header_of
+from hansa.secagg.known import MessageHash, content_of
+from hansa.secagg.messages import Abort, Masked, header_of
 from hansa.secagg.oneshot_messages import Report
 from hansa.secagg.server import Phase
 from hansa.testing.secagg import Federation, OneShotFederation
@@ -25,7 +27,7 @@ def test_hashes_of_carriers_give_the_same_sum():
     step = one.start()
     while one.server.phase < Phase.DONE:
         for message in answers(one, step):
-            step = one.logged(one.server.on_message(message, vector_sha256(message)))
+            step = one.logged(one.server.on_message(message, content_of(message)))
     assert all(np.array_equal(*each) for each in zip(one.server.result, one.expected(), strict=True))
 
 
@@ -44,9 +46,33 @@ def test_a_wrong_hash_lets_no_vector_in():
 def test_only_messages_with_a_vector_have_a_hash():
     one, seeds = Federation(4), OneShotFederation(4)
     step = one.start()
-    assert vector_sha256(answers(one, step)[0]) == b""
+    assert content_of(answers(one, step)[0]) == b""
     report = answers(seeds, seeds.start())[0]
-    vector = Report.decode(report, header_of(report).task).vector
-    assert vector_sha256(report) == hashlib.sha256(vector).digest()
+    read = Report.decode(report, header_of(report).task)
+    assert report.endswith(bytes(read.vector) + read.seeds + read.signature)
+    assert content_of(report) == hashlib.sha256(report[: -len(read.seeds + read.signature)]).digest()
+    masked = Masked(0, bytes(32), b"vector", bytes(64)).encode()
+    assert content_of(masked) == hashlib.sha256(masked[:-64]).digest()
     with pytest.raises(RefusedError):
-        vector_sha256(Masked(0, bytes(32), bytes(64), b"vector").encode()[:-1])
+        content_of(masked[:-1])
+
+
+def test_what_comes_in_pieces_is_hashed_once_whatever_the_pieces():
+    messages = [Masked(1, bytes(32), bytes([7]) * size, bytes(64)).encode() for size in (0, 1, 300)]
+    messages += [Report(1, bytes(32), b"v" * 5, bytes(160), bytes(64)).encode(), Abort(1, bytes(32)).encode()]
+    for message in messages:
+        for size in (1, 3, 55, 56, 57, 64, len(message)):
+            hashed = MessageHash()
+            for start in range(0, len(message), size):
+                hashed.update(memoryview(message)[start : start + size])
+            assert hashed.hexdigest() == hashlib.sha256(message).hexdigest()
+            assert hashed.content == content_of(message)
+
+
+@given(st.binary(max_size=80), st.binary(max_size=200), st.integers(1, 90))
+def test_any_bytes_have_a_hash(front, rest, size):
+    for head in (b"", b"HSA1\x06\0\0\0", b"HSA1\x0d\0\0\0"):
+        content, hashed = head + front + rest, MessageHash()
+        for start in range(0, len(content), size):
+            hashed.update(content[start : start + size])
+        assert hashed.hexdigest() == hashlib.sha256(content).hexdigest()

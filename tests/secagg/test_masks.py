@@ -206,9 +206,15 @@ def test_a_vector_that_is_masked_part_by_part_is_the_whole_one_packed_with_its_h
     masks = [Mask(b"a" * 32), Mask(b"b" * 32, minus=True)]
     total = tuple(array.copy() for array in vector)
     apply(masks, total)
-    content, sha256 = masked(ring, vector, masks)
-    assert bytes(content) == ring.pack(total)
-    assert sha256 == hashlib.sha256(content).digest()
+    hashes = []
+
+    def end(content):
+        hashes.append(content)
+        return b"the end"
+
+    message = masked(ring, vector, masks, front=b"the front", behind=7, end=end)
+    assert message == b"the front" + ring.pack(total) + b"the end"
+    assert hashes == [hashlib.sha256(message[:-7]).digest()]
     assert all(np.array_equal(array, np.arange(len(array)).astype(array.dtype) & array.dtype.type(segment.mask))
                for segment, array in zip(ring.segments, vector, strict=True))  # fmt: skip
 

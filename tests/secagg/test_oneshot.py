@@ -16,6 +16,7 @@ from hansa.secagg import keys
 from hansa.secagg.convention import register
 from hansa.secagg.decryptor import Decryptor
 from hansa.secagg.encoding import to_bitmap
+from hansa.secagg.known import content_of
 from hansa.secagg.masks import Mask, apply
 from hansa.secagg.messages import Announcement, header_of
 from hansa.secagg.oneshot_client import ReportingClient
@@ -70,7 +71,7 @@ def test_a_report_that_a_decryptor_cannot_open_is_taken_out_of_the_sum():
             return answer
         whole = Report.decode(answer, one.task.hash)
         seeds = whole.seeds[:80] + bytes(80)
-        fields = keys.u32(2), keys.hashlib.sha256(whole.vector).digest(), seeds
+        fields = keys.u32(2), content_of(answer), seeds
         signature = keys.sign(one.identities[2], "report", one.task.hash, *fields)
         return replace(whole, seeds=seeds, signature=signature).encode()
 
@@ -97,7 +98,7 @@ def test_all_decryptors_but_one_with_the_server_see_noise():
     ring = Ring((Segment("params", SIZE, 12),))
     one = OneShotFederation(3, ring=ring, operators=3, vectors={0: (np.full(SIZE, 7, np.uint16),)})
     report = Report.decode(one.ask(0, one.start().send[0].message), one.task.hash)
-    content = keys.hashlib.sha256(report.vector).digest()
+    content = content_of(report.encode())
     residue = tuple(row.copy() for row in ring.unpack(report.vector))
     for place in (0, 2):
         binding = Binding(one.task.hash, 0, place, content)
@@ -378,7 +379,7 @@ def spoiled(one):
         if (client, phase) != (2, "advertise"):
             return answer
         whole = Report.decode(answer, one.task.hash)
-        fields = keys.u32(2), keys.hashlib.sha256(whole.vector).digest(), bytes(160)
+        fields = keys.u32(2), content_of(answer), bytes(160)
         signature = keys.sign(one.identities[2], "report", one.task.hash, *fields)
         return replace(whole, seeds=bytes(160), signature=signature).encode()
 

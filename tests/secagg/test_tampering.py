@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hansa.core.errors import HansaError
+from hansa.secagg.beacon import Beacon, Draw
 from hansa.secagg.messages import (
     Abort,
     Advert,
@@ -29,8 +30,12 @@ from hansa.testing.secagg import PHASE_OF, Federation, OneShotFederation
 
 KINDS = {each.kind: each for each in (
     Announcement, Advert, Keys, Shares, Deliveries, Masked, Complaint, Survivors, Consistent, Quorum, Unmask, Abort,
-    Report, Batch, Valid, Request, Answer,
+    Report, Batch, Valid, Request, Answer, Draw, Beacon,
 )}  # fmt: skip
+
+
+DRAWN = {"neighbours": 2, "threshold": 2, "registrar": "authority", "beacon": "authority"}
+"""A task whose graph an authority draws."""
 
 
 def flipped(message, bit):
@@ -43,7 +48,7 @@ def flipped(message, bit):
 def messages():
     """Every message of a round of either kind, by kind, with their task's hash; and a complaint and an abort."""
     found = {}
-    for one in (OneShotFederation(4), Federation(5)):
+    for one in (OneShotFederation(4), Federation(5, protocol="secagg-plus", settings=DRAWN)):
         ask = one.ask
 
         def seen(client, message, ask=ask, task=one.task.hash):
@@ -106,9 +111,10 @@ def bits_of(message, offset, stride):
     return [*near, *range(64 * 8 + offset, len(message) * 8, stride)]
 
 
-def test_a_flipped_bit_in_any_answer_leaves_its_sender_out_or_changes_nothing():
+@pytest.mark.parametrize("kind", ["secagg-full", "beacon"])
+def test_a_flipped_bit_in_any_answer_leaves_its_sender_out_or_changes_nothing(kind):
     """The server refuses it and changes nothing; the true answer still counts afterwards."""
-    one = Federation(4)
+    one = Federation(4) if kind == "secagg-full" else Federation(4, protocol="secagg-plus", settings=DRAWN)
     deliver = one.deliver
 
     def noisy(message):
@@ -125,9 +131,10 @@ def test_a_flipped_bit_in_any_answer_leaves_its_sender_out_or_changes_nothing():
     assert all(np.array_equal(mine, plain) for mine, plain in zip(result, one.expected(), strict=True))
 
 
-def test_a_flipped_bit_in_any_question_is_refused_or_complained_about():
+@pytest.mark.parametrize("kind", ["secagg-full", "beacon"])
+def test_a_flipped_bit_in_any_question_is_refused_or_complained_about(kind):
     """The client changes nothing, but for sealed shares and their hashes: it complains, and gives no vector."""
-    one = Federation(4)
+    one = Federation(4) if kind == "secagg-full" else Federation(4, protocol="secagg-plus", settings=DRAWN)
     ask = one.ask
     complaints = 0
 

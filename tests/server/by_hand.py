@@ -157,12 +157,9 @@ class Deployed:
         return run.id
 
     async def context(self, run: str):
-        from hansa.server.contexts import load_context
-
         async with self.services.store.reading() as rows:
             found = await rows.runs.get(run)
-            job = await rows.jobs.get(found.job)
-        return await load_context(self.services.blobs, found, job, ())
+        return await self.services.contexts.of(found)
 
     async def update(self, assignment: messages.Assignment, value: float = 0.0) -> bytes:
         """Return the bytes of a valid update for an assignment, each of whose values is the same."""

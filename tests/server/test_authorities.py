@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import httpx
 import pytest
@@ -14,10 +15,13 @@ from tests.server.summing import begun, code_for, key_of, over, phase, plain_sum
 from tests.server.test_decryptors import Decryptors, parts_of, report, sums, text
 
 from hansa.authority.app import create
+from hansa.authority.book import Book, Drawn
 from hansa.authority.service import AuthorityService
 from hansa.authority.settings import AuthoritySettings
 from hansa.authority.vouched import Vouched
 from hansa.core.errors import PlanError, RefusedError
+from hansa.secagg.beacon import signed_beacon
+from hansa.secagg.encoding import to_bitmap
 from hansa.secagg.keys import sign
 from hansa.server import authority_calls, decryptor_calls
 from hansa.serving.own_files import OwnFiles
@@ -46,7 +50,7 @@ class Notary:
             self.vouched.add(text(device.key.public_key().public_bytes_raw()))
         server_key = text(server.services.signer.published()[-1].public_key)
         own = AuthoritySettings(operator="notary", server_keys=(server_key,), folder=str(self.own.place), **settings)
-        self.service = AuthorityService(own, self.key, self.vouched, server.clock)
+        self.service = AuthorityService(own, self.key, self.vouched, Book(self.own.place), server.clock)
 
     async def __call__(self, request):
         self.calls += 1
@@ -350,5 +354,119 @@ def test_an_authority_with_another_key_than_the_plan_names_is_told_as_the_reason
             why = await abandoned(server)
             assert "'notary': Its signature over the roster is not by the key that the plan names" in why
             assert "`hansa authority key` prints there" in why
+
+    run_async(work())
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """Plans of ten clients whose graph the authority draws, against a server that lies."""
+    sparse = 'protocol="secagg-plus", server="malicious", beacon="authority", expected_dropout=0.0'
+    section = Notary.section.fget
+    changed = property(lambda notary: section(notary).replace("maximum_cohort=5", f"maximum_cohort=10, {sparse}"))
+    monkeypatch.setattr(Notary, "section", changed)
+
+
+async def said(parts):
+    """Let all say what they have, and hear nothing."""
+    for each in parts:
+        assert (await each.say()).status_code == 200
+
+
+async def waiting(server, match):
+    for _ in range(500):
+        if found := [
+            each.detail["why"] for each in await server.events("round.waiting") if match in each.detail["why"]
+        ]:
+            return found
+        await asyncio.sleep(0.02)
+    raise TimeoutError("nobody waits")
+
+
+def test_the_authority_draws_the_graph_and_clients_that_suspect_the_server_give_their_sum(
+    tmp_path, monkeypatch, sums, drawn
+):
+    async def work():
+        async with federation(tmp_path, monkeypatch, 10) as (server, notary, devices):
+            parts = await begun(server, devices, **notary.demands)
+            task = parts[0].machine.task
+            assert (task.protocol, task.neighbours, task.beacon) == ("secagg-plus", 8, "authority")
+            assert await through(server, parts) == "closed"
+            assert sums == [plain_sum(await code_for(server, parts[0].assigned), parts)]
+            assert notary.service.book.drawn(task.hash) is not None
+            await swept(server, parts[0])
+
+    run_async(work())
+
+
+def test_a_server_that_forgets_what_it_knows_around_the_draw_asks_again_and_goes_on(tmp_path, monkeypatch, sums, drawn):
+    async def work():
+        async with federation(tmp_path, monkeypatch, 10) as (server, notary, devices):
+            parts = await begun(server, devices, **notary.demands)
+            notary.away = True
+            await said(parts)
+            await waiting(server, "'notary' cannot be reached")
+            assert (await parts[0].say()).status_code == 200, "said once more while the authority is asked"
+            server.services.sums.drop(key_of(parts[0]))
+            notary.away = False
+            for each in parts:
+                await each.hear()
+            server.services.sums.drop(key_of(parts[0]))
+            notary.away = True
+            for last in (False, False, False, True):
+                await phase(parts, last=last)
+            assert await over(server, parts[0]) == "closed"
+            assert sums == [plain_sum(await code_for(server, parts[0].assigned), parts)]
+
+    run_async(work())
+
+
+def test_an_authority_that_draws_nothing_in_time_ends_the_attempt_and_nothing_was_shared(tmp_path, monkeypatch, drawn):
+    async def work():
+        async with federation(tmp_path, monkeypatch, 10) as (server, notary, devices):
+            parts = await begun(server, devices, **notary.demands)
+            notary.away = True
+            await said(parts)
+            await waiting(server, "'notary' cannot be reached")
+            server.clock.time += 51.0
+            why = await abandoned(server)
+            assert "the authority has drawn no beacon" in why
+            assert "cannot be reached: connection refused" in why
+            notary.away = False
+            server.clock.time += 61.0
+            assert await attempt_of(devices[0]) == 2
+
+    run_async(work())
+
+
+@pytest.mark.parametrize("way", ["another value", "another task's", "no message"])
+def test_an_answer_that_is_no_beacon_of_the_authority_for_this_sum_is_given_up(tmp_path, monkeypatch, drawn, way):
+    async def work():
+        async with federation(tmp_path, monkeypatch, 10) as (server, notary, devices):
+            parts = await begun(server, devices, **notary.demands)
+            task, everybody = parts[0].machine.task, to_bitmap(range(10), 10)
+            other = replace(task, round=task.round + 1)
+            notary.forged = {
+                "another value": signed_beacon(parts[0].device.key, task, everybody, b"v" * 32).encode(),
+                "another task's": signed_beacon(notary.key, other, everybody, b"v" * 32).encode(),
+                "no message": bytes(144),
+            }[way]
+            await said(parts)
+            why = await abandoned(server)
+            assert "the authority has drawn no beacon" in why
+            assert "HANSA-SECAGG-" in why
+
+    run_async(work())
+
+
+def test_an_older_copy_of_the_servers_records_gets_no_second_beacon_for_a_task(tmp_path, monkeypatch, drawn):
+    async def work():
+        async with federation(tmp_path, monkeypatch, 10) as (server, notary, devices):
+            parts = await begun(server, devices, **notary.demands)
+            book, task = notary.service.book, parts[0].machine.task
+            others = Drawn(server.services.signer.published()[-1].public_key, b"other clients", bytes(32))
+            book.add(task.hash, others, task.report_id, task.attempt)
+            await said(parts)
+            assert "HANSA-AUTHORITY-DRAWN" in await abandoned(server)
 
     run_async(work())

@@ -23,7 +23,7 @@ def posted(key, *, priority=0, population="p", goal=0, model="m" * 64, descripto
     round_ = Round(key, "opening", 0, model, 3, 3, 0.0, None, b"")
     run = Run(key.run, "t", "j", population, "running", 0, 0, model, None, {}, priority, 0.0)
     job = Job("j", "t", population, "job", {}, "", descriptor, model, "", priority, "me", 0.0)
-    context = RunContext(run, job, None, None, None, (), None, 0)
+    context = RunContext(run, job, None, None, None, (), None, 0, {})
     return Posted(round_, context, goal)
 
 

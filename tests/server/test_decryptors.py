@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import httpx
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tests.server.by_hand import code_of as refusal
 from tests.server.by_hand import deployed, run_async
 from tests.server.summing import Part, _assigned, code_for, key_of, over, plain_sum, started, swept, vector_of
@@ -23,6 +24,7 @@ from hansa.decryptor.settings import DecryptorSettings
 from hansa.secagg import keys
 from hansa.secagg.contribution import Contribution
 from hansa.secagg.encoding import prefixed
+from hansa.secagg.known import content_of
 from hansa.secagg.oneshot_client import ReportingClient
 from hansa.secagg.oneshot_messages import Report
 from hansa.secagg.policy import ClientPolicy
@@ -30,6 +32,7 @@ from hansa.server import closing, decryptor_calls
 from hansa.server.secure_tasks import Prepared
 from hansa.serving.own_files import OwnFiles
 from hansa.wire.generated import federation_pb2 as messages
+from hansa.wire.service_calls import signed_call
 
 OPERATORS = ("north", "south")
 URLS = tuple(f"https://{each}.test" for each in OPERATORS)
@@ -180,7 +183,7 @@ def test_a_report_that_a_decryptor_cannot_open_is_left_out_and_refused(tmp_path,
             bad = parts[1]
             whole = Report.decode(bad.reply, bad.machine.task_hash)
             seeds = whole.seeds[:80] + bytes(80)
-            fields = keys.u32(bad.position), keys.hashlib.sha256(whole.vector).digest(), seeds
+            fields = keys.u32(bad.position), content_of(bad.reply), seeds
             signature = keys.sign(bad.device.key, "report", bad.machine.task_hash, *fields)
             bad.reply = replace(whole, seeds=seeds, signature=signature).encode()
             await report(parts)
@@ -283,16 +286,20 @@ def test_calls_that_no_known_server_signed_are_refused(tmp_path, monkeypatch):
                     assert answer.json()["error"]["code"] == code
                 assert (await http.get(f"{URLS[0]}/healthz")).json() == {"status": "alive"}
                 assert (await http.get(f"{URLS[0]}/readyz")).json()["operator"] == "north"
-                large = await http.post(f"{URLS[0]}/v1/keys", content=bytes(70_000))
-                assert (large.status_code, large.json()["error"]["code"]) == (413, "HANSA-REQUEST-TOO-LARGE")
+                signer = server.services.sums.decrypting.signer
+                for body, status, code in (
+                    (bytes(70_000), 413, "HANSA-REQUEST-TOO-LARGE"), (bytes(33), 401, "HANSA-AUTH-SIGNATURE"),
+                ):  # fmt: skip
+                    signed = body if len(body) > 33 else bytes(32)
+                    headers = signed_call(signer, "/v1/keys", signed, server.clock.now())
+                    answer = await http.post(f"{URLS[0]}/v1/keys", content=body, headers=headers)
+                    assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
+                headers["Content-Digest"] = "none"
+                answer = await http.post(f"{URLS[0]}/v1/keys", content=bytes(32), headers=headers)
+                assert answer.json()["error"]["code"] == "HANSA-REQUEST-INVALID"
 
     def signed_by_another(server):
-        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
-        from hansa.wire.service_calls import signed_call
-
-        key = Ed25519PrivateKey.generate()
-        return {"Authorization": signed_call(key, "/v1/keys", bytes(32), server.clock.now())}
+        return signed_call(Ed25519PrivateKey.generate(), "/v1/keys", bytes(32), server.clock.now())
 
     run_async(work())
 

@@ -18,7 +18,6 @@ from hansa.server.app import create
 from hansa.server.client_api import ClientApi
 from hansa.server.coordinator import Coordinator
 from hansa.server.following import Follower
-from hansa.server.forms import encoded_form
 from hansa.server.rounds_at_rest import update_prefix
 from hansa.store.enrolments import Enrolments
 from hansa.store.records import RoundKey
@@ -61,8 +60,8 @@ def test_an_acknowledged_update_stays_where_a_replica_that_is_behind_gets_anothe
 
 
 def test_a_part_that_does_not_come_gives_up_its_room_and_may_come_again(tmp_path, monkeypatch):
-    monkeypatch.setattr("hansa.server.app._STALL", 0.05)
-    monkeypatch.setattr("hansa.server.app._SLOWEST", 1e9)
+    monkeypatch.setattr("hansa.serving.bodies._STALL", 0.05)
+    monkeypatch.setattr("hansa.serving.bodies._SLOWEST", 1e9)
 
     async def work():
         async with deployed(tmp_path, uploads_in_memory_bytes=1) as server:
@@ -78,7 +77,7 @@ def test_a_part_that_does_not_come_gives_up_its_room_and_may_come_again(tmp_path
             slow = asyncio.create_task(device.http.put(path, content=stalled(), headers=headers))
             await asyncio.sleep(0.01)
             answers = await asyncio.gather(slow, other.put(asked.id, await server.update(asked, 1.0)))
-            assert code_of(answers[0]) == "HANSA-SERVER-BUSY"
+            assert code_of(answers[0]) == "HANSA-REQUEST-SLOW"
             assert answers[1].json()["verdict"] == "VERDICT_ACCEPTED"  # it waited for its turn, and had it
             assert (await device.put(assigned.id, update)).json()["verdict"] == "VERDICT_ACCEPTED"
 
@@ -192,7 +191,7 @@ def test_a_body_that_pauses_for_long_ends(tmp_path, monkeypatch, path):
     async def work():
         async with deployed(tmp_path) as server:
             device = await server.device("a")
-            monkeypatch.setattr("hansa.server.app._IDLE", 0.05)
+            monkeypatch.setattr("hansa.serving.bodies._IDLE", 0.05)
 
             async def body():
                 yield b"0"
@@ -201,7 +200,7 @@ def test_a_body_that_pauses_for_long_ends(tmp_path, monkeypatch, path):
             method = "PUT" if "updates" in path else "POST"
             headers = {"Authorization": device.header(method, path)}
             answer = await server.http.request(method, path, content=body(), headers=headers)
-            assert code_of(answer) == "HANSA-REQUEST-INVALID"
+            assert code_of(answer) == "HANSA-REQUEST-SLOW"
 
     run_async(work())
 
@@ -430,7 +429,7 @@ def test_an_update_that_is_too_large_once_decoded_suspends_its_client(tmp_path):
             (device, assigned), (other, its) = await _asked(server, plan=plan)
             context = await server.context(assigned.id.run)
             for each, of, scale in ((device, assigned, 1.0), (other, its, 0.0)):
-                form = encoded_form(context)
+                form = context.encoded
                 values = np.ones((1, *form["values"].shape), dtype=np.int8)
                 side = {"scales": np.full((1, *form["side/scales"].shape), scale, dtype=np.float32)}
                 update = Batch(values * 127, _lanes(context.state.layout, 1), context.state.layout, side)

@@ -262,7 +262,7 @@ def test_clients_whose_sum_the_server_saw_have_taken_part_also_where_the_attempt
                 "secure_aggregation={maximum_cohort=4, minimum_survivors=4, minimum_cohort=4, assumed_colluding=1}",
             )  # fmt: skip
             parts = await summing.begun(server, devices)
-            for each in list(Phase)[:5]:
+            for each in [each for each in Phase if each < Phase.DONE and each is not Phase.DRAW]:
                 await summing.phase(parts, last=each is Phase.UNMASK)
             assert await summing.over(server, parts[0]) == "abandoned"
             numbers = np.array([part.assigned.number for part in parts], dtype=np.int64)

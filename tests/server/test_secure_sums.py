@@ -12,7 +12,7 @@ from tests.server.by_hand import code_of as refusal
 from tests.server.summing import begun, code_for, over, phase, plain_sum, started, swept
 
 from hansa.algorithms.fixed_point import decode, whole_numbers
-from hansa.secagg import keys
+from hansa.secagg import keys, known
 from hansa.secagg.messages import Masked, Shares
 from hansa.secagg.server import Phase
 from hansa.server import closing
@@ -22,7 +22,7 @@ from hansa.store.reports import Reports
 from hansa.store.sums import Sums
 from hansa.wire.generated import federation_pb2 as messages
 
-PHASES = list(Phase)[:5]
+PHASES = [each for each in Phase if each < Phase.DONE and each is not Phase.DRAW]
 
 
 @pytest.fixture
@@ -193,7 +193,7 @@ def test_a_repeated_message_is_harmless_and_another_answer_to_a_phase_is_refused
         async with deployed(tmp_path) as server:
             parts = await begun(server, await started(server, 4))
             code = await code_for(server, parts[0].assigned)
-            for _ in PHASES[:at]:
+            for _ in [each for each in PHASES if each < at]:
                 await phase(parts)
             for _ in range(2):
                 assert (await parts[0].say()).status_code == 200
@@ -301,7 +301,7 @@ async def masked(server, clients=4):
 
 async def rest(server, parts, first=Phase.MASK):
     """Let a sum go to its end from a phase on."""
-    for each in PHASES[first:]:
+    for each in [each for each in PHASES if each >= first]:
         await phase(parts, last=each is Phase.UNMASK)
     assert await over(server, parts[0]) == "closed"
 
@@ -309,7 +309,7 @@ async def rest(server, parts, first=Phase.MASK):
 BROKEN_VECTORS = {
     "shorter": (lambda whole: whole[:-1], "HANSA-RING-INVALID"),
     "longer": (lambda whole: whole + b"0", "HANSA-RING-INVALID"),
-    "without a signature": (lambda whole: whole[:48] + bytes(64) + whole[112:], "HANSA-SECAGG-REFUSED"),
+    "without a signature": (lambda whole: whole[:-64] + bytes(64), "HANSA-SECAGG-REFUSED"),
     "with one bit turned": (lambda whole: changed(whole, 200), "HANSA-SECAGG-REFUSED"),
     "no message at all": (lambda whole: bytes(len(whole)), "HANSA-SECAGG-MESSAGE"),
 }
@@ -340,8 +340,7 @@ def test_a_masked_vector_is_not_taken_before_its_phase_or_by_exchange(tmp_path, 
         async with deployed(tmp_path) as server:
             parts = await begun(server, await started(server, 4))
             code = await code_for(server, parts[0].assigned)
-            size = 112 + code.ring.nbytes
-            early = Masked(parts[0].position, parts[0].machine.task.hash, bytes(64), bytes(size - 112)).encode()
+            early = Masked(parts[0].position, parts[0].machine.task.hash, bytes(code.ring.nbytes), bytes(64)).encode()
             assert refusal(await parts[0].device.put(parts[0].assigned.id, early)) == "HANSA-REPORT-UNEXPECTED"
             assert await server.services.blobs.names("updates/") == []
             await phase(parts)
@@ -353,10 +352,14 @@ def test_a_masked_vector_is_not_taken_before_its_phase_or_by_exchange(tmp_path, 
     run_async(work())
 
 
-def test_a_masked_vector_comes_in_parts(tmp_path, sums):
+def test_a_masked_vector_comes_in_parts_and_none_is_hashed_again_for_its_signature(tmp_path, sums, monkeypatch):
+    def again(_):
+        raise AssertionError
+
     async def work():
         async with deployed(tmp_path) as server:
             parts = await masked(server)
+            monkeypatch.setattr(known, "content_of", again)
             whole, middle = parts[0].reply, len(parts[0].reply) // 2
             for start, stop in ((0, middle), (middle, len(whole))):
                 spread = {"whole": whole, "Content-Range": f"bytes {start}-{stop - 1}/{len(whole)}"}
@@ -417,7 +420,7 @@ def test_a_server_that_starts_again_in_a_phase_goes_on(tmp_path, sums, at, half)
         async with deployed(tmp_path) as server:
             parts = await begun(server, await started(server, 3))
             code = await code_for(server, parts[0].assigned)
-            for _ in PHASES[:at]:
+            for _ in [each for each in PHASES if each < at]:
                 await phase(parts)
             if half:
                 assert (await parts[0].say()).status_code == 200
@@ -425,7 +428,7 @@ def test_a_server_that_starts_again_in_a_phase_goes_on(tmp_path, sums, at, half)
             again = replace(server, services=services, http=http)
             for part in parts:
                 part.device.http = http
-            for each in PHASES[at:]:
+            for each in [each for each in PHASES if each >= at]:
                 await phase(parts, last=each is Phase.UNMASK)
             assert await over(again, parts[0]) == "closed"
             assert sums == [plain_sum(code, parts)]
@@ -487,7 +490,7 @@ def test_what_could_not_be_written_is_not_believed(tmp_path, sums, monkeypatch, 
         async with deployed(tmp_path) as server:
             parts = await begun(server, await started(server, 3))
             code = await code_for(server, parts[0].assigned)
-            for _ in PHASES[:at]:
+            for _ in [each for each in PHASES if each < at]:
                 await phase(parts)
             for part in parts[:2]:
                 await part.say()

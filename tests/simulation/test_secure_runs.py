@@ -83,10 +83,12 @@ DECRYPTORS = [
 PROTOCOLS = {
     "secagg-full": {"protocol": "secagg-full"},
     "secagg-plus": {"protocol": "secagg-plus", "assumed_colluding": 0, "registrar": "server"},
+    "beacon": {"protocol": "secagg-plus", "server": "malicious", "registrar": "authority", "beacon": "authority",
+               "expected_dropout": 0.0},
     "oneshot-seeds": {"protocol": "oneshot-seeds", "decryptors": DECRYPTORS},
     "authority": {"protocol": "oneshot-seeds", "decryptors": DECRYPTORS, "registrar": "authority"},
     "groups": {"protocol": "secagg-full", "group_size": 3},
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)

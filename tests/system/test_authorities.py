@@ -5,7 +5,9 @@ As in the tests of decryptors, clients round by the coins of the seed, so that t
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sqlite3
 import subprocess
 import sys
 import time
@@ -161,6 +163,72 @@ def test_killed_around_what_the_authority_answers_a_server_goes_on_and_the_model
             found = finished(calls, run, seconds=120)
             model = model_of(calls, prepare(plan), found)
     assert model == simulated(plan, tmp_path / "run")
+
+
+def ten(federation):
+    """Let ten sites take part, some with the same data: as many as a graph needs that is safe from a lying server."""
+    data = list(federation.sites.values())
+    federation.sites = {f"site {number}": data[number % len(data)] for number in range(10)}
+
+
+def sparse(authority, **more):
+    section = {"protocol": "secagg-plus", "server": "malicious", "beacon": "authority", "expected_dropout": 0.0,
+               "maximum_cohort": 10}  # fmt: skip
+    return plan_of(authority, section=section, **more)
+
+
+def drawn(authority):
+    """Return the draws of an authority's book: attempts by task."""
+    with contextlib.closing(sqlite3.connect(authority.own.place / "authority.sqlite")) as book:
+        return dict(book.execute("SELECT task, attempt FROM draws"))
+
+
+@pytest.mark.slow
+def test_ten_sites_that_suspect_the_server_train_on_graphs_that_the_authority_draws(tmp_path):
+    with hospitals_with_authority(tmp_path) as (federation, authority):
+        ten(federation)
+        local = federation.local
+        start(federation, authority)
+        with federation.calls() as calls:
+            run = finished(calls, submit(calls, sparse(authority), wait_for=10), seconds=200)
+            found = {each["kind"]: each for each in closed(calls, run["id"])}
+    assert "training" in found
+    assert drawn(authority)
+    assert set(drawn(authority).values()) == {1}
+    assert "/v1/beacons" in local.log("authority")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "point", ["authority.drawn", "authority.draw-written", "sums.record-written:11", "sums.record-written:12"]
+)
+def test_killed_around_the_draw_authority_and_server_go_on_with_the_one_beacon_of_the_sum(tmp_path, point):
+    """Of a sum's writes the eleventh, with the last advert, fixes who advertised; the twelfth is the beacon's."""
+    who = point.partition(".")[0]
+    with hospitals_with_authority(tmp_path) as (federation, authority):
+        ten(federation)
+        local = federation.local
+        start(federation, authority)
+        with federation.calls() as calls:
+            if who == "authority":
+                local.kill("authority")
+                authority.start(local, {"HANSA_KILL_AT": point})
+            run = submit(calls, sparse(authority, rounds=1), wait_for=10)
+            if who == "authority":
+                until(lambda: not local.is_running("authority"))
+                before = drawn(authority)
+                assert bool(before) is point.endswith("written")
+                authority.start(local)
+                assert finished(calls, run, seconds=200)
+                assert before.items() <= drawn(authority).items()
+        if who == "sums":
+            local.kill("server")
+            local.launch_server("server", {"HANSA_KILL_AT": point})
+            until(lambda: not local.is_running("server"), 120)
+            local.launch_server("server", {})
+            local.wait_until_ready()
+            with federation.calls() as calls:
+                assert finished(calls, run, seconds=200)
 
 
 @pytest.mark.slow

@@ -6,20 +6,26 @@ is the simulation's, bit for bit, whoever is killed.
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from functools import partial
 from os import environ
+from types import SimpleNamespace
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 from tests.system.test_secure_bytes import HOOKS, SECURE, files, given, hits, needles
 
 import hansa
 from hansa.algorithms.plan import Plan
+from hansa.cli.job_building import build_job
 from hansa.simulation.preparation import prepare
 from hansa.testing.decryptors import hospitals_with_decryptors, start
 from hansa.testing.hospitals import finished, model_of, small_plan, submit
 from hansa.wire.models import sha256
+from hansa.wire.server_models import ServedModel
 
 OPERATORS = ("north", "south")
 SEEDED = """
@@ -113,6 +119,58 @@ def test_killed_wherever_it_may_be_a_server_or_a_decryptor_the_model_is_the_simu
             rounds = calls.get(f"/runs/{run}/rounds", limit=1000)["rounds"]
     assert [each["state"] for each in rounds if each["kind"] == "training"].count("closed") == 5
     assert model == simulated(plan, tmp_path / "run")
+
+
+def hansa_as_operator(federation, *words):
+    """Run a command as the operator of a federation."""
+    local = federation.local
+    asked = {"HANSA_SERVER": local.url, "HANSA_CA": str(local.ca), "HANSA_TOKEN": local.token_file.read_text()}
+    command = [sys.executable, "-P", "-c", "from hansa.cli.main import main; main()", *map(str, words)]
+    ended = subprocess.run(command, env={**environ, **asked}, check=False, timeout=60, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+
+
+def waiting_for_ever(calls, run):
+    """Wait until a run's newest round waits for a decryptor that may be lost; return what it says."""
+    until = time.monotonic() + 120
+    while time.monotonic() < until:
+        for event in calls.get(f"/runs/{run}/events", limit=1000)["events"]:
+            if event["kind"] == "round.waiting" and "lost for good" in event["detail"]["why"]:
+                return event["detail"]["why"]
+        time.sleep(0.1)
+    raise AssertionError(calls.get(f"/runs/{run}/events", limit=1000)["events"])
+
+
+@pytest.mark.slow
+def test_after_a_decryptor_is_lost_for_good_another_run_goes_on_from_the_model_as_the_event_says(tmp_path):
+    with hospitals_with_decryptors(tmp_path, (*OPERATORS, "east")) as (federation, decryptors):
+        start(federation, decryptors, south={"HANSA_KILL_AT": "decryptor.summed:4"})
+        named = {each["name"]: each for each in decryptors.of_a_plan}
+        before = one_shot(SimpleNamespace(of_a_plan=[named["north"], named["south"]]), rounds=5)
+        after = one_shot(SimpleNamespace(of_a_plan=[named["north"], named["east"]]), rounds=2)
+        with federation.calls() as calls:
+            run = submit(calls, before)
+            why = waiting_for_ever(calls, run)
+            assert "'south' cannot be reached" in why
+            assert f"hansa runs cancel {run}; hansa models download {run} --out model.safetensors;" in why
+            model = tmp_path / "model.safetensors"
+            hansa_as_operator(federation, "runs", "cancel", run)
+            hansa_as_operator(federation, "models", "download", run, "--out", model)
+            following = submit(calls, after, begin_from=model.read_bytes())
+            first = ServedModel.from_bytes(build(after, model), prepare(after).first.layout.size)
+            np.testing.assert_array_equal(first.values, last_model(calls, run, after))
+            assert finished(calls, following, seconds=120)["round"] == 2
+
+
+def build(plan, model):
+    return build_job(prepare(plan).plan, population="hospitals", begin_from=model.read_bytes()).model
+
+
+def last_model(calls, run, plan):
+    """Return the values of the newest model of a run."""
+    newest = calls.get("/models", run=run, limit=1)["models"][0]
+    content = calls.download(f"/models/{newest['sha256']}")
+    return ServedModel.from_bytes(content, prepare(plan).first.layout.size).values
 
 
 @pytest.fixture(scope="module")

@@ -49,10 +49,14 @@ def shares() -> list[dict[str, object]]:
     return found
 
 
-def transcript(protocol: str) -> dict[str, object]:
-    """Return a whole round: what every client knows, and every message in the order in which it left."""
-    plus = {"neighbours": 2, "threshold": 2} if protocol == "secagg-plus" else {}
-    one = Federation(5, protocol=protocol, ring=RING, settings=plus, seed="vectors")
+def transcript(protocol: str, *, beacon: bool = False) -> dict[str, object]:
+    """Return a whole round: what every client knows, and every message in the order in which it left.
+
+    The authority, where there is one, has the place after the last client.
+    """
+    plus: dict[str, object] = {"neighbours": 2, "threshold": 2} if protocol == "secagg-plus" else {}
+    drawn = {"registrar": "authority", "beacon": "authority"} if beacon else {}
+    one = Federation(5, protocol=protocol, ring=RING, settings=plus | drawn, seed="vectors")
     messages: list[dict[str, object]] = []
     ask = one.ask
 
@@ -69,6 +73,7 @@ def transcript(protocol: str) -> dict[str, object]:
         "task": one.task.content.hex(),
         "task_hash": one.task.hash.hex(),
         "server_key": one.server_key.private_bytes_raw().hex(),
+        **({"authority_key": one.authority_key.private_bytes_raw().hex()} if beacon else {}),
         "clients": [
             {
                 "identity_key": one.identities[each].private_bytes_raw().hex(),
@@ -98,7 +103,7 @@ def oneshot() -> dict[str, object]:
 
 def deterministic() -> dict[str, object]:
     """Return all vectors that are the same every time."""
-    rounds = [transcript("secagg-full"), transcript("secagg-plus")]
+    rounds = [transcript("secagg-full"), transcript("secagg-plus"), transcript("secagg-plus", beacon=True)]
     return {"masks": masks(), "shares": shares(), "rounds": rounds}
 
 

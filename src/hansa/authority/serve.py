@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from hansa.authority.app import create
+from hansa.authority.book import Book
 from hansa.authority.service import AuthorityService
 from hansa.authority.settings import AuthoritySettings
 from hansa.authority.vouched import Vouched
@@ -21,7 +23,14 @@ def opened(settings: AuthoritySettings, clock: Clock | None = None) -> Iterator[
     with own.alone():
         vouched = Vouched(own)
         vouched.keys()
-        yield AuthorityService(settings, own.identity(), vouched, clock or SystemClock())
+        try:
+            book = Book(own.place)
+        except sqlite3.Error as error:
+            raise own.unusable(f"what it has drawn cannot be read: {error}.") from None
+        try:
+            yield AuthorityService(settings, own.identity(), vouched, book, clock or SystemClock())
+        finally:
+            book.close()
 
 
 async def serve(settings: AuthoritySettings, ready: Callable[[bytes], Any]) -> None:

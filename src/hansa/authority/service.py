@@ -1,16 +1,21 @@
-"""An authority's answers: for which rosters of which tasks it vouches."""
+"""An authority's answers: for which rosters of which tasks it vouches, and what it draws for those who advertised."""
 
 from __future__ import annotations
 
+import hashlib
+import secrets
 from dataclasses import dataclass
 from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from hansa.authority.book import Book, Drawn
 from hansa.authority.settings import AuthoritySettings
 from hansa.authority.vouched import Vouched
 from hansa.core.clock import Clock
 from hansa.core.errors import RefusedError
+from hansa.core.killpoints import reached
+from hansa.secagg.beacon import VALUE_BYTES, Draw, signed_beacon
 from hansa.secagg.convention import vouch
 from hansa.secagg.encoding import Reader
 from hansa.secagg.keys import KEY_BYTES
@@ -23,11 +28,12 @@ _RULE: Final = "An authority vouches for rosters of keys that are on its list, o
 
 @dataclass
 class AuthorityService:
-    """One authority. It keeps nothing of a call: the same question gets the same bytes while the list is the same."""
+    """One authority. The same question gets the same bytes while the list is the same; only draws are kept."""
 
     settings: AuthoritySettings
     key: Ed25519PrivateKey
     vouched: Vouched
+    book: Book
     clock: Clock
 
     @property
@@ -41,14 +47,64 @@ class AuthorityService:
         ``body``: the task's canonical bytes and the keys of its clients in their order, each behind its length.
         """
         reader = Reader(body)
-        content, joined = reader.blob(), reader.blob()
+        task, _ = self._asked(reader)
         reader.end()
+        return vouch(self.key, task)
+
+    def draw(self, server: bytes, body: bytes) -> bytes:
+        """Return the beacon of a task for those who advertised in it, a message. Raises HansaError.
+
+        ``server`` is the key of the server that asks. ``body``: what :meth:`answer` takes, and a :class:`Draw` behind
+        its length. What is drawn first is drawn: a task has one beacon, for one set of clients.
+        """
+        reader = Reader(body)
+        task, identities = self._asked(reader)
+        question = Draw.decode(reader.blob(), task.hash)
+        reader.end()
+        if not task.beacon:
+            raise untrusted("The task has no beacon.")
+        question.check(task, identities)
+        advertised = hashlib.sha256(question.advertised).digest()
+        drawn = self.book.drawn(task.hash) or self._draw_first(task, server, advertised)
+        if (drawn.server, drawn.advertised) != (server, advertised):
+            raise RefusedError(
+                "HANSA-AUTHORITY-DRAWN",
+                rule="An authority draws one beacon a task, for one set of clients of one server.",
+                found="It has drawn one for that task and others who advertised.",
+                action="Begin another attempt. If this server has not asked before, tell the authority's operator.",
+            )
+        return signed_beacon(self.key, task, question.advertised, drawn.value).encode()
+
+    def probe(self) -> None:
+        """Raise HansaError while the list cannot be read, or another error while the book cannot."""
+        self.vouched.keys()
+        self.book.drawn(b"")
+
+    def _draw_first(self, task: Task, server: bytes, advertised: bytes) -> Drawn:
+        """Draw for a task; the value is on disk when this returns."""
+        most = self.settings.attempts_per_round
+        if self.book.attempts(task.report_id, without=task.attempt) >= most:
+            raise RefusedError(
+                "HANSA-AUTHORITY-ATTEMPTS",
+                rule=f"An authority draws for at most {most} attempts of a round: whoever draws often can choose.",
+                found="So many attempts of that round had a beacon.",
+                action="Find out why they failed; its operator may raise attempts_per_round.",
+            )
+        drawn = Drawn(server, advertised, secrets.token_bytes(VALUE_BYTES))
+        reached("authority.drawn")
+        self.book.add(task.hash, drawn, task.report_id, task.attempt)
+        reached("authority.draw-written")
+        return drawn
+
+    def _asked(self, reader: Reader) -> tuple[Task, tuple[bytes, ...]]:
+        """Return the task and the keys of a call, for which this authority vouches. Raises HansaError."""
+        content, joined = reader.blob(), reader.blob()
         if len(joined) % KEY_BYTES:
             raise malformed("The keys of a roster are 32 bytes each.")
         identities = tuple(joined[at : at + KEY_BYTES] for at in range(0, len(joined), KEY_BYTES))
         task = read_task(content)
         self._check(task, identities)
-        return vouch(self.key, task)
+        return task, identities
 
     def _check(self, task: Task, identities: tuple[bytes, ...]) -> None:
         """Raise HansaError unless a task's roster is of these keys, all of which are on the list, and of enough."""

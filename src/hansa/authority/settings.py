@@ -22,10 +22,19 @@ class AuthoritySettings(ServiceSettings):
     minimum_cohort: Annotated[
         int, Ge(3), Doc("fewest clients of a sum whose keys it vouches for, whatever a plan says")
     ] = 3
+    attempts_per_round: Annotated[
+        int,
+        Ge(1),
+        Doc("attempts of a round for which it draws beacons: a server that gives one up gets another graph with each"),
+    ] = 32
     folder: Annotated[
-        str, MinLen(1), Doc("where it keeps its key and its list; made with mode 0700, for one process that serves")
+        str,
+        MinLen(1),
+        Doc("where it keeps its key, its list and what it drew; made with mode 0700, for one process that serves"),
     ] = FOLDER
     port: Annotated[int, Ge(1), Le(65535), Doc("port to listen on")] = 8445
     largest_request_bytes: Annotated[
-        int, Ge(4096), Doc("the largest body of a call: 32 bytes a client, and a few kilobytes of a task")
+        int,
+        Ge(4096),
+        Doc("the largest body of a call: 32 bytes a client, 192 with a beacon, and a few kilobytes of a task"),
     ] = 2**20

@@ -12,7 +12,7 @@ import statistics
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
@@ -30,7 +30,7 @@ from hansa.secagg.client import MaskingClient
 from hansa.secagg.contribution import Contribution
 from hansa.secagg.convention import Convention, register
 from hansa.secagg.decryptor import Decryptor, DecryptorPolicy
-from hansa.secagg.known import vector_sha256
+from hansa.secagg.known import content_of
 from hansa.secagg.masks import Mask, stream
 from hansa.secagg.messages import header_of
 from hansa.secagg.oneshot_client import ReportingClient
@@ -49,6 +49,8 @@ ALL_FOR_REAL: Final = 100
 DECRYPTORS: Final = 2
 WINDOW: Final = 4
 """Answers for each thread of the server that reach it at once."""
+ARRIVAL: Final = "arrive"
+"""Before the names of the server's parts that every upload costs: its SHA-256."""
 
 _NAMES: Final = {
     1: "task", 2: "advert", 3: "keys", 4: "shares", 5: "deliveries", 6: "masked", 8: "survivors", 9: "consistent",
@@ -103,10 +105,10 @@ class Stopwatch:
             self.synced.append(time.perf_counter() - began)
         return step
 
-    def wait(self, name: str, contents: Iterator[bytes]) -> bytes:
-        """Return the next hash, and note how long it was waited for."""
-        with self.timed(name):
-            return next(contents)
+    def arrive(self, name: str, contents: Iterable[bytes]) -> list[bytes]:
+        """Return the hashes of what arrives, and note how long they take."""
+        with self.timed(f"{ARRIVAL} {name}"):
+            return list(contents)
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
@@ -247,12 +249,15 @@ class Bench:
         yield from (asked[start : start + size] for start in range(0, len(asked), size))
 
     def _deliver(self, server: MaskingServer | SummingServer, phase: str, messages: Sequence[bytes]) -> Step:
-        """Give answers to the server; the last one of a phase also closes it. Vectors are hashed on its threads."""
-        hashed = phase in {"mask", "collect"}
-        contents = (map if self.work.threads == 1 else self.pool.map)(vector_sha256, messages if hashed else ())
-        step = Step()
-        for message in messages:
-            content = self.server.wait(f"hash {phase}", contents) if hashed else b""
+        """Give answers to the server; the last one of a phase also closes it.
+
+        Vectors are hashed on its threads, as all that is uploaded: that is their arrival.
+        """
+        step, contents = Step(), [b""] * len(messages)
+        if phase in {"mask", "collect"}:
+            hashed = (map if self.work.threads == 1 else self.pool.map)(content_of, messages)
+            contents = self.server.arrive(phase, hashed)
+        for message, content in zip(messages, contents, strict=True):
             name = f"{'close' if len(server.waits_for) == 1 else 'take'} {phase}"
             step = self.server.run(name, partial(server.on_message, message, content))
         return step
@@ -299,6 +304,7 @@ class Bench:
 
     def _answer(self, *, exact: bool, survivors: int) -> dict[str, Any]:
         server = {name: sum(times) for name, times in self.server.seconds.items()}
+        after = sum(seconds for name, seconds in server.items() if not name.startswith(ARRIVAL))
         phases = [name for name in self.clients.seconds if name != "not timed"]
         client = {name: 1000 * statistics.median(self.clients.seconds[name]) for name in phases}
         sizes = {name: statistics.mean(found) for name, found in self.clients.sizes.items()}
@@ -308,7 +314,7 @@ class Bench:
             "survivors": survivors,
             "clients_timed": len(self.timed),
             "client_ms": {**client, "total": sum(client.values())},
-            "server_seconds": {**server, "total": sum(server.values())},
+            "server_seconds": {**server, "after arrival": after, "total": sum(server.values())},
             "server_processor_seconds": self.server.processor,
             "bytes_up": {name: size for name, size in sizes.items() if name in _UP},
             "bytes_down": {name: size for name, size in sizes.items() if name in _DOWN},

@@ -10,11 +10,12 @@ from rich.console import Console
 from rich.text import Text
 
 from hansa.algorithms.plan import Plan, plan_sha256
+from hansa.algorithms.round_storage import update_bytes
 from hansa.algorithms.rounds import travelling_layout
 from hansa.algorithms.secure_sums import largest_group, training_code
 from hansa.cli.console import facts, heading
 from hansa.cli.job_building import build_job, signature_of
-from hansa.cli.promises import pieces, privacy_promises, stored
+from hansa.cli.promises import pieces, privacy_promises, sends, stored
 from hansa.core.errors import PlanError
 from hansa.core.layout import Layout
 from hansa.core.nouns import Signature
@@ -50,10 +51,9 @@ class FederationPlan:
 
     def costs(self) -> dict[str, int]:
         """Return what a round costs a client, in bytes, without what is around a message."""
-        travels, code = self.layout, training_code(self.plan, self.layout)
-        up = 4 * travels.size + 8 * len(travels.lanes) if code is None else code.ring.nbytes
-        parameters = travels.branch("params").size
-        return {"parameters": parameters, "bytes_down_per_client": 4 * travels.size, "bytes_up_per_client": up}
+        parameters, down = self.layout.branch("params").size, 4 * self.layout.size
+        up = update_bytes(self.plan, self.layout)
+        return {"parameters": parameters, "bytes_down_per_client": down, "bytes_up_per_client": up}
 
     def show(self, console: Console) -> None:
         """Print it for people."""
@@ -63,8 +63,8 @@ class FederationPlan:
             console.print(Text("note: ", style="yellow").append(note, style="none"))
         rows = [
             ("model", f"{count_text(costs['parameters'])} parameters"),
-            ("a client receives", f"{bytes_text(costs['bytes_down_per_client'])} a round"),
-            ("a client sends", f"{bytes_text(costs['bytes_up_per_client'])} a round, where no transform compresses it"),
+            ("a client receives", f"{bytes_text(costs['bytes_down_per_client'])} a round, 4 bytes a number"),
+            ("a client sends", f"{bytes_text(costs['bytes_up_per_client'])} a round, {sends(self.plan)}"),
             ("at rest", stored(self.plan, self.layout, None)),
         ]
         for title, pairs in (

@@ -71,13 +71,20 @@ def out_of_memory(error: MemoryError) -> HansaError:
     )
 
 
-def tell_usage(end: SystemExit) -> None:
-    """Print for programs what was wrong with the command line, where it was that which ended the command."""
-    message = getattr(end.__context__, "format_message", None)
-    if message is None:
-        return
-    parts = {"rule": "A command is called as its --help says.", "found": message(), "action": "See: hansa VERB --help"}
-    print_json({"error": {"code": USAGE, **parts, "problems": []}})
+def is_usage(error: Exception) -> bool:
+    """Return True for what the parser of the command line raises: its class has another home in each version."""
+    return hasattr(error, "format_message")
+
+
+def tell_usage(console: Console, error: Any, *, as_json: bool) -> int:
+    """Print what was wrong with the command line; return the exit status."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        return CATALOGUE[USAGE].exit_status  # the help is on the screen
+    context, found = getattr(error, "ctx", None), error.format_message().strip()
+    command = "hansa" if context is None else context.command_path
+    rule, action = "A command is called as its --help says.", f"See: {command} --help"
+    found = found if found.endswith((".", "?", ")")) else f"{found}."
+    return tell(console, HansaError(USAGE, rule=rule, found=found, action=action), as_json=as_json)
 
 
 def _interrupted(folder: Path | None) -> RunError:

@@ -17,6 +17,7 @@ from hansa.core.streams import Streams
 from hansa.data import load
 from hansa.data.inference import is_open
 from hansa.wire.jobs import layout_to_mapping
+from hansa.wire.models import values_of
 from hansa.wire.server_models import ServedModel
 
 
@@ -29,18 +30,22 @@ class BuiltJob:
     notes: tuple[str, ...]
 
 
-def build_job(plan: Plan, *, population: str, signature: Signature | None = None, **options: Any) -> BuiltJob:
+def build_job(
+    plan: Plan, *, population: str, signature: Signature | None = None, begin_from: bytes | None = None, **options: Any
+) -> BuiltJob:
     """Return the job of a plan. Raises HansaError.
 
     The signature follows from ``[features]`` where they are complete; else it is given, or found in ``[data]``, which
-    completes the features too. ``options``: eligibility, priority, purpose, as the API has them.
+    completes the features too. ``begin_from``: a model file to begin from, instead of the model that the plan's factory
+    makes. ``options``: eligibility, priority, purpose, as the API has them.
     """
     notes: tuple[str, ...] = ()
     found = signature or (None if plan.features is None else signature_of(plan.features))
     if found is None:
         plan, found, notes = _from_data(plan)
     model = plan.trainer.initial(plan.model, found, Streams(plan.seed).of("model"))
-    content = ServedModel(model.values, None).to_bytes()
+    values = model.values if begin_from is None else values_of(begin_from, model.layout, model.values)
+    content = ServedModel(values, None).to_bytes()
     body = {
         "name": plan.name,
         "population": population,

@@ -13,7 +13,15 @@ from typing import Annotated, Any, Final
 import typer
 
 from hansa.cli.console import screen
-from hansa.cli.failures import UnexpectedError, guarded, out_of_memory, tell, tell_unexpected, tell_usage
+from hansa.cli.failures import (
+    UnexpectedError,
+    guarded,
+    is_usage,
+    out_of_memory,
+    tell,
+    tell_unexpected,
+    tell_usage,
+)
 from hansa.core.errors import HansaError
 from hansa.core.settings import SETTINGS
 
@@ -103,11 +111,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     as_json = "--json" in words
     try:
-        build(words)(words, prog_name="hansa")
-    except SystemExit as end:
-        if as_json:
-            tell_usage(end)
-        raise
+        status = build(words)(words, prog_name="hansa", standalone_mode=False)
+        sys.exit(status or 0)
     except HansaError as error:
         sys.exit(tell(screen(), error, as_json=as_json))
     except UnexpectedError as error:
@@ -115,4 +120,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except MemoryError as error:
         sys.exit(tell(screen(), out_of_memory(error), as_json=as_json))
     except Exception as error:  # noqa: BLE001 - a user sees a sentence, whatever happens
+        if is_usage(error):
+            sys.exit(tell_usage(screen(), error, as_json=as_json))
         sys.exit(tell_unexpected(screen(), error, None, as_json=as_json))

@@ -123,7 +123,8 @@ class Costs:
     seconds_per_evaluation: float
     evaluations: int
     baselines: tuple[str, ...]
-    secure: bool = False
+    sends: str = ""
+    """What the bytes that a client sends are."""
     stored: str = ""
     """What a server stores of an open round."""
 
@@ -147,15 +148,8 @@ class Costs:
             ("parameters", count_text(sum(self.parameters.values())) + several),
             ("clients", f"{count_text(self.population)}, of which {self.cohort:g}{expected} take part in a round"),
             ("rounds x cohort", f"{count_text(self.rounds)} x {self.cohort:g} = {count_text(total)} client updates"),
-            (
-                "up",
-                f"{bytes_text(self.bytes_up)} per client and round, {bytes_text(self.bytes_up * total)} in all"
-                + ("; the keys and shares of the secure sums come on top" if self.secure else ""),
-            ),
-            (
-                "down",
-                f"{bytes_text(self.bytes_down)} per client and round, {bytes_text(self.bytes_down * total)} in all",
-            ),
+            ("up", f"{_each_and_all(self.bytes_up, total)}: {self.sends}"),
+            ("down", f"{_each_and_all(self.bytes_down, total)}: 4 bytes a number"),
             ("at rest", self.stored),
             ("time here", time_here + extra),
         ]
@@ -179,6 +173,10 @@ class Costs:
             "seconds_per_evaluation": self.seconds_per_evaluation,
             "seconds_without_baselines": self.seconds,
         }
+
+
+def _each_and_all(size: float, updates: float) -> str:
+    return f"{bytes_text(size)} per client and round, {bytes_text(size * updates)} in all"
 
 
 def costs(prepared: Prepared) -> Costs:
@@ -206,9 +204,18 @@ def costs(prepared: Prepared) -> Costs:
         seconds_per_evaluation=evaluating,
         evaluations=plan.rounds // plan.evaluation.every + 2,
         baselines=plan.evaluation.baselines,
-        secure=plan.secure_aggregation is not None,
+        sends=sends(plan),
         stored=stored(plan, prepared.first.layout, prepared.population),
     )
+
+
+def sends(plan: Plan) -> str:
+    """Return what the bytes are that a client sends in a round of training."""
+    if plan.secure_aggregation is not None:
+        return "the vector of integers above; the keys and shares of the secure sums come on top"
+    if plan.privacy is not None:
+        return "the integers above"
+    return "4 bytes a number and 8 a count, where no transform compresses it"
 
 
 def stored(plan: Plan, layout: Layout, clients: int | None) -> str:
@@ -226,7 +233,8 @@ def stored(plan: Plan, layout: Layout, clients: int | None) -> str:
     if of is None:
         raise LookupError("a synchronous round has an end")
     every = f"{bytes_text(of.total)} in an open round at a server: {of.waiting} updates of {update}"
-    return f"{every}, and the sum of those before" if of.sums else f"{every}, until it is closed"
+    sums = f"and two sums of {update}, of those before: the one that counts, and the one that takes its place"
+    return f"{every}, {sums}" if of.sums else f"{every}, until it is closed"
 
 
 def _seconds_of_evaluation(prepared: Prepared, state: ServerState, store: ClientStore) -> float:

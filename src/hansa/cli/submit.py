@@ -42,6 +42,16 @@ def command(  # noqa: PLR0913 - a command's options
         str | None, typer.Option(metavar="28,28", help="The shape of one example, where no data are here to tell.")
     ] = None,
     classes: Annotated[int | None, typer.Option(help="With --shape: classes of the label, 0 for a number.")] = None,
+    begin_from: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Begin from this model of the same form (hansa models download), not from a new one.",
+            exists=True,
+            dir_okay=False,
+            readable=True,
+        ),
+    ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Stay until the run ends, and tell its rounds.")] = False,
     server: ServerUrl = None,
     token_file: TokenFile = None,
@@ -55,7 +65,8 @@ def command(  # noqa: PLR0913 - a command's options
     console = screen()
     read = read_plan(plan, settings or [])
     options = {"eligibility": eligibility, "priority": priority, "purpose": purpose, "wait_for": wait_for}
-    job = build_job(read, population=population, signature=_signature(shape, classes), **options)
+    content = None if begin_from is None else begin_from.read_bytes()
+    job = build_job(read, population=population, signature=_signature(shape, classes), begin_from=content, **options)
     for note in job.notes:
         console.print(Text("note: ", style="yellow").append(note, style="none"))
     with operator(server, token_file, ca) as calls:

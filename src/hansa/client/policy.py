@@ -5,9 +5,10 @@ from __future__ import annotations
 import base64
 import json
 import tomllib
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from annotated_types import Ge, Gt, Le, MinLen
 
@@ -135,9 +136,19 @@ class SecureSums:
         str,
         Doc('registrar = "authority": its key, as `hansa authority key` prints it: had from it, not from the server'),
     ] = ""
+    authority_operator: Annotated[
+        str,
+        Doc(
+            'registrar = "authority": the organisation that runs it; a plan that names another is not answered. Empty: '
+            "the name in a plan is what its author says, and only the key counts"
+        ),
+    ] = ""
     server: Annotated[
         Literal["curious", "malicious"], Doc("malicious: only protocols that hold against a server that lies")
     ] = "malicious"
+    assumed_colluding: Annotated[
+        int, Ge(0), Doc("secagg-plus: clients that may work with a server that lies; a smaller graph is refused")
+    ] = 1
     minimum_cohort: Annotated[int, Ge(3), Doc("fewest clients with which a sum begins")] = 3
     minimum_survivors: Annotated[int, Ge(3), Doc("fewest clients whose sum is shown to the server")] = 3
     decryptors: Annotated[
@@ -149,8 +160,9 @@ class SecureSums:
         self.keys()
         if self.registrar == "authority" and not self.authority_key:
             raise Unsound('authority_key is needed with registrar = "authority": what `hansa authority key` prints.')
-        if self.registrar != "authority" and self.authority_key:
-            raise Unsound(f'authority_key has no use with registrar = "{self.registrar}"; set registrar = "authority".')
+        for name in ("authority_key", "authority_operator"):
+            if self.registrar != "authority" and getattr(self, name):
+                raise Unsound(f'{name} has no use with registrar = "{self.registrar}"; set registrar = "authority".')
         self.authority()
         if len({each.operator for each in self.decryptors}) < len(self.decryptors):
             raise Unsound("decryptors names an operator twice.")
@@ -243,7 +255,20 @@ def objections(policy: Policy, asked: Asked) -> list[str]:
         f"the model has {asked.model_size} bytes, more than disk_mb allows": disk is not None
         and asked.model_size > disk * 1_000_000,
     }
-    return [reason for reason, holds in reasons.items() if holds]
+    return [*(reason for reason, holds in reasons.items() if holds), *_other_authority(policy.secure_sums, job.plan)]
+
+
+def _other_authority(demands: SecureSums, plan: Mapping[str, Any]) -> Iterator[str]:
+    """Yield how the authority that a plan names is another than the one that a site trusts."""
+    section = plan.get("secure_aggregation")
+    named = section.get("authority") if isinstance(section, Mapping) else None
+    if demands.registrar != "authority" or not isinstance(named, Mapping):
+        return  # then the roster's registrar is another, which the sum refuses
+    operator, key = named.get("operator"), named.get("key")
+    if demands.authority_operator and operator != demands.authority_operator:
+        yield f"the plan names {operator!r} as its authority's operator, not {demands.authority_operator!r}"
+    if key != demands.authority_key:
+        yield "the plan's authority has another key than authority_key"
 
 
 def hours_of(text: str) -> tuple[tuple[float, float], ...]:

@@ -18,7 +18,7 @@ from hansa.core.secure_aggregation import SecureAggregation
 from hansa.secagg.contribution import Contribution
 from hansa.secagg.messages import Announcement, Masked, header_of
 from hansa.secagg.oneshot_messages import Report
-from hansa.secagg.planned import graph_of
+from hansa.secagg.planned import beacon_of, graph_of
 from hansa.secagg.policy import ClientPolicy
 from hansa.secagg.protocols import Client, restore_client, start_client
 from hansa.secagg.step import Step
@@ -110,6 +110,7 @@ def _policy(begun: Begun, section: SecureAggregation, demands: SecureSums, key: 
         authority_key=demands.authority(),
         pinned=frozenset({own, *demands.keys()}),
         server="malicious" if "malicious" in {section.server, demands.server} else "curious",
+        assumed_colluding=max(section.assumed_colluding, demands.assumed_colluding),
         minimum_cohort=max(section.minimum_cohort, demands.minimum_cohort),
         minimum_survivors=max(section.minimum_survivors, demands.minimum_survivors),
         decryptors=demands.decryptor_keys(),
@@ -127,6 +128,7 @@ def _require_this(task: Task, begun: Begun, section: SecureAggregation, ring: Ri
     named = (f"{begun.id.run}/{begun.id.kind}", begun.id.round, begun.id.attempt)
     protocol, graph = graph_of(section, task.roster_size)
     same = (task.protocol, task.neighbours, task.threshold) == (protocol, graph.neighbours, graph.threshold)
+    same &= task.beacon == beacon_of(section, protocol)
     same &= [(each.operator, each.identity) for each in task.decryptors] == [
         (each.operator, each.identity) for each in section.decryptors
     ]

@@ -36,7 +36,9 @@ _SERVICE: Final = "/hansa.v1.Federation/"
 _PROBLEM: Final = "hansa.v1.Problem"
 _UNREACHABLE: Final = "HANSA-SERVER-UNREACHABLE"
 _LOOK: Final = "Check the address, the network, proxies, and --ca for a server with an authority of its own."
-_PASSING: Final = frozenset({_UNREACHABLE, "HANSA-SERVER-BUSY", "HANSA-SERVER-LIMIT", "HANSA-SERVER-STORAGE"})
+_PASSING: Final = frozenset({
+    _UNREACHABLE, "HANSA-SERVER-BUSY", "HANSA-SERVER-LIMIT", "HANSA-SERVER-STORAGE", "HANSA-REQUEST-SLOW"
+})  # fmt: skip
 """What is tried again."""
 _LARGEST: Final = 2**20
 """Bytes of an answer, at most: what is larger, models and jobs, has a size that is known before it is read."""

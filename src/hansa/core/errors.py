@@ -81,6 +81,7 @@ CATALOGUE: Final[dict[str, Entry]] = {
     "HANSA-CLIENT-ATTRIBUTES": Entry(3, "attributes do not fit the population's schema", 400, "invalid_argument"),
     "HANSA-CLIENT-FOLDER": Entry(4, "the client's state folder cannot be used", 500, "internal"),
     "HANSA-REQUEST-INVALID": Entry(2, "a request is malformed", 400, "invalid_argument"),
+    "HANSA-REQUEST-SLOW": Entry(7, "a body came too slowly or paused for too long; send it again", 408, "unavailable"),
     "HANSA-REQUEST-TOO-LARGE": Entry(2, "a body is larger than this server takes", 413, "out_of_range"),
     "HANSA-NOT-FOUND": Entry(2, "there is no such thing, or not for this caller", 404, "not_found"),
     "HANSA-UPLOAD-OFFSET": Entry(
@@ -128,6 +129,20 @@ CATALOGUE: Final[dict[str, Entry]] = {
         3,
         "a roster holds a key that is not on the authority's list: its operator adds it (hansa authority vouch), or the"
         " server's operator suspends that client (hansa clients suspend); compare `hansa clients` with the list",
+        403,
+        "permission_denied",
+    ),
+    "HANSA-AUTHORITY-DRAWN": Entry(
+        3,
+        "the authority has drawn a beacon for that task, for others who advertised or another server: another attempt"
+        " gets another; where nobody restored an older copy of the server's database, tell the authority's operator",
+        409,
+        "failed_precondition",
+    ),
+    "HANSA-AUTHORITY-ATTEMPTS": Entry(
+        3,
+        "the authority has drawn beacons for as many attempts of a round as its operator allows: find out why they"
+        " failed, or ask for another attempts_per_round",
         403,
         "permission_denied",
     ),

@@ -40,6 +40,8 @@ KILL_POINTS: Final[dict[str, str]] = {
     "decryptor.batch-written": "the one batch of a task is on disk, and not answered",
     "decryptor.summed": "a sum of masks is made, and not on disk",
     "decryptor.answer-written": "a sum of masks is on disk, and not sent",
+    "authority.drawn": "a beacon is drawn, and not on disk",
+    "authority.draw-written": "a beacon is on disk, and not told",
     "client.enrolled": "the server has enrolled the client, and that is not on disk",
     "client.assigned": "an assignment is accepted, and nothing is written",
     "client.trained": "an update is computed, and not on disk",

@@ -46,6 +46,10 @@ class Segment:
         """Return the bytes of the packed entries: ceil(length * bits / 8)."""
         return -(-self.length * self.bits // 8)
 
+    def packed(self, array: UInts) -> NDArray[np.uint8]:
+        """Return entries, modulo 2^bits, in ``bits`` bits each: a view of the array where they fill its type."""
+        return _packed(array if self.bits == 8 * array.itemsize else array & self.dtype.type(self.mask), self)
+
 
 @dataclass(frozen=True)
 class Ring:
@@ -71,9 +75,7 @@ class Ring:
 
     def pack(self, vector: Sequence[UInts]) -> bytes:
         """Return the entries, each segment's in ``bits`` bits, little end first, from a whole byte on."""
-        return b"".join(
-            _packed(array, segment) for segment, array in zip(self.segments, self.reduce(vector), strict=True)
-        )
+        return b"".join(segment.packed(array).data for segment, array in zip(self.segments, vector, strict=True))
 
     def unpack(self, content: bytes | memoryview) -> RingVector:
         """Return the vector of packed entries. RefusedError: another size, or bits after the last entry.
@@ -96,10 +98,10 @@ def _group(segment: Segment) -> tuple[int, int]:
     return width // common, segment.bits // common
 
 
-def _packed(array: UInts, segment: Segment) -> bytes:
+def _packed(array: UInts, segment: Segment) -> NDArray[np.uint8]:
     (size, words), dtype = _group(segment), segment.dtype.newbyteorder("<")
     if size == 1:
-        return np.ascontiguousarray(array, dtype).tobytes()
+        return np.ascontiguousarray(array, dtype).view(np.uint8)
     groups = -(-segment.length // size)
     entries = _filled(array, groups * size).reshape(groups, size)
     packed = np.empty((groups, words), dtype)
@@ -107,7 +109,7 @@ def _packed(array: UInts, segment: Segment) -> bytes:
         rows = slice(start, start + _GROUPS)
         columns = np.ascontiguousarray(entries[rows].T)
         packed[rows] = np.stack([_word(columns, place, segment) for place in range(words)], axis=1)
-    return packed.reshape(-1).view(np.uint8)[: segment.nbytes].tobytes()
+    return packed.reshape(-1).view(np.uint8)[: segment.nbytes]
 
 
 def _word(columns: UInts, place: int, segment: Segment) -> UInts:

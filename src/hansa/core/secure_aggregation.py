@@ -86,7 +86,11 @@ class SecureAggregation:
         Doc("the server that is defended against: one that keeps to the protocol and looks, or one that may lie"),
     ] = "curious"
     beacon: Annotated[
-        str | None, MinLen(1), Doc("secagg-plus: the public randomness of others that draws the graph of pairs")
+        Literal["authority"] | None,
+        Doc(
+            "secagg-plus: who draws the graph of pairs, once it is fixed which clients take part; without one the "
+            "graph follows from the task, which the server chooses"
+        ),
     ] = None
     registrar: Annotated[
         Literal["server", "pinned", "authority"],
@@ -192,6 +196,8 @@ class SecureAggregation:
             yield "decryptors names one twice."
         if self.beacon is not None and self.protocol != "secagg-plus":
             yield f"{self.protocol} draws no graph, so that a beacon serves nothing; remove it."
+        if self.beacon == "authority" and self.registrar != "authority":
+            yield f'registrar = "{self.registrar}" asks no authority, which could draw the beacon; use "authority".'
         if self.server == "malicious" and self.protocol == "secagg-plus" and self.beacon is None:
             yield (
                 "a server that may lie would draw the graph of secagg-plus to its advantage; "

@@ -8,13 +8,14 @@ from typing import Any, Final
 from hansa.algorithms.plan import Plan
 from hansa.algorithms.private_sums import honest_parties, mechanism_of
 from hansa.algorithms.ring_plan import RingCode
+from hansa.algorithms.round_storage import update_bytes
 from hansa.core.ledger import Balance
 from hansa.core.secure_aggregation import SecureAggregation
 from hansa.privacy.accounting import Cost
 from hansa.privacy.mechanisms import Correlated, times
 from hansa.privacy.planned import cost_of
-from hansa.reporting.figures import plural
-from hansa.reporting.secure_sentences import Sentence
+from hansa.reporting.figures import bytes_text, count_text, plural
+from hansa.reporting.secure_sentences import Sentence, branch_text
 
 HYPOTHETICAL: Final = (
     "hypothetical: this simulation draws its noise from the plan's seed, which protects nobody, and charges no ledger; "
@@ -57,7 +58,8 @@ def sentences(plan: Plan, code: RingCode | None = None) -> list[Sentence]:
     """
     if plan.privacy is None:
         return []
-    return [*_guarantee(plan, cost_of(plan, code)), *_against(plan), *_noise(plan, code), *_not_covered(plan)]
+    found = [*_guarantee(plan, cost_of(plan, code)), *_against(plan), *_noise(plan, code), *_not_covered(plan)]
+    return found if code is None or plan.secure_aggregation is not None else [*found, *_integers(plan, code)]
 
 
 def told(plan: Plan, code: RingCode | None = None) -> dict[str, Any] | None:
@@ -160,7 +162,23 @@ def _noise(plan: Plan, code: RingCode | None) -> Iterator[Sentence]:
         )
     if code is not None and code.norm is not None:
         limit = max(branch.limit for branch in code.branches)
-        yield Sentence("", f"rounding to integers makes it {code.norm / limit - 1:.1%} larger than without")
+        yield Sentence(
+            "",
+            "it is made for the largest norm of an update after its rounding to integers, which is above the clip norm "
+            f"by a fraction of {code.norm / limit - 1:.1e}",
+        )
+
+
+def _integers(plan: Plan, code: RingCode) -> Iterator[Sentence]:
+    """Yield in which integers updates travel where no secure sum packs them, and what they take."""
+    for number, branch in enumerate(code.branches):
+        yield Sentence("" if number else "integers", branch_text(code, branch))
+    size, counts = bytes_text(float(update_bytes(plan, code.layout))), plural(len(code.layout.lanes), "count")
+    yield Sentence(
+        "",
+        f"{size} for each client's update: {count_text(code.width)} entries of {8 * code.dtype.itemsize} bits, the "
+        f"whole type in which sums of them fit, and {counts} of 64 bits",
+    )
 
 
 def _not_covered(plan: Plan) -> Iterator[Sentence]:

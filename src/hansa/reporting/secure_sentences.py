@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from hansa.algorithms.ring_plan import RingCode
+from hansa.algorithms.ring_plan import BranchCode, RingCode
+from hansa.core.ring import FEWEST_BITS
 from hansa.core.secure_aggregation import SecureAggregation
 from hansa.reporting.figures import bytes_text, count_text
+from hansa.secagg.planned import floors_of, graph_of, least_summed
 
 _REGISTRAR: Final = {
     "server": (
@@ -19,7 +21,8 @@ _REGISTRAR: Final = {
     ),
     "authority": (
         "{authority}, whose key the server does not hold, vouches for the keys of each sum's clients and does not work "
-        "with the server, which then can neither invent a client nor exchange a key; each site's policy holds that key"
+        "with the server, which then can neither invent a client nor exchange a key; each site's policy holds that "
+        "key. Who runs it is what the plan says, and a site's policy where it sets authority_operator"
     ),
 }
 _PINNED_AT_DECRYPTORS: Final = (
@@ -59,18 +62,36 @@ def integers(section: SecureAggregation, code: RingCode) -> Iterator[Sentence]:
     most = count_text(code.clients)
     yield Sentence("integers", f"no sum overflows, for up to {most} clients in {groups} and the largest weights")
     for branch in code.branches:
-        own = (branch.limit + 1).bit_length()
-        yield Sentence(
-            "",
-            f"{branch.name}: entries of up to {branch.step * branch.limit:g} in steps of {branch.step:.3g} "
-            f"({own} bits), {branch.bits} bits in the sum",
-        )
+        yield Sentence("", branch_text(code, branch))
     yield Sentence("", _weights(code))
     bits = sorted({run.bits for run in code.lanes})
     shown = f"{bits[0]} to {bits[-1]}" if len(bits) > 1 else str(bits[0])
     lanes = len(code.layout.lanes)
-    yield Sentence("", f"{lanes} counts, weights and statistics in the same vector, {shown} bits each in the sum")
-    yield Sentence("", f"{bytes_text(float(code.ring.nbytes))} for each client's vector, whatever is in it")
+    yield Sentence(
+        "",
+        f"{lanes} counts, weights and statistics in the same vector, {shown} bits each in the sum: what the largest "
+        f"sum of each needs, {FEWEST_BITS} at least",
+    )
+    parts = " + ".join(f"{count_text(each.length)} x {each.bits}" for each in code.ring.segments)
+    size = bytes_text(float(code.ring.nbytes))
+    yield Sentence("", f"{size} for each client's vector, whatever is in it: {parts} bits, each part in whole bytes")
+
+
+def branch_text(code: RingCode, branch: BranchCode) -> str:
+    """Return which integers the entries of a branch are, how many bits their sum takes, and why so many."""
+    own = (branch.limit + 1).bit_length()
+    weights = f" x {count_text(code.weight_steps)} units of weight" if code.weight_steps > 1 else ""
+    noise = f", with noise of up to {count_text(branch.tail)} steps" if branch.tail else ""
+    clipped = ", the clip norm," if code.norm is not None else ""
+    padding = (
+        f"; its {count_text(branch.size)} entries are padded to {count_text(branch.length)}, for blocks of "
+        f"{count_text(branch.block)} that are rotated together"
+    )
+    return (
+        f"{branch.name}: entries of up to {branch.step * branch.limit:g}{clipped} in steps of {branch.step:.3g} ({own} "
+        f"bits with the sign), {branch.bits} bits in the sum, for up to {count_text(code.clients)} clients{weights} x "
+        f"{count_text(branch.limit)} steps{noise}{padding if branch.length > branch.size else ''}"
+    )
 
 
 def _weights(code: RingCode) -> str:
@@ -104,7 +125,9 @@ def _others(section: SecureAggregation, code: RingCode) -> Iterator[Sentence]:
             "itself; of their updates nothing",
         )
     if section.registrar == "authority":
-        yield Sentence("the authority sees", "whose keys each sum is of, and its task; no seed, no share, no vector")
+        more = ", and who was ready for it" if section.beacon else ""
+        seen = f"whose keys each sum is of, and its task{more}; no seed, no share, no vector"
+        yield Sentence("the authority sees", seen)
     yield Sentence(
         "a network observer sees",
         f"who talks to the server, when and how much: {bytes_text(float(code.ring.nbytes))} of masked vector for each "
@@ -143,8 +166,7 @@ def _other_limits(section: SecureAggregation, clients: int) -> list[Sentence]:
     return [
         Sentence(
             "may collude",
-            f"the server with {colluding} of {clients} clients; the graph of pairs is drawn so that this holds but for "
-            "a chance of 2^-40",
+            f"the server with {colluding} of {clients} clients; {_graph(section, clients)}",
         ),
         Sentence(
             "may drop out",
@@ -154,12 +176,27 @@ def _other_limits(section: SecureAggregation, clients: int) -> list[Sentence]:
     ]
 
 
+def _graph(section: SecureAggregation, clients: int) -> str:
+    """Return the graph of pairs of so many clients, and with which chance it protects."""
+    protocol, graph = graph_of(section, clients)
+    if protocol == "secagg-full":
+        return "so few that every pair of them masks, as with secagg-full"
+    drawn = f"each is paired with k = {graph.neighbours} others, and t = {graph.threshold} shares give a secret back"
+    if section.server == "curious":
+        return f"{drawn}, so that this holds but for a chance of 2^-40"
+    return (
+        f"{drawn}, so that this holds for a beacon that is drawn once but for a chance of 2^-40. A server that gives "
+        "rounds up until the graph suits it has that chance with each beacon"
+    )
+
+
 def _minimum(section: SecureAggregation, clients: int) -> Sentence:
-    least = section.least_survivors(clients)
+    cohort, least = section.minimum_cohort, section.least_survivors(clients)
+    if section.protocol == "secagg-plus":
+        cohort, least = floors_of(section, clients)
     return Sentence(
         "",
-        f"a sum of fewer than {least} of {clients} clients is never shown, and none begins with fewer than "
-        f"{section.minimum_cohort}",
+        f"a sum of fewer than {least} of {clients} clients is never shown, and none begins with fewer than {cohort}",
     )
 
 
@@ -175,10 +212,20 @@ def _assumptions(section: SecureAggregation, clients: int) -> Iterator[Sentence]
     if section.decryptors:
         *rest, last = sorted({each.operator for each in section.decryptors})
         named = f"{', '.join(rest)} and {last}"
-        yield Sentence("", f"one of {named} does not work with the server: all of them with it can read every update")
+        yield Sentence(
+            "",
+            f"one of {named} does not work with the server: all of them with it can read every update. Who runs each "
+            "is what its own settings and each site's policy say, by its key",
+        )
     if section.beacon is not None:
-        yield Sentence("", f"nobody knows or steers {section.beacon} before the clients' keys of a round are fixed")
+        yield Sentence(
+            "",
+            f"{authority} draws the graph of pairs at random, once for each sum, after it has seen the signed keys of "
+            "those who take part; nobody who runs it works with the server, which could choose the graph then",
+        )
     others = section.least_survivors(clients) - section.assumed_colluding
+    if section.protocol == "secagg-plus":
+        others = least_summed(section, clients)
     yield Sentence(
         "it does not hide",
         f"the sum itself, in which an update is one of as few as {others} that nobody else knows. Without differential "

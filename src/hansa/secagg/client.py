@@ -16,6 +16,7 @@ from typing import Final
 import numpy as np
 
 from hansa.secagg import field, keys
+from hansa.secagg.beacon import beacon_value
 from hansa.secagg.commitments import both_hashes, commitment
 from hansa.secagg.contribution import Contribution
 from hansa.secagg.encoding import Buffer, Reader, from_bitmap, prefixed, u32
@@ -30,7 +31,6 @@ from hansa.secagg.messages import (
     Deliveries,
     Keys,
     Masked,
-    Message,
     Neighbour,
     Quorum,
     SealedShares,
@@ -38,6 +38,7 @@ from hansa.secagg.messages import (
     Survivors,
     Unmask,
     header_of,
+    vector_front,
 )
 from hansa.secagg.policy import ClientPolicy
 from hansa.secagg.refusals import answered, malformed, unexpected, untrusted
@@ -178,11 +179,11 @@ class MaskingClient:
             raise unexpected("A phase is asked for before the one that comes first.")
         reply = answer(message)
         self._asked[phase] = hashlib.sha256(message).digest()
-        self.phase, self._reply = phase, reply.encode()
+        self.phase, self._reply = phase, reply
         return Step(persist=(message,), send=(Outgoing(self.index, self._reply),))
 
-    def _answer_of(self, kind: int) -> tuple[Phase, Callable[[Buffer], Message]]:
-        answers: dict[int, tuple[Phase, Callable[[Buffer], Message]]] = {
+    def _answer_of(self, kind: int) -> tuple[Phase, Callable[[Buffer], bytes]]:
+        answers: dict[int, tuple[Phase, Callable[[Buffer], bytes]]] = {
             Keys.kind: (Phase.SHARED, self._share),
             Deliveries.kind: (Phase.MASKED, self._mask),
             Survivors.kind: (Phase.CONSISTENT, self._consent),
@@ -219,10 +220,11 @@ class MaskingClient:
         for name in ("_sealing_key", "_given", "_own_share"):
             vars(self).pop(name, None)
 
-    def _share(self, content: Buffer) -> Message:
+    def _share(self, content: Buffer) -> bytes:
         """Answer the neighbours' keys with shares of this client's two secrets."""
         message = Keys.decode(content, self.task.hash)
-        graph = Graph(self.task, from_bitmap(message.advertised, self.task.roster_size))
+        beacon = beacon_value(self.task, message.advertised, message.beacon, self._policy.authority_key)
+        graph = Graph(self.task, from_bitmap(message.advertised, self.task.roster_size), beacon)
         self._check_graph(graph)
         neighbours = message.read_neighbours()
         if tuple(each.advert.client for each in neighbours) != graph.neighbours(self.index):
@@ -244,7 +246,7 @@ class MaskingClient:
                 entries += SealedShares(holder, signed, sealed).encode()
         self._graph, self._pairs, self._own_share = graph, pairs, own
         unsigned = Shares(self.index, self.task.hash, own_hashes, entries, b"")
-        return replace(unsigned, signature=keys.sign(self._signer, "shares", *unsigned.signed_fields()))
+        return replace(unsigned, signature=keys.sign(self._signer, "shares", *unsigned.signed_fields())).encode()
 
     def _check_graph(self, graph: Graph) -> None:
         count, threshold = len(graph.advertised), graph.threshold
@@ -288,7 +290,7 @@ class MaskingClient:
             )
         return pairs
 
-    def _mask(self, content: Buffer) -> Message:
+    def _mask(self, content: Buffer) -> bytes:
         """Answer the neighbours' shares with the masked vector, or with a complaint."""
         message = Deliveries.decode(content, self.task.hash)
         shared = from_bitmap(message.shared, self.task.roster_size)
@@ -306,11 +308,15 @@ class MaskingClient:
             self._received = {}
             complaint = Complaint(self.index, self.task.hash, accused, b"")
             signature = keys.sign(self._signer, "complaint", *complaint.signed_fields())
-            return replace(complaint, signature=signature)
+            return replace(complaint, signature=signature).encode()
         self._received = {dealer: both for dealer, both in received.items() if both is not None}
-        vector, content = masked(self.task.ring, self._given.vector, self._masks(present))
-        signature = keys.sign(self._signer, "masked", self.task.hash, u32(self.index), content)
-        return Masked(self.index, self.task.hash, signature, vector)
+        ring, behind = self.task.ring, keys.SIGNATURE_BYTES
+        front = vector_front(Masked.kind, self.index, self.task.hash, ring.nbytes, behind)
+        masks = self._masks(present)
+        return masked(ring, self._given.vector, masks, front=front, behind=behind, end=self._signed)
+
+    def _signed(self, content: bytes) -> bytes:
+        return keys.sign(self._signer, "masked", self.task.hash, u32(self.index), content)
 
     def _check_enough(self, present: Sequence[int]) -> None:
         if len(present) < max(self.task.minimum_survivors, self._policy.minimum_survivors):
@@ -336,7 +342,7 @@ class MaskingClient:
         own = Mask(keys.self_key(self._self_seed, self.task.hash, self.index))
         return [own, *(Mask(self._pairs[each].mask, minus=each < self.index) for each in present)]
 
-    def _consent(self, content: Buffer) -> Message:
+    def _consent(self, content: Buffer) -> bytes:
         """Answer the survivors with a signature over the round's sets."""
         message = Survivors.decode(content, self.task.hash)
         survivors = from_bitmap(message.survivors, self.task.roster_size)
@@ -349,9 +355,9 @@ class MaskingClient:
         if not keys.signed(self._policy.server_key, message.signature, "survivors", agreed):
             raise untrusted("The server has not signed the same sets.")
         self._survivors, self._agreed_sets = survivors, agreed
-        return Consistent(self.index, self.task.hash, keys.sign(self._signer, "surv", agreed))
+        return Consistent(self.index, self.task.hash, keys.sign(self._signer, "surv", agreed)).encode()
 
-    def _unmask(self, content: Buffer) -> Message:
+    def _unmask(self, content: Buffer) -> bytes:
         """Answer a quorum of signatures with one share of each dealer, and forget every secret."""
         message = Quorum.decode(content, self.task.hash)
         if self.task.report_id in self._spent:
@@ -373,7 +379,7 @@ class MaskingClient:
         signature = keys.sign(self._signer, "unmask", *unsigned.signed_fields())
         self.revealed = True
         self._forget()
-        return replace(unsigned, signature=signature)
+        return replace(unsigned, signature=signature).encode()
 
 
 def _between(task: bytes, sender: int, receiver: int) -> bytes:

@@ -34,9 +34,9 @@ def announcements(convention: Convention, to: Iterable[int]) -> Iterator[Message
 
 
 def keys_of(
-    convention: Convention, graph: Graph, adverts: Mapping[int, Advert], to: Iterable[int]
+    convention: Convention, graph: Graph, adverts: Mapping[int, Advert], to: Iterable[int], beacon: bytes = b""
 ) -> Iterator[Message]:
-    """Yield the adverts of each client's neighbours."""
+    """Yield the adverts of each client's neighbours, with the beacon and its signature where there is one."""
     task, roster = convention.task, convention.roster
     advertised = to_bitmap(graph.advertised, task.roster_size)
     entries = {
@@ -44,7 +44,7 @@ def keys_of(
         for client in graph.advertised
     }
     for client in to:
-        yield Keys(client, task.hash, advertised, tuple(entries[each] for each in graph.neighbours(client)))
+        yield Keys(client, task.hash, advertised, beacon, tuple(entries[each] for each in graph.neighbours(client)))
 
 
 def deliveries(task: Task, dealt: Dealt, to: Iterable[int]) -> Iterator[Message]:

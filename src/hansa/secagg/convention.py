@@ -29,6 +29,8 @@ class Convention:
     """The registrar's signature over :attr:`hansa.secagg.task.Task.registered`, under the purpose ``roster``."""
     decryptors: tuple[bytes, ...] = ()
     """The signature of each decryptor of the task over its hash."""
+    authority: bytes = b""
+    """The key of the authority that draws the task's beacon, 32 bytes; none where there is no beacon."""
 
     def __post_init__(self) -> None:
         self.task.check()

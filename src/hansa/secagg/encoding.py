@@ -90,6 +90,11 @@ class Reader:
         return self.raw(len(self._rest))
 
     @property
+    def left(self) -> int:
+        """Return how many bytes are left."""
+        return len(self._rest)
+
+    @property
     def ended(self) -> bool:
         """Say whether everything was read."""
         return not len(self._rest)

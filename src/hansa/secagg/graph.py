@@ -23,10 +23,11 @@ from hansa.secagg.task import Task
 
 @dataclass(frozen=True)
 class Graph:
-    """The graph of a task and of the clients that advertised in it, sorted."""
+    """The graph of a task, of the clients that advertised in it, sorted, and of the beacon that was drawn for them."""
 
     task: Task
     advertised: tuple[int, ...]
+    beacon: bytes = b""
 
     @property
     def complete(self) -> bool:
@@ -45,7 +46,7 @@ class Graph:
 
     @cached_property
     def _circle(self) -> tuple[list[int], dict[int, int]]:
-        key = digest("graph", self.task.hash, to_bitmap(self.advertised, self.task.roster_size))
+        key = digest("graph", self.task.hash, to_bitmap(self.advertised, self.task.roster_size), self.beacon)
         words = np.frombuffer(stream(key, 8 * len(self.advertised)), "<u8")
         order = [self.advertised[place] for place in np.argsort(words, kind="stable")]
         return order, {client: place for place, client in enumerate(order)}

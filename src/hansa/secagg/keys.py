@@ -26,7 +26,7 @@ TAG_BYTES: Final = 16
 Purpose = Literal[
     "adv", "share-enc", "pair", "self", "bcom", "scom", "surv", "seed", "enc-key", "mask-key", "self-seed",
     "coefficients", "task", "roster", "shares", "masked", "complaint", "survivors", "unmask", "graph", "report",
-    "valid", "request", "answer", "attempts",
+    "valid", "request", "answer", "attempts", "beacon",
 ]  # fmt: skip
 """What bytes are for. Keys, signatures and digests of one purpose never stand for another's."""
 

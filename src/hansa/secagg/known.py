@@ -6,8 +6,7 @@ import hashlib
 from typing import NamedTuple
 
 from hansa.secagg.encoding import Buffer
-from hansa.secagg.messages import Masked, header_of
-from hansa.secagg.oneshot_messages import Report
+from hansa.secagg.messages import FRONT_BYTES, header_of, vector_end
 
 
 class Known(NamedTuple):
@@ -16,21 +15,47 @@ class Known(NamedTuple):
     trusted: bool = False
     """It was checked before: a record holds it."""
     content: bytes = b""
-    """SHA-256 of its masked vector; nothing where that is to be computed."""
+    """What :func:`content_of` gives for it; nothing where that is to be computed."""
 
-    def content_of(self, vector: Buffer) -> bytes:
-        """Return SHA-256 of a message's masked vector."""
-        return self.content or hashlib.sha256(vector).digest()
+    def content_of(self, message: Buffer) -> bytes:
+        """Return SHA-256 of a message up to the end of its masked vector."""
+        return self.content or content_of(message)
 
 
-def vector_sha256(message: Buffer) -> bytes:
-    """Return SHA-256 of the masked vector of a client's message; nothing where it has none. RefusedError: malformed.
+def content_of(message: Buffer) -> bytes:
+    """Return SHA-256 of a client's message up to the end of its masked vector; nothing where it has none.
 
-    It is most of what such a message costs a server, and needs no machine: carriers call it on threads side by side.
+    It is most of what such a message costs a server, and needs no machine. RefusedError: malformed.
     """
-    header = header_of(message)
-    if header.kind == Masked.kind:
-        return hashlib.sha256(Masked.decode(message, header.task).vector).digest()
-    if header.kind == Report.kind:
-        return hashlib.sha256(Report.decode(message, header.task).vector).digest()
-    return b""
+    header_of(message)
+    end = vector_end(message)
+    return hashlib.sha256(memoryview(message)[:end]).digest() if end else b""
+
+
+class MessageHash:
+    """SHA-256 of bytes that come in pieces, and of the same pass what :func:`content_of` gives if they are a message.
+
+    So whoever hashes what arrives needs not hash a masked vector once more. Any bytes may come.
+    """
+
+    def __init__(self) -> None:
+        self.content = b""
+        """What :func:`content_of` gives, once the masked vector has come."""
+        self._digest, self._front, self._come, self._end = hashlib.sha256(), b"", 0, 0
+
+    def update(self, piece: Buffer) -> None:
+        """Take the next bytes."""
+        if len(self._front) < FRONT_BYTES:
+            self._front += bytes(piece[: FRONT_BYTES - len(self._front)])
+            self._end = vector_end(self._front)
+        before = self._end - self._come
+        self._come += len(piece)
+        if 0 < before <= len(piece):
+            self._digest.update(piece[:before])
+            self.content = self._digest.digest()
+            piece = memoryview(piece)[before:]
+        self._digest.update(piece)
+
+    def hexdigest(self) -> str:
+        """Return SHA-256 of all that has come, in hexadecimal."""
+        return self._digest.hexdigest()

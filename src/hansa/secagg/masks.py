@@ -7,15 +7,17 @@ its type has, little end first. A key makes one mask, once.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from io import BytesIO
 from itertools import chain, islice
 from threading import Lock
 from typing import Final, NamedTuple
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from numpy.typing import NDArray
 
 from hansa.core.ring import Ring, RingVector, UInts
 
@@ -55,20 +57,35 @@ def apply(masks: Iterable[Mask], total: RingVector) -> None:
             streams = _apply(streams, part, room)
 
 
-def masked(ring: Ring, vector: RingVector, masks: Iterable[Mask]) -> tuple[memoryview, bytes]:
-    """Return a vector with masks added, packed, and its SHA-256: a thread of its own hashes what is masked already."""
-    streams, room = [_Stream(each) for each in masks], memoryview(bytearray(CHUNK + 15))
-    content, begin, digest = np.empty(ring.nbytes, np.uint8).data, 0, hashlib.sha256()
-    with ThreadPoolExecutor(1) as hashing:
-        for segment, array in zip(ring.segments, vector, strict=True):
-            for given in _parts(array, CHUNK):
-                part = given.copy()
-                _apply(streams, part, room)
-                packed = Ring((replace(segment, length=len(part)),)).pack((part,))
-                content[begin : begin + len(packed)] = packed
-                hashing.submit(digest.update, content[begin : begin + len(packed)])
+def masked(  # noqa: PLR0913 - a vector, what masks it, and the message that it stands in
+    ring: Ring, vector: RingVector, masks: Iterable[Mask], *, front: bytes, behind: int, end: Callable[[bytes], bytes]
+) -> bytes:
+    """Return the message of a vector with masks added and packed: ``front``, the vector, and what ``end`` returns.
+
+    That has ``behind`` bytes; ``end`` is given SHA-256 of all that stands before it. The message is written where it
+    stays, and a thread of its own hashes what is masked already.
+    """
+    message, digest, begin = BytesIO(bytes(len(front) + ring.nbytes + behind)), hashlib.sha256(front), len(front)
+    with message.getbuffer() as room:
+        room[:begin] = front
+        with ThreadPoolExecutor(1) as hashing:
+            for packed in _masked_parts(ring, vector, [_Stream(each) for each in masks]):
+                room[begin : begin + len(packed)] = packed.data
+                hashing.submit(digest.update, room[begin : begin + len(packed)])
                 begin += len(packed)
-    return content.toreadonly(), digest.digest()
+        room[begin:] = end(digest.digest())
+    return message.getvalue()
+
+
+def _masked_parts(ring: Ring, vector: RingVector, streams: Sequence[_Stream]) -> Iterator[NDArray[np.uint8]]:
+    """Yield a vector with the words of streams, part by part, packed; a part is gone when the next one is taken."""
+    room, parts = memoryview(bytearray(CHUNK + 15)), bytearray(CHUNK)
+    for segment, array in zip(ring.segments, vector, strict=True):
+        for given in _parts(array, CHUNK):
+            part = np.frombuffer(parts, array.dtype, len(given))
+            part[:] = given
+            _apply(streams, part, room)
+            yield replace(segment, length=len(part)).packed(part)
 
 
 class _Stream:

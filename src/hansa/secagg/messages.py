@@ -22,10 +22,14 @@ from hansa.secagg.refusals import malformed, unexpected
 
 MAGIC: Final = b"HSA1"
 HEADER_BYTES: Final = 48
+FRONT_BYTES: Final = HEADER_BYTES + 8
+"""Before a masked vector: the header, how many bytes are behind the vector, 0."""
 SEALED_SHARES_BYTES: Final = 2 * SHARE_BYTES + TAG_BYTES
 SEALED_SEED_BYTES: Final = 80
 """HPKE with X25519: an encapsulated key of 32 bytes, a seed of 32, a tag of 16."""
 
+_WITH_VECTOR: Final = {b"\x06\0\0\0", b"\x0d\0\0\0"}
+"""The kinds of messages with a masked vector, as they are written."""
 _HEADER: Final = Struct("<4sIII32s")
 _SEALED: Final = Struct(f"<I{2 * KEY_BYTES}s{SEALED_SHARES_BYTES}s")
 _SHARE: Final = np.dtype([("dealer", "<u4"), ("share", np.uint8, SHARE_BYTES)])
@@ -42,9 +46,33 @@ class Header(NamedTuple):
 
 
 def answer_id(message: Buffer) -> bytes:
-    """Return what tells answers apart: SHA-256 of one, or of all of it before a vector that its signature covers."""
-    vectors = bytes(message[4:8]) in {b"\x06\0\0\0", b"\x0d\0\0\0"}
-    return hashlib.sha256(message[: HEADER_BYTES + SIGNATURE_BYTES] if vectors else message).digest()
+    """Return what tells answers apart: SHA-256 of one, or of its front and its signature, which covers a vector."""
+    if not vector_end(message):
+        return hashlib.sha256(message).digest()
+    return hashlib.sha256(bytes(message[:FRONT_BYTES]) + bytes(message[-SIGNATURE_BYTES:])).digest()
+
+
+def vector_end(message: Buffer) -> int:
+    """Return where the masked vector of a client's message ends, by its first bytes; 0 where it has none."""
+    front = bytes(message[:FRONT_BYTES])
+    if len(front) < FRONT_BYTES or front[:4] != MAGIC or front[4:8] not in _WITH_VECTOR:
+        return 0
+    end = HEADER_BYTES + int.from_bytes(front[12:16], "little") - int.from_bytes(front[48:52], "little")
+    return end if end >= FRONT_BYTES else 0
+
+
+def vector_front(kind: int, client: int, task: bytes, size: int, behind: int) -> bytes:
+    """Return what stands before a masked vector of ``size`` bytes that has so many bytes behind it."""
+    length = 8 + size + behind
+    return b"".join((MAGIC, u32(kind), u32(client), u32(length), task, u32(behind), u32(0)))
+
+
+def read_vector(reader: Reader) -> memoryview:
+    """Return a masked vector, not copied; what is left is behind it. RefusedError: malformed."""
+    behind = reader.u32()
+    if reader.u32() or behind > reader.left:
+        raise malformed("Its masked vector has an end that it cannot have.")
+    return reader.raw(reader.left - behind)
 
 
 def header_of(message: Buffer) -> Header:
@@ -159,25 +187,27 @@ class Neighbour(NamedTuple):
 
 @dataclass(frozen=True)
 class Keys(Message):
-    """S -> C, phase 1: who advertised, and the adverts of the client's neighbours in the order of their indices."""
+    """S -> C, phase 1: who advertised, the beacon, and the adverts of the client's neighbours, ordered by index."""
 
     kind = 3
     advertised: bytes
+    beacon: bytes
+    """The authority's value and signature, 96 bytes; none in a task without a beacon."""
     neighbours: tuple[bytes, ...]
     """Each encoded, see :class:`Neighbour`."""
 
     def _body(self) -> list[Buffer]:
-        return [prefixed(self.advertised), u32(len(self.neighbours)), *self.neighbours]
+        return [prefixed(self.advertised, self.beacon), u32(len(self.neighbours)), *self.neighbours]
 
     @classmethod
     def _read(cls, client: int, task: bytes, reader: Reader) -> Self:
-        advertised, entries = reader.blob(), []
+        advertised, beacon, entries = reader.blob(), reader.blob(), []
         for _ in range(reader.count()):
             place = reader.raw(4)
             fixed = reader.raw(4 * KEY_BYTES + SIGNATURE_BYTES)
             depth = reader.count()
             entries.append(b"".join((place, fixed, u32(depth), reader.raw(depth * KEY_BYTES))))
-        return cls(client, task, advertised, tuple(entries))
+        return cls(client, task, advertised, beacon, tuple(entries))
 
     def read_neighbours(self) -> list[Neighbour]:
         """Return the neighbours."""
@@ -266,18 +296,18 @@ class Deliveries(Message):
 
 @dataclass(frozen=True)
 class Masked(Message):
-    """C -> S, phase 2: the masked vector, packed, behind a signature over its hash."""
+    """C -> S, phase 2: the masked vector, packed, before a signature over the hash of all up to its end."""
 
     kind = 6
-    signature: bytes
     vector: Buffer
+    signature: bytes
 
     def _body(self) -> list[Buffer]:
-        return [self.signature, self.vector]
+        return [u32(SIGNATURE_BYTES), u32(0), self.vector, self.signature]
 
     @classmethod
     def _read(cls, client: int, task: bytes, reader: Reader) -> Self:
-        return cls(client, task, reader.fixed(SIGNATURE_BYTES), reader.rest())
+        return cls(client, task, read_vector(reader), reader.fixed(SIGNATURE_BYTES))
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from hansa.secagg import keys
 from hansa.secagg.contribution import Contribution
 from hansa.secagg.encoding import Buffer, u32
 from hansa.secagg.masks import Mask, masked
-from hansa.secagg.messages import Abort, Announcement, header_of
+from hansa.secagg.messages import SEALED_SEED_BYTES, Abort, Announcement, header_of, vector_front
 from hansa.secagg.oneshot_messages import Report
 from hansa.secagg.policy import ClientPolicy
 from hansa.secagg.refusals import answered, unexpected, untrusted
@@ -74,13 +74,17 @@ class ReportingClient:
 def _report(task: Task, client: int, signer: keys.Signer, given: Contribution, random: keys.Random) -> bytes:
     seeds = [random(keys.KEY_BYTES) for _ in task.decryptors]
     masks = [Mask(seed_key(seed, task.hash, client, place)) for place, seed in enumerate(seeds)]
-    vector, content = masked(task.ring, given.vector, masks)
-    try:
-        sealed = b"".join(
-            seal_seed(seed, each.sealing, Binding(task.hash, client, place, content))
-            for place, (seed, each) in enumerate(zip(seeds, task.decryptors, strict=True))
-        )
-    except ValueError:
-        raise untrusted("A decryptor's key is of small order.") from None
-    signature = keys.sign(signer, "report", task.hash, u32(client), content, sealed)
-    return Report(client, task.hash, signature, sealed, vector).encode()
+
+    def end(content: bytes) -> bytes:
+        try:
+            sealed = b"".join(
+                seal_seed(seed, each.sealing, Binding(task.hash, client, place, content))
+                for place, (seed, each) in enumerate(zip(seeds, task.decryptors, strict=True))
+            )
+        except ValueError:
+            raise untrusted("A decryptor's key is of small order.") from None
+        return sealed + keys.sign(signer, "report", task.hash, u32(client), content, sealed)
+
+    behind = len(seeds) * SEALED_SEED_BYTES + keys.SIGNATURE_BYTES
+    front = vector_front(Report.kind, client, task.hash, task.ring.nbytes, behind)
+    return masked(task.ring, given.vector, masks, front=front, behind=behind, end=end)

@@ -7,29 +7,30 @@ from typing import NamedTuple, Self
 
 from hansa.secagg.encoding import Buffer, Reader, prefixed, u32
 from hansa.secagg.keys import KEY_BYTES, SIGNATURE_BYTES
-from hansa.secagg.messages import SEALED_SEED_BYTES, Message
+from hansa.secagg.messages import SEALED_SEED_BYTES, Message, read_vector
 from hansa.secagg.refusals import malformed
 
 
 @dataclass(frozen=True)
 class Report(Message):
-    """C -> S: the masked vector, packed, behind a signature and one sealed seed for each decryptor."""
+    """C -> S: the masked vector, packed, before one sealed seed for each decryptor, and a signature."""
 
     kind = 13
-    signature: bytes
+    vector: Buffer
     seeds: bytes
     """Joined, 80 bytes each, in the order of the task's decryptors."""
-    vector: Buffer
+    signature: bytes
 
     def _body(self) -> list[Buffer]:
-        return [self.signature, u32(len(self.seeds)), u32(0), self.seeds, self.vector]
+        return [u32(len(self.seeds) + SIGNATURE_BYTES), u32(0), self.vector, self.seeds, self.signature]
 
     @classmethod
     def _read(cls, client: int, task: bytes, reader: Reader) -> Self:
-        signature, size = reader.fixed(SIGNATURE_BYTES), reader.u32()
-        if reader.u32() or size % SEALED_SEED_BYTES:
+        vector = read_vector(reader)
+        size = reader.left - SIGNATURE_BYTES
+        if size < 0 or size % SEALED_SEED_BYTES:
             raise malformed("Its sealed seeds have a length that they cannot have.")
-        return cls(client, task, signature, reader.fixed(size), reader.rest())
+        return cls(client, task, vector, reader.fixed(size), reader.fixed(SIGNATURE_BYTES))
 
 
 class Sealed(NamedTuple):
@@ -37,7 +38,7 @@ class Sealed(NamedTuple):
 
     client: int
     content: bytes
-    """SHA-256 of the packed masked vector."""
+    """SHA-256 of the report up to the end of its masked vector."""
     seeds: bytes
     signature: bytes
 

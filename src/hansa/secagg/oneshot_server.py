@@ -6,6 +6,7 @@ are needed once more, to be taken out), DECRYPT, DONE; ABORTED from any.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from enum import IntEnum
 
@@ -81,10 +82,15 @@ class SummingServer:
         """Return which clients, or in CHECK and DECRYPT which decryptors, have not answered in this phase."""
         return tuple(each for each in self._asked() if each not in self._answers)
 
+    @property
+    def seconds(self) -> int:
+        """Return how long this phase may take."""
+        return self.task.phase_seconds[min(self.phase, len(self.task.phase_seconds) - 1)]
+
     def on_message(self, message: Buffer, content: bytes = b"") -> Step:
         """Take a message of a client or decryptor. Raises RefusedError, with nothing changed, if not acceptable.
 
-        ``content`` is what :func:`hansa.secagg.known.vector_sha256` gave for the message, where the carrier has it.
+        ``content`` is what :func:`hansa.secagg.known.content_of` gave for the message, where the carrier has it.
         """
         header = header_of(message)
         if header.task != self.task.hash:
@@ -133,7 +139,7 @@ class SummingServer:
 
     def _take_report(self, content: Buffer, known: Known) -> None:
         message = Report.decode(content, self.task.hash)
-        sealed = Sealed(message.client, known.content_of(message.vector), message.seeds, message.signature)
+        sealed = Sealed(message.client, known.content_of(content), message.seeds, message.signature)
         if not known.trusted:
             if len(message.seeds) != SEALED_SEED_BYTES * len(self.task.decryptors):
                 raise untrusted("A report does not have one seed for each decryptor.")
@@ -151,14 +157,14 @@ class SummingServer:
 
     def _take_out(self, content: Buffer, known: Known) -> None:
         message = Report.decode(content, self.task.hash)
-        if known.content_of(message.vector) != self._reports[message.client].content:
+        if known.content_of(content) != self._reports[message.client].content:
             raise untrusted("A report is not the one that came before.")
         subtract(self._total, self.task.ring.unpack(message.vector))
 
     def _take_answer(self, content: Buffer, known: Known) -> None:
         message = Answer.decode(content, self.task.hash)
         if not known.trusted:
-            fields = message.members, known.content_of(message.vector)
+            fields = message.members, hashlib.sha256(message.vector).digest()
             place = message.client.to_bytes(4, "little")
             self._check_decryptor(message.client, message.signature, "answer", self.task.hash, place, *fields)
         if from_bitmap(message.members, self.task.roster_size) != self.survivors:

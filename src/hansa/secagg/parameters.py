@@ -1,7 +1,8 @@
 """The smallest graph of ``secagg-plus`` that protects and that survives drop-outs, by exact tail bounds.
 
 Corrupt and dropped clients are spread by the random order of the graph, so how many of a client's k neighbours are
-among them is hypergeometric. Source: Bell et al. 2020, https://eprint.iacr.org/2020/704, sections 3.2 and 4.2.
+among them is hypergeometric. Source: Bell et al. 2020, https://eprint.iacr.org/2020/704, sections 3.2 and 4.2; what a
+server that lies can do on a circle, decision 43.
 """
 
 from __future__ import annotations
@@ -9,12 +10,14 @@ from __future__ import annotations
 from bisect import bisect_left
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import accumulate
+from functools import lru_cache
 from math import comb
 from typing import Final, Literal
 
 from hansa.secagg.refusals import unsound
 from hansa.secagg.task import SMALLEST
+
+ServerKind = Literal["curious", "malicious"]
 
 SECURITY_BITS: Final = 40
 """No client is exposed but with probability 2^-40 over the graph."""
@@ -30,65 +33,78 @@ class GraphParameters:
     threshold: int
 
 
+@lru_cache(maxsize=64)
 def smallest_graph(
-    clients: int,
-    *,
-    corrupt: Fraction | float,
-    dropped: Fraction | float,
-    server: Literal["curious", "malicious"] = "curious",
+    clients: int, *, corrupt: Fraction | float, dropped: Fraction | float, server: ServerKind = "curious"
 ) -> GraphParameters:
     """Return the fewest neighbours k, and the largest threshold t that they allow, for shares of clients.
 
-    With probability 2^-40, over all clients, fewer than t neighbours of each are corrupt (or, where the server lies to
-    different clients, fewer than 2t - k), and the honest survivors stay connected; with 2^-20 at least t neighbours of
-    each survive. ``corrupt`` and ``dropped`` are shares of all clients, rounded down to clients. Raises RefusedError
-    where no sparse graph does: use ``secagg-full``.
-
-    Parameters for a lying server are the usual ones, of dealers that keep no share. Here each keeps one, so that
-    2t - k - 1 corrupt neighbours suffice; and without a beacon it chooses the graph. Clients refuse such a plan.
+    What :func:`protects` promises holds but with probability 2^-40, over all clients; at least t neighbours of each
+    survive but with 2^-20. ``corrupt`` and ``dropped`` are shares of all clients, rounded down to clients. Raises
+    RefusedError where no sparse graph does: use ``secagg-full``.
     """
     if clients < SMALLEST:
         raise unsound(f"There are {clients} clients, fewer than {SMALLEST}.")
     bad, gone = int(clients * Fraction(str(corrupt))), int(clients * Fraction(str(dropped)))
     for neighbours in range(2, clients - 1, 2):
-        if not _connected(clients, neighbours, bad + gone):
-            continue
-        exposed = _tails(clients - 1, bad, neighbours)
-        lost = _tails(clients - 1, gone, neighbours)
-        whole = comb(clients - 1, neighbours)
-        for threshold in range(neighbours, 1, -1):
-            fatal = threshold if server == "curious" else 2 * threshold - neighbours
-            safe = fatal > 0 and (clients * exposed[fatal] << SECURITY_BITS) < whole
-            if safe and (clients * lost[neighbours - threshold + 1] << FAILURE_BITS) < whole:
-                return GraphParameters(neighbours, threshold)
+        graph = GraphParameters(neighbours, _largest_threshold(clients, neighbours, gone))
+        if graph.threshold > 1 and protects(graph, clients, corrupt=bad, dropped=gone, server=server):
+            return graph
     raise unsound(f"No sparse graph of {clients} clients withstands so many corrupt and dropped.")
 
 
+def protects(
+    graph: GraphParameters, clients: int, *, corrupt: int, dropped: int = 0, server: ServerKind = "curious"
+) -> bool:
+    """Say whether a graph drawn for so many clients exposes none of them but with probability 2^-40.
+
+    Curious server: fewer than t neighbours of each client are corrupt, and the honest survivors stay connected where
+    ``dropped`` clients are lost at random. Lying server, which chooses who is lost, and shows clients different sets:
+    of the k + 1 that hold a client's shares, the client among them, fewer than 2t - k - 1 are corrupt, so that nobody
+    gives away both secrets; and of the k/2 on one side fewer than 2t - 3k/2 - 2, so that no piece of the circle can be
+    cut off.
+    """
+    others, neighbours, threshold = clients - 1, graph.neighbours, graph.threshold
+    lying, half = server == "malicious", graph.neighbours // 2
+    both = 2 * threshold - neighbours - 1 if lying else threshold
+    if others <= neighbours:  # everybody with everybody
+        return corrupt < both
+    exposed = Fraction(clients * _tail(others, corrupt, neighbours, both), comb(others, neighbours))
+    if lying:
+        cut = 2 * threshold - neighbours - half - 2
+        exposed += Fraction(2 * clients * _tail(others, corrupt, half, cut), comb(others, half))
+    elif not _connected(clients, neighbours, corrupt + dropped):
+        return False
+    return exposed * (1 << SECURITY_BITS) < 1
+
+
 def fewest_clients(
-    graph: GraphParameters,
-    clients: int,
-    *,
-    corrupt: int,
-    dropped: Fraction | float,
-    server: Literal["curious", "malicious"] = "curious",
+    graph: GraphParameters, clients: int, *, corrupt: int, dropped: Fraction | float, server: ServerKind = "curious"
 ) -> int:
     """Return the fewest of ``clients`` that may share keys on a graph: of fewer, the corrupt are too large a share."""
 
     def safe(count: int) -> bool:
-        fatal = graph.threshold if server == "curious" else 2 * graph.threshold - graph.neighbours
-        if count - 1 <= graph.neighbours:  # everybody with everybody
-            return corrupt < fatal
-        exposed = _tails(count - 1, corrupt, graph.neighbours)[fatal]
-        together = _connected(count, graph.neighbours, corrupt + int(count * Fraction(str(dropped))))
-        return together and (count * exposed << SECURITY_BITS) < comb(count - 1, graph.neighbours)
+        gone = int(count * Fraction(str(dropped)))
+        return protects(graph, count, corrupt=corrupt, dropped=gone, server=server)
 
     return SMALLEST + bisect_left(range(SMALLEST, clients), x=True, key=safe)
 
 
-def _tails(others: int, marked: int, drawn: int) -> list[int]:
-    """Return, for each x from 0 to ``drawn``, how many draws hold x marked ones or more."""
-    draws = [comb(marked, each) * comb(others - marked, drawn - each) for each in range(drawn + 1)]
-    return list(accumulate(reversed(draws)))[::-1]
+def _largest_threshold(clients: int, neighbours: int, dropped: int) -> int:
+    """Return the most shares that are left of every client's but with probability 2^-20; 1 where there are not two."""
+    whole = comb(clients - 1, neighbours)
+    lost = 0
+    for missing in range(min(dropped, neighbours), 0, -1):  # so many of some client's neighbours, or more
+        lost += comb(dropped, missing) * comb(clients - 1 - dropped, neighbours - missing)
+        if (clients * lost << FAILURE_BITS) >= whole:
+            return max(1, neighbours - missing)
+    return neighbours
+
+
+def _tail(others: int, marked: int, drawn: int, least: int) -> int:
+    """Return how many draws hold ``least`` marked ones or more."""
+    held = range(max(0, least), min(marked, drawn) + 1)
+    return sum(comb(marked, each) * comb(others - marked, drawn - each) for each in held)
 
 
 def _connected(clients: int, neighbours: int, removed: int) -> bool:

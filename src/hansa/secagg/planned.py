@@ -11,7 +11,7 @@ from hansa.core.ring import Ring
 from hansa.core.secure_aggregation import SecureAggregation
 from hansa.secagg.parameters import GraphParameters, fewest_clients, smallest_graph
 from hansa.secagg.roster import Roster
-from hansa.secagg.task import PHASES, SMALLEST, DecryptorKeys, Protocol, Task
+from hansa.secagg.task import PHASES, Beacon, DecryptorKeys, Protocol, Task
 
 LONGEST: Final = 2**31 - 1
 """Seconds of a phase, at most: where nothing else ends it, it waits for all."""
@@ -32,12 +32,13 @@ def task_of(  # noqa: PLR0913 - what a task is of
 ) -> Task:
     """Return the task of one sum. ``first_phase``: seconds in which clients advertise, or report, what they computed.
 
-    A cohort too small for a sparse graph has a full one, which protects more. Raises RefusedError where the section's
-    parameters do not fit that many clients.
+    A cohort too small for a sparse graph has a full one, which protects more; one of fewer survivors than give a secret
+    back has no sum. Raises RefusedError where the section's parameters do not fit that many clients.
     """
     clients = len(roster.identities)
     protocol, graph = graph_of(section, clients)
     others = math.ceil(section.phase_deadline)
+    cohort, survivors = floors_of(section, clients)
     return Task(
         protocol=protocol,
         run=run,
@@ -49,10 +50,11 @@ def task_of(  # noqa: PLR0913 - what a task is of
         roster_size=clients,
         registrar=section.registrar,
         ring=ring,
-        minimum_cohort=max(section.minimum_cohort, _fewest(section, graph, clients)),
-        minimum_survivors=section.minimum_survivors,
+        minimum_cohort=cohort,
+        minimum_survivors=survivors,
         neighbours=graph.neighbours,
         threshold=graph.threshold,
+        beacon=beacon_of(section, protocol),
         phase_seconds=(math.ceil(min(first_phase, LONGEST)), *(others for _ in PHASES[1:])),
         decryptors=decryptors,
     )
@@ -71,12 +73,39 @@ def graph_of(section: SecureAggregation, clients: int) -> tuple[Protocol, GraphP
     try:
         return section.protocol, smallest_graph(clients, corrupt=corrupt, dropped=dropped, server=section.server)
     except RefusedError:
+        if section.server == "malicious" and section.assumed_colluding > 2 * (2 * clients // 3 + 1) - clients - 1:
+            raise
         return "secagg-full", none
 
 
-def _fewest(section: SecureAggregation, graph: GraphParameters, clients: int) -> int:
-    """Return how many must advertise at least for a graph that was sized for so many clients to protect them."""
+def beacon_of(section: SecureAggregation, protocol: Protocol) -> Beacon:
+    """Return who draws the graph of a protocol that :func:`graph_of` gave; of a full one nobody."""
+    return section.beacon or "" if protocol == "secagg-plus" else ""
+
+
+def floors_of(section: SecureAggregation, clients: int) -> tuple[int, int]:
+    """Return with how many of so many clients a sum begins at least, and how many must be left for it to be shown.
+
+    A sparse graph protects as many as it was sized for and not many fewer, and t of them must be left.
+    """
+    graph = graph_of(section, clients)[1]
+    survivors = max(section.minimum_survivors, graph.threshold)
     if not graph.neighbours:
-        return SMALLEST
+        return max(section.minimum_cohort, survivors), survivors
     dropped, colluding = section.expected_dropout, section.assumed_colluding
-    return fewest_clients(graph, clients, corrupt=colluding, dropped=dropped, server=section.server)
+    fewest = fewest_clients(graph, clients, corrupt=colluding, dropped=dropped, server=section.server)
+    return max(section.minimum_cohort, survivors, fewest), survivors
+
+
+def least_summed(section: SecureAggregation, clients: int) -> int:
+    """Return how many honest clients' vectors a sum over a sparse graph has at least, whatever the server does.
+
+    One that lies may show clients different sets, so that each has fewer others than are left (decision 43).
+    """
+    graph, (cohort, survivors) = graph_of(section, clients)[1], floors_of(section, clients)
+    honest = survivors - section.assumed_colluding
+    if section.server == "curious" or not graph.neighbours:
+        return honest
+    around = 2 * graph.threshold - graph.neighbours - 1
+    apart = max(1, cohort // (3 * graph.neighbours // 2 + 1))
+    return min(honest, apart * max(1, around - section.assumed_colluding))

@@ -8,6 +8,7 @@ from typing import Literal
 
 from hansa.secagg.keys import signed
 from hansa.secagg.messages import Announcement
+from hansa.secagg.parameters import GraphParameters, protects
 from hansa.secagg.refusals import untrusted
 from hansa.secagg.roster import Registrar, proven
 from hansa.secagg.task import SMALLEST, Task, read_task
@@ -25,7 +26,11 @@ class ClientPolicy:
     pinned: frozenset[bytes] = frozenset()
     """With ``registrar = "pinned"``: the identity keys of all that may take part, this client's own among them."""
     server: Literal["malicious", "curious"] = "malicious"
-    """``malicious`` demands that the server can fool nobody: a complete graph, a threshold above two thirds."""
+    """``malicious`` demands that the server can fool nobody: a complete graph with a threshold above two thirds, or one
+    that an authority's beacon draws, large enough for ``assumed_colluding``."""
+    assumed_colluding: int = 1
+    """Clients that may work together with a malicious server; a sparse graph that exposes somebody to so many is
+    refused."""
     minimum_cohort: int = SMALLEST
     minimum_survivors: int = SMALLEST
     minimum_threshold: int = 2
@@ -70,8 +75,16 @@ class ClientPolicy:
                 f"The task is for {task.minimum_cohort} clients and {task.minimum_survivors} survivors or more; the"
                 f" policy demands {self.minimum_cohort} and {self.minimum_survivors}."
             )
-        if task.protocol == "secagg-plus" and self.server == "malicious":
+        if task.protocol != "secagg-plus" or self.server == "curious":
+            return
+        if not task.beacon:
             raise untrusted("secagg-plus protects against a curious server only; the policy assumes a malicious one.")
+        graph, fewest = GraphParameters(task.neighbours, task.threshold), task.minimum_cohort
+        if not protects(graph, fewest, corrupt=self.assumed_colluding, server=self.server):
+            raise untrusted(
+                f"A graph of {task.neighbours} neighbours and {task.threshold} shares does not protect {fewest} clients"
+                f" from a malicious server with {self.assumed_colluding} of them."
+            )
 
     def _check_decryptors(self, task: Task, signatures: tuple[bytes, ...]) -> None:
         if len(task.decryptors) < max(2, self.minimum_operators):

@@ -1,6 +1,7 @@
 """Seeds sealed to decryptors: HPKE (RFC 9180), base mode, X25519, HKDF-SHA256, AES-256-GCM.
 
-What a seed is bound to (task, client, decryptor, hash of the masked vector) is HPKE's ``info``.
+What a seed is bound to (task, client, decryptor, hash of the report up to the end of its
+masked vector) is HPKE's ``info``.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class Binding(NamedTuple):
     client: int
     decryptor: int
     content: bytes
-    """SHA-256 of the packed masked vector."""
+    """SHA-256 of the client's report up to the end of its masked vector."""
 
     @property
     def info(self) -> bytes:

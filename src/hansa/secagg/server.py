@@ -1,7 +1,7 @@
 """The server of ``secagg-full`` and ``secagg-plus``: it carries messages between clients and learns one sum.
 
-Phases: ADVERTISE, SHARE, MASK, CONSIST, UNMASK, DONE; ABORTED from any. The set of a phase is frozen when the phase
-closes, in a record that is durable before anybody is told.
+Phases: ADVERTISE, DRAW (an authority draws the graph's beacon, where there is one), SHARE, MASK, CONSIST, UNMASK, DONE;
+ABORTED from any. A phase's set is frozen when the phase closes, in a record that is durable before anybody is told.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 
 from hansa.core.ring import RingVector
 from hansa.secagg import keys
+from hansa.secagg.beacon import VALUE_BYTES, Beacon, Draw, beacon_value
 from hansa.secagg.composing import announcements, deliveries, keys_of, quorums, survivors_of
 from hansa.secagg.convention import Blame, Convention
 from hansa.secagg.dealt import Dealt, holders_of
-from hansa.secagg.encoding import Buffer, u32
+from hansa.secagg.encoding import Buffer, to_bitmap, u32
 from hansa.secagg.graph import Graph, sets_digest
 from hansa.secagg.known import Known
 from hansa.secagg.masks import add
@@ -36,7 +37,7 @@ from hansa.secagg.messages import (
 from hansa.secagg.records import DAMAGE, Closing, closed, is_message, read, started
 from hansa.secagg.refusals import answered, malformed, unexpected, untrusted
 from hansa.secagg.step import Outgoing, Step
-from hansa.secagg.task import Task
+from hansa.secagg.task import PHASES, Task
 from hansa.secagg.unmasking import Revealed, checked_shares, unmask
 
 
@@ -44,12 +45,13 @@ class Phase(IntEnum):
     """What the server waits for."""
 
     ADVERTISE = 0
-    SHARE = 1
-    MASK = 2
-    CONSIST = 3
-    UNMASK = 4
-    DONE = 5
-    ABORTED = 6
+    DRAW = 1
+    SHARE = 2
+    MASK = 3
+    CONSIST = 4
+    UNMASK = 5
+    DONE = 6
+    ABORTED = 7
 
 
 class MaskingServer:
@@ -72,6 +74,8 @@ class MaskingServer:
         self._missing: dict[int, None] = dict.fromkeys(range(convention.task.roster_size))
         """Who has not answered in this phase, in the order of indices."""
         self._adverts: dict[int, Advert] = {}
+        self._beacon = b""
+        """The value that was drawn and its signature."""
         self._keys: set[bytes] = set()
         self._shares: dict[int, Shares] = {}
         """By dealer."""
@@ -112,14 +116,19 @@ class MaskingServer:
 
     @property
     def waits_for(self) -> tuple[int, ...]:
-        """Return who has not answered in this phase."""
+        """Return who has not answered in this phase; in DRAW the authority, which has the place after the roster."""
         return tuple(self._missing)
+
+    @property
+    def seconds(self) -> int:
+        """Return how long this phase may take; drawing as long as the phase that it is needed for."""
+        return self.task.phase_seconds[min(self.phase - (self.phase > Phase.DRAW), len(PHASES) - 1)]
 
     def on_message(self, message: Buffer, content: bytes = b"") -> Step:
         """Take a client's message. Raises RefusedError, with nothing changed, where it is not acceptable.
 
         An answer that is known already changes nothing; a different one is refused. ``content`` is what
-        :func:`hansa.secagg.known.vector_sha256` gave for the message, where the carrier has computed it.
+        :func:`hansa.secagg.known.content_of` gave for the message, where the carrier has computed it.
         """
         header = header_of(message)
         if header.task != self.task.hash:
@@ -152,6 +161,7 @@ class MaskingServer:
         kind, client, _ = header_of(message)
         takers: dict[int, tuple[Phase, Callable[[Buffer, Known], None]]] = {
             Advert.kind: (Phase.ADVERTISE, self._take_advert),
+            Beacon.kind: (Phase.DRAW, self._take_beacon),
             Shares.kind: (Phase.SHARE, self._take_shares),
             Masked.kind: (Phase.MASK, self._take_masked),
             Complaint.kind: (Phase.MASK, self._take_complaint),
@@ -181,6 +191,13 @@ class MaskingServer:
         self._keys |= {message.sealing, message.masking}
         self._adverts[message.client] = message
 
+    def _take_beacon(self, content: Buffer, known: Known) -> None:
+        message = Beacon.decode(content, self.task.hash)
+        if not known.trusted:
+            advertised = to_bitmap(self._sets[Phase.ADVERTISE], self.task.roster_size)
+            beacon_value(self.task, advertised, message.content, self._convention.authority)
+        self._beacon = message.content
+
     def _take_shares(self, content: Buffer, known: Known) -> None:
         message = Shares.decode(content, self.task.hash)
         if not known.trusted:
@@ -192,7 +209,7 @@ class MaskingServer:
     def _take_masked(self, content: Buffer, known: Known) -> None:
         message = Masked.decode(content, self.task.hash)
         if not known.trusted:
-            fields = self.task.hash, u32(message.client), known.content_of(message.vector)
+            fields = self.task.hash, u32(message.client), known.content_of(content)
             self._check_signature(message.client, message.signature, "masked", *fields)
         add(self._total, self.task.ring.unpack(message.vector))
 
@@ -227,7 +244,7 @@ class MaskingServer:
     @cached_property
     def graph(self) -> Graph:
         """Return who shares keys with whom, once it is known who advertised."""
-        return Graph(self.task, self._sets[Phase.ADVERTISE])
+        return Graph(self.task, self._sets[Phase.ADVERTISE], self._beacon[:VALUE_BYTES])
 
     @cached_property
     def _dealt(self) -> Dealt:
@@ -246,8 +263,10 @@ class MaskingServer:
         match self.phase:
             case Phase.ADVERTISE:
                 messages = announcements(self._convention, self.waits_for)
+            case Phase.DRAW:
+                messages = iter((Draw.of(self.task, [self._adverts[each] for each in sorted(self._adverts)]),))
             case Phase.SHARE:
-                messages = keys_of(self._convention, self.graph, self._adverts, self.waits_for)
+                messages = keys_of(self._convention, self.graph, self._adverts, self.waits_for, self._beacon)
             case Phase.MASK:
                 messages = deliveries(self.task, self._dealt, self.waits_for)
             case Phase.CONSIST:
@@ -265,17 +284,31 @@ class MaskingServer:
         members = tuple(sorted(set(self._answers) - self._complained))
         if self.phase is Phase.UNMASK:
             return self._finish(persist)
+        if self.phase is Phase.DRAW:
+            members = self._sets[Phase.ADVERTISE]
         self._sets[self.phase] = members
         if lacking := self._lacking(members):
             del self._sets[self.phase]
             return self._end(Phase.ABORTED, lacking, persist)
         payload = self.task.ring.pack(self._total) if self.phase is Phase.MASK else b""
         record = closed(self.task, self.phase, members, payload)
-        self._begin(Phase(self.phase + 1))
+        self._go_on()
         return Step(persist=(*persist, record), send=self._sends())
 
+    def _go_on(self) -> None:
+        """Begin the phase after the one whose set was frozen; in a task without a beacon nobody draws one."""
+        if self.phase is Phase.ADVERTISE and not self.task.beacon:
+            self._sets[Phase.DRAW] = self._sets[Phase.ADVERTISE]
+            self._begin(Phase.SHARE)
+        else:
+            self._begin(Phase(self.phase + 1))
+
     def _begin(self, phase: Phase) -> None:
-        self.phase, self._answers, self._complained = phase, {}, set()
+        self.phase, self._complained = phase, set()
+        if phase is Phase.DRAW:  # clients are not asked: who says an advert again is answered already
+            self._missing = {self.task.roster_size: None}
+            return
+        self._answers = {}
         self._missing = dict.fromkeys(self._asked() if phase < Phase.DONE else ())
 
     def _lacking(self, members: Sequence[int]) -> str:
@@ -287,8 +320,11 @@ class MaskingServer:
             fewest = self.graph.threshold
         if len(members) < fewest:
             return f"{len(members)} clients have answered in phase {self.phase.name}, fewer than {fewest}"
-        if self.phase is Phase.ADVERTISE and self.graph.threshold > self.graph.holders:
-            return f"{self.graph.threshold} shares are needed, and {self.graph.holders} clients hold some"
+        if self.phase is Phase.DRAW and not self._beacon:
+            return "the authority has drawn no beacon"
+        begun = Graph(self.task, tuple(members))
+        if self.phase is Phase.ADVERTISE and begun.threshold > begun.holders:
+            return f"{begun.threshold} shares are needed, and {begun.holders} clients hold some"
         if self.phase in {Phase.MASK, Phase.CONSIST} and not self._recoverable(members):
             return f"after phase {self.phase.name} too few hold shares of some secret"
         return ""
@@ -347,13 +383,13 @@ class MaskingServer:
             self._sets[Phase.MASK] = members
             self.result = self.task.ring.unpack(payload)
             self._stop(Phase.DONE, "")
-        elif phase is not self.phase:
+        elif phase is not self.phase or (phase is Phase.DRAW and not self._beacon):
             raise malformed("A record of a phase is missing.")
         else:
             self._sets[phase] = members
             if phase is Phase.MASK:
                 self._total = tuple(array.copy() for array in self.task.ring.unpack(payload))
-            self._begin(Phase(phase + 1))
+            self._go_on()
 
 
 def compact(records: Sequence[Buffer], task: Task) -> list[Buffer]:

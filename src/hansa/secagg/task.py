@@ -14,6 +14,8 @@ from hansa.secagg.refusals import malformed, unsound
 from hansa.secagg.roster import Registrar, registration
 
 Protocol = Literal["secagg-full", "secagg-plus", "oneshot-seeds"]
+Beacon = Literal["", "authority"]
+"""Who draws the value that the graph of ``secagg-plus`` follows from, after it is fixed who advertised; or nobody."""
 PHASES: Final = ("advertise", "share", "mask", "consist", "unmask")
 SMALLEST: Final = 3
 """Fewest clients of any secure sum: of two, each learns the other's vector from the sum."""
@@ -21,6 +23,7 @@ SMALLEST: Final = 3
 _MAGIC: Final = b"hansa/secagg/v1|task"
 _PROTOCOLS: Final = get_args(Protocol)
 _REGISTRARS: Final = get_args(Registrar)
+_BEACONS: Final = get_args(Beacon)
 _LARGEST: Final = 2**32 - 1
 
 
@@ -56,6 +59,8 @@ class Task:
     """``secagg-plus``: clients with whom each shares keys, an even number; else 0."""
     threshold: int = 0
     """``secagg-plus``: shares that give a secret back; else 0, and for ``secagg-full`` two thirds and one more."""
+    beacon: Beacon = ""
+    """``secagg-plus``: whether the authority draws a beacon for the graph; a server that lies chooses none then."""
     phase_seconds: tuple[int, ...] = (60, 60, 60, 60, 60)
     """Deadline of each phase, in seconds since it began; carriers keep them. ``oneshot-seeds`` uses the first."""
     decryptors: tuple[DecryptorKeys, ...] = ()
@@ -115,10 +120,12 @@ class Task:
             rules += [
                 (self.neighbours >= 2 and self.neighbours % 2 == 0, "neighbours is an even number from 2 on."),
                 (2 <= self.threshold <= self.neighbours + 1, "threshold is 2 to neighbours + 1."),
+                (not self.beacon or self.registrar == "authority", "A beacon is drawn by the roster's authority."),
                 (self.threshold <= self.minimum_survivors, "So few survivors cannot give the threshold's shares."),
             ]
         else:
-            rules.append((self.neighbours == self.threshold == 0, "Only secagg-plus has neighbours and threshold."))
+            none = self.neighbours == self.threshold == 0 and not self.beacon
+            rules.append((none, "Only secagg-plus has neighbours, a threshold and a beacon."))
         if not masked:
             rules += self._decryptor_rules()
         return rules
@@ -182,9 +189,9 @@ def _read(name: str, part: bytes) -> object:
     match name:
         case "plan_sha256" | "model_sha256" | "roster_root":
             value: object = part
-        case "protocol" | "run" | "registrar":
+        case "protocol" | "run" | "registrar" | "beacon":
             value = Reader(prefixed(part)).text()
-            known = {"protocol": _PROTOCOLS, "registrar": _REGISTRARS}.get(name)
+            known = {"protocol": _PROTOCOLS, "registrar": _REGISTRARS, "beacon": _BEACONS}.get(name)
             if known is not None and value not in known:
                 raise malformed(f"It names a {name} that this version does not know.")
         case "ring":

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import structlog
@@ -17,6 +16,7 @@ from starlette.routing import Mount, Route
 from starlette.types import ASGIApp
 
 from hansa.core.errors import CATALOGUE, HansaError, RefusedError
+from hansa.secagg.known import MessageHash
 from hansa.server import health, operator_api, pages
 from hansa.server.client_api import CALLER, SIGNED_AT, ClientApi
 from hansa.server.coordinator import Coordinator
@@ -25,6 +25,7 @@ from hansa.server.recorder import Recorder
 from hansa.server.room import Room
 from hansa.server.services import Services
 from hansa.server.transfers import Transfers, internal
+from hansa.serving.bodies import Receive, Strangers, read_body, too_large
 from hansa.store.records import Client
 from hansa.wire.generated.federation_connect import FederationASGIApplication
 from hansa.wire.signatures import read_credentials
@@ -32,16 +33,10 @@ from hansa.wire.signatures import read_credentials
 _LOG: Final = structlog.get_logger("hansa.server")
 _RPC: Final = "/hansa.v1.Federation/"
 _UNSIGNED: Final = f"{_RPC}Enrol"
-_STALL: Final = 30.0
-_SLOWEST: Final = 16 * 1024
-"""Bytes a second: a part of an update that comes more slowly, after half a minute, gives up its room in memory."""
 _LARGEST_OF_NOBODY: Final = 128 * 1024
 """Bytes of a call that are read before it is known that a client of this server makes it."""
-_IDLE: Final = 20.0
-"""Seconds that a body may pause: who holds a connection without a word holds what was read, and a server that stops."""
 
 Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
@@ -51,6 +46,7 @@ class SignedCalls:
 
     services: Services
     service: ASGIApp
+    strangers: Strangers = field(default_factory=Strangers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one call, with its caller in ``CALLER``."""
@@ -58,10 +54,13 @@ class SignedCalls:
         signed = scope["path"] != _UNSIGNED
         if signed:
             caller = await self._caller(scope, None)
-        if not isinstance(caller, Client):
+        known = isinstance(caller, Client)
+        if not known:
             limit = min(limit, _LARGEST_OF_NOBODY)
         try:
-            body = await read_body(scope, receive, limit)
+            announced_size(scope, limit)
+            with contextlib.nullcontext() if known else self.strangers.one():
+                body = await read_body(receive, limit)
         except RefusedError as error:
             await answer(error)(scope, receive, send)
             return
@@ -153,16 +152,11 @@ def _update(services: Services, transfers: Transfers) -> Callable[[Request], Awa
         await services.authenticate.caller(header)  # nobody else's part is held in memory
         size = announced_size(request.scope, limit)
         async with room.of(size):
-            try:
-                async with asyncio.timeout(_STALL + size / _SLOWEST):
-                    arriving = hashlib.sha256()
-                    body = await read_body(request.scope, request.receive, limit, arriving)
-            except TimeoutError:
-                raise too_slow() from None
-            digest = arriving.hexdigest()
+            arriving = MessageHash()
+            body = await read_body(request.receive, limit, arriving)
             called = {"method": request.method, "target": target(request.scope)}
-            client = await services.authenticate(header, **called, body=body, digest=digest)
-            return await transfers.part(request, client, body, digest)
+            client = await services.authenticate(header, **called, body=body, digest=arriving.hexdigest())
+            return await transfers.part(request, client, body, arriving)
 
     return call
 
@@ -206,61 +200,6 @@ def announced_size(scope: Scope, limit: int) -> int:
     if int(announced) > limit:
         raise too_large(limit)
     return int(announced)
-
-
-async def read_body(scope: Scope, receive: Receive, limit: int, digest: Any = None) -> bytes:
-    """Return a request's body; ``digest`` (of hashlib) is fed with it as it arrives.
-
-    Raises RefusedError as soon as the body is larger than a limit, and where it pauses for too long.
-    """
-    announced_size(scope, limit)
-    parts, size, now = [], 0, asyncio.get_running_loop().time
-    try:
-        async with asyncio.timeout(_IDLE) as patience:
-            while True:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise _cut_off()
-                part = message.get("body", b"")
-                size += len(part)
-                if size > limit:
-                    raise too_large(limit)
-                if digest is not None:
-                    digest.update(part)
-                parts.append(part)
-                if not message.get("more_body", False):
-                    return b"".join(parts) if len(parts) != 1 else bytes(parts[0])
-                patience.reschedule(now() + _IDLE)
-    except TimeoutError:
-        if patience.expired():
-            raise _cut_off() from None
-        raise
-
-
-def _cut_off() -> RefusedError:
-    return RefusedError(
-        "HANSA-REQUEST-INVALID", rule="A request is whole.", found="It was cut off.", action="Send it again."
-    )
-
-
-def too_slow() -> RefusedError:
-    """Return what to say of a part of an update that comes too slowly: it is sent again later."""
-    return RefusedError(
-        "HANSA-SERVER-BUSY",
-        rule=f"A part of an update comes at {_SLOWEST // 1024} KiB a second at least, after half a minute.",
-        found="This one took longer.",
-        action="Try again; send smaller parts (HANSA_UPLOAD_PART).",
-    )
-
-
-def too_large(limit: int) -> RefusedError:
-    """Return what to say of a body that is too large."""
-    return RefusedError(
-        "HANSA-REQUEST-TOO-LARGE",
-        rule=f"The body of this call has at most {limit} bytes.",
-        found="This one has more.",
-        action="Send an update in parts.",
-    )
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

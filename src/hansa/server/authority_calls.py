@@ -7,11 +7,13 @@ from functools import partial
 
 from hansa.core.errors import HansaError, RefusedError
 from hansa.core.secure_aggregation import Authority
+from hansa.secagg.beacon import VALUE_BYTES
 from hansa.secagg.encoding import prefixed
 from hansa.secagg.keys import SIGNATURE_BYTES, signed
+from hansa.secagg.messages import HEADER_BYTES
 from hansa.secagg.task import Task
 from hansa.server.service_calls import Called, ServiceCalls
-from hansa.wire.service_calls import ROSTERS
+from hansa.wire.service_calls import BEACONS, ROSTERS
 
 
 class AuthorityCalls(ServiceCalls):
@@ -19,11 +21,8 @@ class AuthorityCalls(ServiceCalls):
 
     async def vouched(self, authority: Authority, task: Task, identities: Sequence[bytes]) -> bytes:
         """Return an authority's signature over the roster of a task. Raises HansaError where it does not vouch."""
-        to = Called(authority.url, partial(refused, authority), partial(unreachable, authority))
-        async with self._client() as client:
-            signature = await self._post(
-                client, to, ROSTERS, prefixed(task.content, b"".join(identities)), SIGNATURE_BYTES
-            )
+        body = prefixed(task.content, b"".join(identities))
+        signature = await self._asked(authority, ROSTERS, body, SIGNATURE_BYTES)
         if not signed(authority.identity, signature, "roster", *task.registered):
             raise refused(
                 authority,
@@ -31,6 +30,19 @@ class AuthorityCalls(ServiceCalls):
                 " `hansa authority key` prints there.",
             )
         return signature
+
+    async def drawn(self, authority: Authority, task: Task, identities: Sequence[bytes], question: bytes) -> bytes:
+        """Return an authority's beacon, a message, which nobody has looked at. Raises HansaError where it draws none.
+
+        ``question`` is the machine's :class:`hansa.secagg.beacon.Draw`.
+        """
+        body = prefixed(task.content, b"".join(identities), question)
+        return await self._asked(authority, BEACONS, body, HEADER_BYTES + VALUE_BYTES + SIGNATURE_BYTES)
+
+    async def _asked(self, authority: Authority, path: str, body: bytes, most: int) -> bytes:
+        to = Called(authority.url, partial(refused, authority), partial(unreachable, authority))
+        async with self._client() as client:
+            return await self._post(client, to, path, body, most)
 
 
 def refused(authority: Authority, found: str) -> RefusedError:

@@ -7,15 +7,12 @@ the board is read anew from it when the replica starts, and follows it then.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 
 from hansa.server.callers import Callers
 from hansa.server.contexts import RunContext
-from hansa.server.forms import encoded_form
 from hansa.store.records import Assigned, Client, Round, RoundKey
-from hansa.wire.update_checks import Wanted
 
 
 @dataclass(frozen=True)
@@ -35,11 +32,6 @@ class Posted:
     def population(self) -> str:
         """Return whose clients it is for."""
         return self.context.job.population
-
-    @cached_property
-    def encoded(self) -> Mapping[str, Wanted]:
-        """Return the form of what the plan's transforms make of an update."""
-        return encoded_form(self.context)
 
 
 @dataclass

@@ -27,7 +27,7 @@ _LARGEST_SUM: Final = 2.0**64
 
 
 class Check(Protocol):
-    """Checks the bytes of one update, at once or piece by piece. Raises RefusedError."""
+    """Checks the bytes of one update that came at once. Raises RefusedError."""
 
     def most_bytes(self) -> int | None:
         """Return how many bytes such an update has at most; None where that is not known."""
@@ -35,18 +35,9 @@ class Check(Protocol):
     def whole(self, content: bytes, sha256: str, *, found: str | None = None) -> None:
         """Check an update that is all there; ``found`` is its digest, where the caller has computed it."""
 
-    def feed(self, content: bytes) -> None:
-        """Check the next bytes."""
-
-    def finish(self, sha256: str) -> None:
-        """Check that nothing is missing, and that it is what was announced."""
-
 
 class MaskedCheck:
     """Checks that a masked vector is what was announced; what it holds, nobody can tell."""
-
-    def __init__(self) -> None:
-        self.digest = hashlib.sha256()
 
     def most_bytes(self) -> None:
         """Return None: its length was looked at before."""
@@ -56,21 +47,10 @@ class MaskedCheck:
         if (found or hashlib.sha256(content).hexdigest()) != sha256:
             raise other_digest()
 
-    def feed(self, content: bytes) -> None:
-        """Check the next bytes."""
-        self.digest.update(content)
 
-    def finish(self, sha256: str) -> None:
-        """Check that it is what was announced."""
-        if self.digest.hexdigest() != sha256:
-            raise other_digest()
-
-
-def checker(posted: Posted, settings: ServerSettings) -> Check:
+def checker(posted: Posted, settings: ServerSettings) -> UpdateCheck:
     """Return what checks an update of a round, piece by piece; limits of the settings hold where the plan has none."""
     context, kind = posted.context, posted.round.id.kind
-    if context.plan.secure_aggregation is not None:
-        return MaskedCheck()
     if kind == "evaluation":
         own = [metric for metric in context.metrics if metric.name in known()]  # others' metrics may sum anything
         most = {metric.name: metric.most if metric.resolution == 1 else _LARGEST_SUM for metric in own}
@@ -80,12 +60,12 @@ def checker(posted: Posted, settings: ServerSettings) -> Check:
     if context.plan.privacy is not None:
         code = training_code(context.plan, context.state.layout)
         layout = limited_lanes(context.plan, released(context.state.layout), settings.largest_update_weight)
-        return UpdateCheck(layout, encoded=posted.encoded, code=code)
+        return UpdateCheck(layout, encoded=context.encoded, code=code)
     layout = limited_lanes(context.plan, context.state.layout, settings.largest_update_weight)
     plain = all(transform.linear for transform in context.plan.transforms)
     largest = settings.largest_update_norm
     limits = norm_limits(context.plan, layout, largest) if plain else {}  # others are measured once decoded
-    return UpdateCheck(layout, encoded=posted.encoded, limits=limits)
+    return UpdateCheck(layout, encoded=context.encoded, limits=limits)
 
 
 def is_asked(round_: Round, assigned: Assigned) -> bool:

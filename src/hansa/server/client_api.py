@@ -15,7 +15,7 @@ from hansa.core.errors import CATALOGUE, HansaError, RefusedError
 from hansa.core.killpoints import reached
 from hansa.server.board import Posted
 from hansa.server.checking import NAMED, name_sender
-from hansa.server.contexts import RunContext, load_context
+from hansa.server.contexts import RunContext
 from hansa.server.enrolment import check_declared, enrol, read_attributes, rotate_key
 from hansa.server.leaving import leave, leave_all, tell
 from hansa.server.measures import CHECK_INS
@@ -170,10 +170,9 @@ class ClientApi:
             return held.context  # the survivors are frozen, and the round is off the board
         async with self.services.store.reading() as rows:
             run = await rows.runs.get(key.run)
-            job = None if run is None else await rows.jobs.get(run.job)
-        if run is None or job is None or run.population != client.population:
+        if run is None or run.population != client.population:
             raise unexpected()
-        context = await load_context(self.services.blobs, run, job, self.services.allowances)
+        context = await self.services.contexts.of(run)
         if context.plan.secure_aggregation is None:
             raise unexpected()
         return context

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias
+from weakref import WeakValueDictionary
 
 import numpy as np
 
@@ -18,11 +19,14 @@ from hansa.core.layout import Layout
 from hansa.core.nouns import InitialModel, ServerState, Signature
 from hansa.core.streams import Streams
 from hansa.evaluation.metrics import Metric, choose
+from hansa.server.forms import encoded_form
 from hansa.server.rounds_at_rest import descriptor_name, model_name, slots_name
 from hansa.store.blobs import Blobs
 from hansa.store.records import Job, Run
+from hansa.store.store import Store
 from hansa.wire.jobs import JobDescriptor
 from hansa.wire.server_models import ServedModel, slots_bytes, slots_from_bytes
+from hansa.wire.update_checks import Wanted
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,8 @@ class RunContext:
     state: ServerState
     model_size: int
     """Bytes of the blob that clients fetch."""
+    encoded: Mapping[str, Wanted]
+    """The form of what the plan's transforms make of an update."""
 
     @property
     def streams(self) -> Streams:
@@ -56,27 +62,67 @@ class RunContext:
         return replace(self, run=run, state=state, model_size=model_size)
 
 
-async def load_context(blobs: Blobs, run: Run, job: Job, allowances: tuple[Allowance, ...]) -> RunContext:
-    """Read what a run is about. The plan was checked when it was submitted, and is built under the same allow-list."""
-    descriptor = JobDescriptor.from_bytes(await whole(blobs, descriptor_name(job.descriptor)))
-    with allowing(allowances):
-        plan = plan_from_mapping(descriptor.plan)
-    first = await _first(blobs, job, plan, descriptor.layout)
-    metrics = choose(plan.evaluation.metrics, descriptor.signature)
-    state = first
-    model = _served(first).to_bytes()
-    if run.slots is not None:
-        model = await whole(blobs, model_name(run.model))
-        served = ServedModel.from_bytes(model, first.layout.size)
-        slots = slots_from_bytes(await whole(blobs, slots_name(run.slots)), first.slots)
-        state = replace(first, round=run.round, model=served.values, features=served.features, slots=slots)
-    return RunContext(run, job, plan, descriptor.layout, descriptor.signature, metrics, state, len(model))
+_Key: TypeAlias = tuple[str, int, str, str | None]
+"""A run, its round, the digests of its model and its slots."""
 
 
-async def _first(blobs: Blobs, job: Job, plan: Plan, layout: Layout) -> ServerState:
-    initial = ServedModel.from_bytes(await whole(blobs, model_name(job.model)), layout.size)
-    state = rounds.start(plan, InitialModel(layout, initial.values))
-    return replace(state, features=declared_scaling(plan.features))
+@dataclass
+class Contexts:
+    """What runs are about: a run's model is in memory once, whoever asks for it, as long as somebody holds it."""
+
+    store: Store
+    blobs: Blobs
+    allowances: tuple[Allowance, ...]
+    _held: WeakValueDictionary[_Key, RunContext] = field(default_factory=WeakValueDictionary)
+    _loading: WeakValueDictionary[str, asyncio.Lock] = field(default_factory=WeakValueDictionary)
+
+    async def of(self, run: Run) -> RunContext:
+        """Return what a run is about, read from the store unless it is held."""
+        lock = self._loading.setdefault(run.id, asyncio.Lock())
+        async with lock:
+            known = self._held.get(_key(run))
+            if known is None:
+                return self.hold(await self._load(run))
+        return known if known.run == run else replace(known, run=run)
+
+    def hold(self, context: RunContext) -> RunContext:
+        """Return a context, which is found from now on for as long as somebody holds it."""
+        self._held[_key(context.run)] = context
+        return context
+
+    async def _load(self, run: Run) -> RunContext:
+        """Read what a run is about. Its plan was checked when it was submitted, and is built under the allow-list."""
+        async with self.store.reading() as rows:
+            job = await rows.jobs.get(run.job)
+        if job is None:
+            raise LookupError("a run has a job")
+        descriptor = JobDescriptor.from_bytes(await whole(self.blobs, descriptor_name(job.descriptor)))
+        layout, signature = descriptor.layout, descriptor.signature
+        with allowing(self.allowances):
+            plan = plan_from_mapping(descriptor.plan)
+        metrics = choose(plan.evaluation.metrics, signature)
+        state = await self._first(job, plan, layout)
+        if run.slots is None:
+            size = len(await asyncio.to_thread(_served(state).to_bytes))
+        else:
+            state = await self._later(run, state)
+            size = await self.blobs.size(model_name(run.model))
+        form = await asyncio.to_thread(encoded_form, plan, state.layout, signature)
+        return RunContext(run, job, plan, layout, signature, metrics, state, size, form)
+
+    async def _first(self, job: Job, plan: Plan, layout: Layout) -> ServerState:
+        initial = ServedModel.from_bytes(await whole(self.blobs, model_name(job.model)), layout.size)
+        state = rounds.start(plan, InitialModel(layout, initial.values))
+        return replace(state, features=declared_scaling(plan.features))
+
+    async def _later(self, run: Run, first: ServerState) -> ServerState:
+        served = ServedModel.from_bytes(await whole(self.blobs, model_name(run.model)), first.layout.size)
+        slots = slots_from_bytes(await whole(self.blobs, slots_name(run.slots or "")), first.slots)
+        return replace(first, round=run.round, model=served.values, features=served.features, slots=slots)
+
+
+def _key(run: Run) -> _Key:
+    return run.id, run.round, run.model, run.slots
 
 
 async def store_state(blobs: Blobs, state: ServerState) -> tuple[str, str, int]:

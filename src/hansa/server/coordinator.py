@@ -29,7 +29,7 @@ from hansa.server import (
     round_changes,
     secure_moves,
 )
-from hansa.server.contexts import RunContext, load_context, store_state
+from hansa.server.contexts import RunContext, store_state
 from hansa.server.leaving import tell
 from hansa.server.measures import ROUND_SECONDS, ROUNDS
 from hansa.server.opening import NotYet, open_next, posted, wait
@@ -166,7 +166,7 @@ class Coordinator:
         for round_ in turn.drained:
             await self._sweep(round_)
         if turn.context is not None:
-            self.contexts[context.run.id] = turn.context
+            self.contexts[context.run.id] = self.services.contexts.hold(turn.context)
         return turn.context is not None
 
     async def _context(self, run: Run) -> RunContext:
@@ -177,12 +177,7 @@ class Coordinator:
             run.round,
         ):
             return replace(known, run=run)
-        async with self.services.store.reading() as rows:
-            job = await rows.jobs.get(run.job)
-        if job is None:
-            raise LookupError("a run has a job")
-        context = await load_context(self.services.blobs, run, job, self.services.allowances)
-        self.contexts[run.id] = context
+        context = self.contexts[run.id] = await self.services.contexts.of(run)
         return context
 
     async def _open(self, context: RunContext) -> bool:
@@ -334,7 +329,7 @@ class Coordinator:
                 await rows.releases.add(Release(run.tenant, run.id, number, model, "candidate", now))
                 await private_rounds.settle(rows, context, round_, cohort=len(reports), released=model, now=now)
             await round_changes.tell(rows, round_, "round.closed", at=now, **round_changes.counts(closed.event))
-        self.contexts[run.id] = context.with_state(run, closed.state, size)
+        self.contexts[run.id] = services.contexts.hold(context.with_state(run, closed.state, size))
         _LOG.info("round closed", run=run.id, round=number, kind=round_.id.kind, cohort=len(reports))
         ROUNDS.labels(round_.id.kind, "closed").inc()
         ROUND_SECONDS.labels(round_.id.kind).observe(now - round_.opened_at)

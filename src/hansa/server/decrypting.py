@@ -1,4 +1,4 @@
-"""Asking others beside everything else: an authority to vouch for a roster, decryptors to help with its sum.
+"""Asking others beside everything else: an authority to vouch for a roster and to draw, decryptors to help with a sum.
 
 Decryptors are asked to stand ready, whose reports they can open, and for their sums.
 """
@@ -59,7 +59,8 @@ class Decrypting:
         except RefusedError as error:
             await self._refused(round_, held, error)
         except HansaError as error:
-            await self._tell(round_, held, f"{error.found} {error.action} [{error.code}]")
+            lost = _lost(round_.round.id.run) if held.phase == "DECRYPT" else ""
+            await self._tell(round_, held, f"{error.found} {error.action} [{error.code}]{lost}")
             _LOG.warning("service not reached", run=round_.round.id.run, code=error.code, what=error.found)
             await asyncio.sleep(_AGAIN)
         except Exception as error:  # noqa: BLE001 - read anew from the store, and asked again
@@ -87,6 +88,8 @@ class Decrypting:
             await self._prepare(round_, held)
         elif held.phase == "EXCLUDE":
             await self._exclude(round_, held)
+        elif held.phase == "DRAW":
+            await self._draw(round_, held)
         else:
             phase, asks = held.phase, dict(held.asks)
             done = await asyncio.gather(
@@ -106,13 +109,26 @@ class Decrypting:
         identities = await sums.identities(round_, held)
         if (authority := _authority(round_)) is not None:
             task = sums.convention(round_.context, round_.round, identities, prepared).task
-            asked = AuthorityCalls(self.signer, sums.clock, sums.authority_urls, sums.authority_ca)
-            prepared = replace(prepared, registration=await asked.vouched(authority, task, identities))
+            registration = await self._authorities().vouched(authority, task, identities)
+            prepared = replace(prepared, registration=registration)
         convention = sums.convention(round_.context, round_.round, identities, prepared)
         signatures = await calls.ready(decryptors, convention.task, convention.registration)
         async with sums.lock(round_.round.id):
             if self._is_current(round_) and held.phase == "PREPARE":
                 await sums.begin(round_, held, replace(prepared, signatures=signatures), sums.clock.now())
+
+    async def _draw(self, round_: HeldRound, held: Held) -> None:
+        """Let the authority draw the beacon of those who advertised."""
+        sums, authority, server = self.sums, _authority(round_), held.server
+        if authority is None or server is None or not held.asks:
+            raise LookupError("a beacon is to be drawn, and nobody is to be asked")
+        (question,) = held.asks.values()
+        identities = await sums.identities(round_, held)
+        answer = await self._authorities().drawn(authority, server.task, identities, question)
+        async with sums.lock(round_.round.id):
+            if self._is_current(round_) and question in held.asks.values():
+                step = await sums.moved(round_, server.on_message, answer)
+                await sums.apply(round_, held, step, sums.clock.now())
 
     async def _exchange(self, round_: HeldRound, held: Held, place: int, message: bytes) -> None:
         sums = self.sums
@@ -136,7 +152,7 @@ class Decrypting:
                 if of is not held or held.server is None or client not in held.server.waits_for:
                     continue
                 if held.phase == "EXCLUDE" and self._is_current(round_):
-                    step = await sums.moved(round_, held.server.on_message, await sums.vector(round_, report))
+                    step = await sums.moved(round_, held.server.on_message, *await sums.vector(round_, report))
                     await sums.apply(round_, held, step, sums.clock.now())
 
     async def _refused(self, round_: HeldRound, held: Held, error: RefusedError) -> None:
@@ -155,8 +171,20 @@ class Decrypting:
     def _is_current(self, round_: HeldRound) -> bool:
         return self.sums.held.get(round_.round.id) is round_
 
+    def _authorities(self) -> AuthorityCalls:
+        return AuthorityCalls(self.signer, self.sums.clock, self.sums.authority_urls, self.sums.authority_ca)
+
     def _calls(self) -> DecryptorCalls:
         return DecryptorCalls(self.signer, self.sums.clock, self.sums.decryptor_urls, self.sums.decryptor_ca)
+
+
+def _lost(run: str) -> str:
+    """Return what to do where a sum was asked for of all decryptors, and one of them never comes back."""
+    return (
+        " It is waited for without end: another may have answered, and answers no other attempt of this round. Where it"
+        f" is lost for good: hansa runs cancel {run}; hansa models download {run} --out model.safetensors; then submit"
+        " a plan with another decryptor: hansa submit --begin-from model.safetensors."
+    )
 
 
 def _decryptors(round_: HeldRound) -> tuple[Decryptor, ...]:

@@ -10,7 +10,6 @@ from typing import Final
 import structlog
 
 from hansa.core.errors import HansaError
-from hansa.server.contexts import load_context
 from hansa.server.lifecycle import TAKES_REPORTS
 from hansa.server.opening import posted
 from hansa.server.services import Services
@@ -84,14 +83,10 @@ async def follow_rounds(services: Services) -> None:
 async def _post(services: Services, key: RoundKey) -> None:
     async with services.store.reading() as rows:
         run = await rows.runs.get(key.run)
-        job = None if run is None else await rows.jobs.get(run.job)
-    if run is None or job is None:
+    if run is None:
         return
     shown = services.board.rounds.get(key)
-    if shown is None:
-        context = await load_context(services.blobs, run, job, services.allowances)
-    else:
-        context = shown.posted.context
+    context = await services.contexts.of(run) if shown is None else shown.posted.context
     async with services.store.reading() as rows:
         round_ = await rows.rounds.get(key)
         assigned = await rows.rounds.assigned(key)

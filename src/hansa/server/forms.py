@@ -6,32 +6,37 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from hansa.algorithms.plan import Plan
 from hansa.algorithms.secure_sums import training_code
-from hansa.core.layout import Array, Int64s
-from hansa.core.nouns import Assignment, Batch, ClientBatch, ClientContext
+from hansa.core.layout import Array, Int64s, Layout
+from hansa.core.nouns import Assignment, Batch, ClientBatch, ClientContext, Signature
 from hansa.core.streams import Streams
-from hansa.server.contexts import RunContext
 from hansa.wire.update_checks import NAMES, Wanted
 
 
-def encoded_form(context: RunContext) -> Mapping[str, Wanted]:
-    """Return what the plan's transforms make of an update: the form of an update of zeros, encoded here.
+def encoded_form(plan: Plan, layout: Layout, signature: Signature) -> Mapping[str, Wanted]:
+    """Return what the plan's transforms make of an update of a layout.
 
-    Nothing is drawn that protects anybody: the streams are those of a simulation.
+    A linear transform leaves values float32 [d]. Of others it is the form of an update of zeros, encoded here: nothing
+    is drawn that protects anybody, the streams are those of a simulation.
     """
-    plan, layout = context.plan, context.state.layout
-    ordinals = np.zeros(1, dtype=np.int64)
-    assignment = Assignment(1, layout, context.state.model, ordinals, 1, context.state.features)
-    clients = ClientBatch(ordinals, _OneExample(), context.signature)
-    values = np.zeros((1, layout.size), dtype=np.float32)
-    lanes = np.zeros((1, len(layout.lanes)), dtype=np.int64)
-    batch = Batch(values, lanes, layout, {"steps": np.ones(1, dtype=np.int64)})
-    for transform in plan.transforms:
-        batch = transform.encode(batch, ClientContext(assignment, clients, Streams(plan.seed)), {})
-    code = training_code(plan, layout)  # without a secure sum: integers travel under privacy only
-    values = batch.values if code is None else np.zeros((1, code.width), dtype=code.dtype)
-    form = {"values": values, **{f"side/{name}": array for name, array in batch.side.items() if name != "steps"}}
-    return {name: Wanted(NAMES[array.dtype.str], array.shape[1:]) for name, array in form.items()}
+    shape, dtype = (layout.size,), np.dtype(np.float32).str
+    side: dict[str, Array] = {}
+    if changing := [transform for transform in plan.transforms if not transform.linear]:
+        ordinals = np.zeros(1, dtype=np.int64)
+        assignment = Assignment(1, layout, np.zeros(layout.size, dtype=np.float32), ordinals, 1)
+        clients = ClientBatch(ordinals, _OneExample(), signature)
+        values = np.zeros((1, layout.size), dtype=np.float32)
+        lanes = np.zeros((1, len(layout.lanes)), dtype=np.int64)
+        batch = Batch(values, lanes, layout, {"steps": np.ones(1, dtype=np.int64)})
+        for transform in changing:
+            batch = transform.encode(batch, ClientContext(assignment, clients, Streams(plan.seed)), {})
+        shape, dtype = batch.values.shape[1:], batch.values.dtype.str
+        side = {f"side/{name}": array for name, array in batch.side.items() if name != "steps"}
+    if (code := training_code(plan, layout)) is not None:  # without a secure sum: integers travel under privacy only
+        shape, dtype = (code.width,), np.dtype(code.dtype).str
+    form = {name: Wanted(NAMES[array.dtype.str], array.shape[1:]) for name, array in side.items()}
+    return {"values": Wanted(NAMES[dtype], shape), **form}
 
 
 class _OneExample:

@@ -11,6 +11,7 @@ from typing import Final
 from hansa.algorithms.secure_sums import Groups
 from hansa.core.errors import RefusedError
 from hansa.core.ring import RingVector
+from hansa.secagg.beacon import Draw
 from hansa.secagg.messages import header_of
 from hansa.secagg.oneshot_messages import Batch, Request
 from hansa.secagg.protocols import Server
@@ -18,12 +19,11 @@ from hansa.secagg.step import Step
 from hansa.server.contexts import RunContext
 from hansa.store.records import Client, Round
 
-_ASKS: Final = (Batch.kind, Request.kind)
-"""Messages to decryptors."""
+_ASKS: Final = (Batch.kind, Request.kind, Draw.kind)
+"""Messages to decryptors, and to the authority."""
 _TAKES_VECTORS: Final = ("MASK", "COLLECT")
-_BEFORE: Final = ("ADVERTISE", "SHARE", "MASK", "COLLECT")
+_BEFORE: Final = ("ADVERTISE", "DRAW", "SHARE", "MASK", "COLLECT")
 """Phases of both machines before it is fixed whose vectors are in the sum, or may be."""
-_LAST: Final = 4
 
 
 @dataclass
@@ -44,7 +44,7 @@ class Held:
     told: dict[int, bytes] = field(default_factory=dict)
     """Client -> the last message to it. Clients are numbered within the group, as in the machine."""
     asks: dict[int, bytes] = field(default_factory=dict)
-    """Decryptor -> the last message to it."""
+    """Decryptor, or authority -> the last message to it."""
     trouble: str = ""
     """Why decryptors or the authority have not answered, if they have not."""
     troubles: set[str] = field(default_factory=set)
@@ -99,7 +99,7 @@ class Held:
     @property
     def needs_others(self) -> bool:
         """Say whether decryptors or an authority are to be asked, or a report that nobody opens is to be taken out."""
-        return self.phase in ("PREPARE", "CHECK", "EXCLUDE", "DECRYPT")
+        return self.phase in ("PREPARE", "DRAW", "CHECK", "EXCLUDE", "DECRYPT")
 
     @property
     def vectors(self) -> tuple[int, ...]:
@@ -129,7 +129,7 @@ class Held:
             return self.since + preparing
         if self.phase == "DECRYPT":
             return math.inf
-        return self.since + self.server.task.phase_seconds[min(self.server.phase, _LAST)]
+        return self.since + self.server.seconds
 
 
 @dataclass

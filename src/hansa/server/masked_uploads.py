@@ -10,8 +10,9 @@ from hansa.core.killpoints import reached
 from hansa.server.board import Posted
 from hansa.server.checking import NAMED, name_sender
 from hansa.server.lifecycle import TAKES_REPORTS
-from hansa.server.reading import BrokenUpdateError, SealedUpdate
+from hansa.server.reading import BrokenUpdateError, whole_message
 from hansa.server.recorder import Recorder, unexpected
+from hansa.server.room import Room
 from hansa.server.rounds_at_rest import round_name, update_prefix
 from hansa.server.secure_tasks import require_length
 from hansa.server.services import Services
@@ -26,6 +27,8 @@ class MaskedUploads:
 
     services: Services
     recorder: Recorder
+    room: Room
+    """For vectors that came in parts: each is put together in memory, and added there."""
 
     async def require_length(self, posted: Posted, client: Client, total: int) -> None:
         """Raise RefusedError for a masked vector of another length than the sum's, and name the client."""
@@ -35,17 +38,30 @@ class MaskedUploads:
             await name_sender(self.services, posted.round.id, client, error.code)
             raise
 
-    async def take(self, posted: Posted, client: Client, sha256: str, body: bytes | None, total: int) -> Verdict:
-        """Give a vector to its sum; ``body`` is None where it came in parts. Raises RefusedError."""
+    async def take(
+        self, posted: Posted, client: Client, sha256: str, whole: tuple[bytes, bytes] | None, total: int
+    ) -> Verdict:
+        """Give a vector to its sum. Raises RefusedError.
+
+        ``whole`` is what came, and its :func:`~hansa.secagg.known.content_of`; None where it came in parts.
+        """
+        if whole is not None:
+            return await self._add(posted, client, sha256, whole, total)
+        async with self.room.of(total):
+            return await self._add(posted, client, sha256, None, total)
+
+    async def _add(
+        self, posted: Posted, client: Client, sha256: str, whole: tuple[bytes, bytes] | None, total: int
+    ) -> Verdict:
         services, key = self.services, posted.round.id
         report = Report(key, client.id, 0, sha256, total, update_prefix(key, client.id), services.clock.now())
         try:
-            if body is None:
+            if whole is None:
                 sealing_key = await asyncio.to_thread(services.keys.unwrap, round_name(key), posted.round.key)
-                body = await SealedUpdate(services.blobs, sealing_key, key, report).whole()
+                whole = await whole_message(services.blobs, sealing_key, key, report)
             reached("server.report.sealed")
             verdict = await services.sums.take_masked(
-                posted.context, key, client, body, lambda: self.recorder.record(report, in_time=True),
+                posted.context, key, client, whole, lambda: self.recorder.record(report, in_time=True),
                 services.clock.now(),
             )  # fmt: skip
         except BrokenUpdateError:

@@ -78,7 +78,10 @@ async def open_next(services: Services, context: RunContext, upcoming: Upcoming)
         failed = int(last.notes.get("failed", 0)) + 1
         if failed >= services.settings.max_attempts:
             why = f"{upcoming.kind} round {upcoming.round} was given up {failed} times, at last because {_reason(last)}"
-            return NotYet(why, pause=f"[HANSA-RUN-ATTEMPTS] {why}; look at its events, then resume the run")
+            after = (
+                "look at its events, then resume the run, or begin another from its model (hansa submit --begin-from)"
+            )
+            return NotYet(why, pause=f"[HANSA-RUN-ATTEMPTS] {why}; {after}")
         if services.clock.now() < (last.closed_at or 0.0) + _pause_before(failed):
             return NotYet("the last attempt was given up just now", passing=True)
     eligible = await eligible_of(services, context)

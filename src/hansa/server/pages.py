@@ -25,6 +25,7 @@ from starlette.routing import Route
 
 from hansa.core.errors import CATALOGUE, HansaError, RefusedError
 from hansa.server import logs, page_content, tokens
+from hansa.serving.bodies import read_body
 from hansa.store.records import Token
 from hansa.wire import signatures
 
@@ -193,16 +194,7 @@ def _from_here(request: Request) -> bool:
 
 async def _form(request: Request) -> dict[str, str]:
     """Return the fields of a small form."""
-    content = b""
-    async for chunk in request.stream():
-        content += chunk
-        if len(content) > _LARGEST_FORM:
-            raise RefusedError(
-                "HANSA-REQUEST-TOO-LARGE",
-                rule="A form is small.",
-                found="This one is not.",
-                action="Paste a token only.",
-            )
+    content = await read_body(request.receive, _LARGEST_FORM)
     try:
         return {name: values[0] for name, values in parse_qs(content.decode("ascii"), max_num_fields=8).items()}
     except ValueError:

@@ -11,6 +11,7 @@ import numpy as np
 
 from hansa.core.errors import StoreError
 from hansa.core.layout import Floats, Int64s
+from hansa.secagg.known import MessageHash
 from hansa.server.rounds_at_rest import binding, part_name
 from hansa.store.blobs import Blobs
 from hansa.store.records import Report, RoundKey
@@ -106,6 +107,13 @@ class SealedUpdate:
 
     async def _read(self, name: str, start: int, stop: int) -> bytes:
         return b"".join([chunk async for chunk in self.blobs.read(name, start, stop)])
+
+
+async def whole_message(blobs: Blobs, key: bytes, round_: RoundKey, report: Report) -> tuple[bytes, bytes]:
+    """Return the masked vector's message that a client sent, and its :func:`~hansa.secagg.known.content_of`."""
+    hashed = MessageHash()
+    message = await SealedUpdate(blobs, key, round_, report, hashed).whole()
+    return message, hashed.content
 
 
 @dataclass

@@ -20,7 +20,6 @@ from hansa.core.clock import Clock
 from hansa.core.errors import RefusedError, StoreConflictError
 from hansa.core.killpoints import reached
 from hansa.secagg.convention import Convention
-from hansa.secagg.known import vector_sha256
 from hansa.secagg.messages import MAGIC, Masked, header_of
 from hansa.secagg.oneshot_messages import Report as OneShot
 from hansa.secagg.protocols import restore_server, start_server
@@ -40,7 +39,7 @@ from hansa.server.held_sums import (
     not_asked,
     position_of,
 )
-from hansa.server.reading import SealedUpdate
+from hansa.server.reading import whole_message
 from hansa.server.rounds_at_rest import round_name, sum_binding
 from hansa.server.secure_tasks import Prepared, convention_of, is_prepared, not_prepared
 from hansa.server.signing import Signer
@@ -148,22 +147,22 @@ class SecureSums:
         context: RunContext,
         key: RoundKey,
         client: Client,
-        content: bytes,
+        whole: tuple[bytes, bytes],
         record: Callable[[], Awaitable[Verdict]],
         now: float,
     ) -> Verdict:
         """Take a masked vector that is sealed in the blob store: check it, record its report, add it.
 
+        ``whole`` is its message and that one's :func:`~hansa.secagg.known.content_of`.
         Raises RefusedError for one that is not acceptable; nothing is recorded then.
         """
-        sha256 = await asyncio.to_thread(vector_sha256, content)  # before the lock, so that vectors are hashed at once
         async with self.lock(key):
             round_ = await self.current(context, key)
             held, number = round_.of(position_of(round_, client))
-            _require_own(content, number)
-            if header_of(content).kind not in _VECTORS:
+            _require_own(whole[0], number)
+            if header_of(whole[0]).kind not in _VECTORS:
                 raise not_asked()
-            step = await self.moved(round_, machine_of(held).on_message, content, sha256)
+            step = await self.moved(round_, machine_of(held).on_message, *whole)
             try:
                 verdict = await record()
             except BaseException:
@@ -363,13 +362,13 @@ class SecureSums:
         for report in reports:
             of, client = round_.of(report.position)
             if of is held and is_missing(held, client):
-                content = await self.vector(round_, report)
-                more = await asyncio.to_thread(machine_of(held).on_message, content)
+                whole = await self.vector(round_, report)
+                more = await asyncio.to_thread(machine_of(held).on_message, *whole)
                 await self.apply(round_, held, more, report.received_at)
 
-    async def vector(self, round_: HeldRound, report: Report) -> bytes:
-        """Return a masked vector as it came."""
-        return await SealedUpdate(self.blobs, round_.key, round_.round.id, report).whole()
+    async def vector(self, round_: HeldRound, report: Report) -> tuple[bytes, bytes]:
+        """Return a masked vector as it came, and what it was hashed to."""
+        return await whole_message(self.blobs, round_.key, round_.round.id, report)
 
     async def _only_lost_are_missing(self, round_: HeldRound, held: Held) -> bool:
         """Return True where a phase waits only for clients that declined, or whose update was refused."""

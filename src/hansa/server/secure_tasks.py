@@ -15,17 +15,15 @@ from hansa.evaluation.lanes import tally_layout
 from hansa.secagg.convention import Convention, register
 from hansa.secagg.encoding import Reader, prefixed
 from hansa.secagg.keys import SIGNATURE_BYTES, Signer
-from hansa.secagg.messages import HEADER_BYTES, SEALED_SEED_BYTES
+from hansa.secagg.messages import FRONT_BYTES, SEALED_SEED_BYTES
 from hansa.secagg.planned import task_of
 from hansa.secagg.roster import Roster
 from hansa.secagg.task import DecryptorKeys
 from hansa.server.contexts import RunContext
 from hansa.store.records import Kind, Round
 
-MASKED_BYTES: Final = HEADER_BYTES + SIGNATURE_BYTES
-"""Bytes of a masked vector's message beside those of the vector."""
-_BEFORE_SEEDS: Final = 8
-"""Bytes of a report of oneshot-seeds, beside those and its sealed seeds."""
+MASKED_BYTES: Final = FRONT_BYTES + SIGNATURE_BYTES
+"""Bytes of a masked vector's message beside those of the vector, and of sealed seeds."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +83,7 @@ def require_length(context: RunContext, round_: Round, size: int) -> None:
     section = context.plan.secure_aggregation
     expected = MASKED_BYTES + code_of(context, round_.id.kind, round_.cohort_size).ring.nbytes
     if section is not None and section.decryptors:
-        expected += _BEFORE_SEEDS + SEALED_SEED_BYTES * len(section.decryptors)
+        expected += SEALED_SEED_BYTES * len(section.decryptors)
     if size != expected:
         raise RefusedError(
             "HANSA-RING-INVALID",
@@ -121,4 +119,5 @@ def convention_of(
         signer=signer,
         registration=prepared.registration if section.registrar == "authority" else register(signer, roster),
         decryptors=prepared.signatures,
+        authority=b"" if section.authority is None else section.authority.identity,
     )

@@ -10,13 +10,9 @@ import signal
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import structlog
-from granian.constants import HTTPModes, Interfaces
-from granian.http import HTTP1Settings
-from granian.log import LogLevels
-from granian.server.embed import Server
 
 from hansa.core.allowed import record
 from hansa.core.clock import Clock, SystemClock
@@ -28,12 +24,10 @@ from hansa.server.services import Services
 from hansa.server.settings import ServerSettings
 from hansa.server.signing import Signer
 from hansa.server.tokens import first_token
+from hansa.serving.serve import listener
 from hansa.store.keys import KeyProvider, LocalKeys
 from hansa.store.object_blobs import open_blobs
 from hansa.store.store import Store
-
-_READ_AHEAD: Final = 256 * 1024
-"""Bytes of a body that are read from a connection before they are asked for."""
 
 
 @contextlib.asynccontextmanager
@@ -79,18 +73,11 @@ async def serve(settings: ServerSettings, ready: Callable[[Services], Any] | Non
     async with open_services(settings) as services:
         tls = tls_files(settings, services.clock)
         await first_token(services.store, settings, services.clock.now())
-        server = Server(
+        server = listener(
             create(services),
             address=settings.host,
             port=settings.port,
-            interface=Interfaces.ASGI,
-            http=HTTPModes.auto,
-            http1_settings=HTTP1Settings(max_buffer_size=_READ_AHEAD),
-            websockets=False,
-            backlog=4096,
-            backpressure=8192,
-            log_enabled=False,
-            log_level=LogLevels.warning,
+            http2=settings.http2,
             ssl_cert=None if tls is None else tls.certificate,
             ssl_key=None if tls is None else tls.key,
             ssl_ca=None if tls is None else tls.client_ca,

@@ -57,10 +57,7 @@ class ServiceCalls:
         if to.url not in self.urls:
             raise to.refused("The server's administrator does not list its url any more.")
         most = max(most, _LARGEST_SMALL)
-        headers = {
-            "Authorization": signed_call(self.signer, path, body, self.clock.now()),
-            "Content-Type": MEDIA_TYPE,
-        }
+        headers = {**signed_call(self.signer, path, body, self.clock.now()), "Content-Type": MEDIA_TYPE}
         try:
             async with client.stream("POST", to.url.rstrip("/") + path, content=body, headers=headers) as answer:
                 content = bytearray()

@@ -9,6 +9,7 @@ from hansa.core.allowed import Allowance
 from hansa.core.clock import Clock
 from hansa.server.authentication import Authenticator, ClientCache
 from hansa.server.board import Board
+from hansa.server.contexts import Contexts
 from hansa.server.pace import Pace
 from hansa.server.rates import Rates
 from hansa.server.secure_sums import SecureSums
@@ -35,12 +36,14 @@ class Services:
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once this replica is told to stop."""
     clients: ClientCache = field(init=False)
+    contexts: Contexts = field(init=False)
     authenticate: Authenticator = field(init=False)
     pace: Pace = field(init=False)
     sums: SecureSums = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "clients", ClientCache(self.store))
+        object.__setattr__(self, "contexts", Contexts(self.store, self.blobs, self.allowances))
         object.__setattr__(
             self, "authenticate", Authenticator(self.clients, self.clock, Rates(self.settings.calls_per_second))
         )

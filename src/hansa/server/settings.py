@@ -70,6 +70,9 @@ class ServerSettings:
         Doc("mTLS: connections show a certificate of client_ca (required), may show one, but no other (optional)"),
     ] = "none"
     client_ca: Annotated[str, Doc("the CAs of client certificates for connections, PEM")] = ""
+    http2: Annotated[
+        bool, Doc("speak HTTP/2 beside HTTP/1.1; then connections that ask nothing are never ended, see decision 46")
+    ] = True
     enrolment_ca: Annotated[str, Doc("the CAs whose certificates let clients enrol without an invitation, PEM")] = ""
     enrolment_populations: Annotated[
         tuple[str, ...],
@@ -114,7 +117,12 @@ class ServerSettings:
     ] = 200.0
     upload_part_bytes: Annotated[int, Ge(64 * 1024), Le(64 * MIB), Doc("the largest part of an upload")] = 8 * MIB
     uploads_in_memory_bytes: Annotated[
-        int, Ge(1), Doc("parts of updates that are held in memory at once; what comes beyond waits for its turn")
+        int,
+        Ge(1),
+        Doc(
+            "parts of updates that are held in memory at once, and as much of masked vectors that came in parts; what "
+            "comes beyond waits for its turn"
+        ),
     ] = 256 * MIB
     largest_update_bytes: Annotated[int, Ge(1), Doc("the largest update that a client may send")] = 2048 * MIB
     largest_update_norm: Annotated[

@@ -19,11 +19,13 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from hansa.core.errors import HansaError, RefusedError, StoreError
 from hansa.core.killpoints import reached
+from hansa.secagg.known import MessageHash
 from hansa.server.board import Posted
-from hansa.server.checking import Check, checker, name_sender
+from hansa.server.checking import Check, MaskedCheck, checker, name_sender
 from hansa.server.following import follow_rounds
 from hansa.server.masked_uploads import MaskedUploads
 from hansa.server.recorder import Recorder, unexpected
+from hansa.server.room import Room
 from hansa.server.rounds_at_rest import binding, descriptor_name, model_name, part_name, round_name, update_prefix
 from hansa.server.services import Services
 from hansa.store.records import Client, Report, RoundKey
@@ -48,6 +50,11 @@ class Transfers:
     services: Services
     recorder: Recorder
     uploading: WeakValueDictionary[tuple[RoundKey, str], asyncio.Lock] = field(default_factory=WeakValueDictionary)
+    masked: MaskedUploads = field(init=False)
+
+    def __post_init__(self) -> None:
+        room = Room(self.services.settings.uploads_in_memory_bytes)
+        object.__setattr__(self, "masked", MaskedUploads(self.services, self.recorder, room))
 
     async def job(self, request: Request, client: Client) -> Response:
         """Answer with a job's descriptor."""
@@ -99,10 +106,10 @@ class Transfers:
         _, arrived = await self._parts(key, client.id, sha256)
         return Response(status_code=204, headers={"Upload-Offset": str(arrived), "Cache-Control": "no-store"})
 
-    async def part(self, request: Request, client: Client, body: bytes, digest: str) -> Response:
+    async def part(self, request: Request, client: Client, body: bytes, arrived: MessageHash) -> Response:
         """Take a part of an update; with the last part, record the report. One call of a client at a time.
 
-        ``digest`` is the body's own.
+        ``arrived`` is the body's own digest.
         """
         key, sha256 = _key(request), _announced(request)
         place = _content_range(request, body)
@@ -118,27 +125,26 @@ class Transfers:
             if posted is None:
                 return await self._answer_without_round(key, client, sha256)
             if posted.context.plan.secure_aggregation is not None:
-                await self._masked.require_length(posted, client, total)
-            check = checker(posted, self.services.settings)
+                await self.masked.require_length(posted, client, total)
+                check: Check = MaskedCheck()
+            else:
+                check = checker(posted, self.services.settings)
             most = check.most_bytes()
             if most is not None and total > most:
                 error = invalid(f"It has {total} bytes, and such an update at most {most}.")
                 await name_sender(self.services, posted.round.id, client, error.code)
                 raise error
-            return await self._take(posted, client, sha256, place, (body, digest, check))
-
-    @property
-    def _masked(self) -> MaskedUploads:
-        return MaskedUploads(self.services, self.recorder)
+            return await self._take(posted, client, sha256, place, (body, arrived, check))
 
     async def _take(
-        self, posted: Posted, client: Client, sha256: str, place: tuple[int, int, int], sent: tuple[bytes, str, Check]
-    ) -> Response:
-        body, digest, check = sent
+        self, posted: Posted, client: Client, sha256: str, place: tuple[int, int, int],
+        sent: tuple[bytes, MessageHash, Check],
+    ) -> Response:  # fmt: skip
+        body, arrived, check = sent
         key, (start, stop, total) = posted.round.id, place
         try:
             if stop - start == total:
-                await self._take_whole(posted, client, sha256, body, digest, check)
+                await self._take_whole(posted, client, sha256, body, arrived.hexdigest(), check)
             elif (offset := await self._take_part(posted, client, sha256, place, body)) is None:
                 return await self._answer_without_round(key, client, sha256)  # another replica has taken its report
             elif offset < total:
@@ -149,8 +155,8 @@ class Transfers:
                 raise
             return await self._answer_without_round(key, client, sha256)  # another replica has closed the round
         if posted.context.plan.secure_aggregation is not None:
-            whole = body if stop - start == total else None
-            return _verdict(await self._masked.take(posted, client, sha256, whole, total), sha256)
+            whole = (body, arrived.content) if stop - start == total else None
+            return _verdict(await self.masked.take(posted, client, sha256, whole, total), sha256)
         reached("server.report.sealed")
         return _verdict(await self._record(key, client, sha256, total), sha256)
 
@@ -173,7 +179,10 @@ class Transfers:
     async def _take_part(
         self, posted: Posted, client: Client, sha256: str, place: tuple[int, int, int], body: bytes
     ) -> int | None:
-        """Keep a part, and check the whole after the last; return what has arrived, or None where that has ended."""
+        """Keep a part, and check the whole after the last; return what has arrived, or None where that has ended.
+
+        A masked vector is checked when it is read for its sum.
+        """
         key, (start, stop, total) = posted.round.id, place
         sealing_key = await asyncio.to_thread(self._unwrapped, posted)
         number, arrived = await self._parts(key, client.id, sha256)
@@ -186,7 +195,7 @@ class Transfers:
             bound = binding(key, client.id, sha256, number)
             name = part_name(key, client.id, sha256, number)
             await self.services.blobs.put_made(name, lambda: list(seal(sealing_key, bound, [body])))
-        if stop == total:
+        if stop == total and posted.context.plan.secure_aggregation is None:
             await self._check_parts(posted, client, sha256, sealing_key)
         return stop
 

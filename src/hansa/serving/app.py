@@ -1,22 +1,24 @@
-"""A service's calls as an ASGI application, and whether it is well."""
+"""A service's calls as an ASGI application, and whether it is well. Nobody's body is read but a known server's."""
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import structlog
 from starlette.applications import Starlette
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from hansa.core.clock import Clock
-from hansa.core.errors import CATALOGUE, HansaError, RefusedError, described
+from hansa.core.errors import CATALOGUE, HansaError, described
+from hansa.serving.bodies import read_body
 from hansa.serving.settings import ServiceSettings
-from hansa.wire.service_calls import MEDIA_TYPE, caller
+from hansa.wire.service_calls import MEDIA_TYPE, caller, require_digest
 
 _NOT_STORED: Final = {"Cache-Control": "no-store"}
 
@@ -38,16 +40,15 @@ def create(settings: ServiceSettings, clock: Clock, calls: Sequence[Call], probe
     def route(call: Call) -> Route:
         async def answer(request: Request) -> Response:
             try:
-                body = await _body(request, call.limit, settings.noun)
-                header = request.headers.get("authorization")
-                server = caller(header, settings.known_servers, call.path, body, clock.now())
+                server, digest = caller(request.headers, settings.known_servers, call.path, clock.now())
+                arriving = hashlib.sha256()
+                body = await read_body(request.receive, call.limit, arriving)
+                require_digest(arriving.hexdigest(), digest)
                 async with turn:
                     content = await asyncio.to_thread(call.answer, server, body)
             except HansaError as error:
                 log.warning("call refused", path=call.path, code=error.code, found=error.found)
                 return _told(error)
-            except ClientDisconnect:
-                return Response(status_code=400)
             except Exception as error:  # noqa: BLE001 - told as a bug, and nothing of it
                 log.error("call failed", path=call.path, error=type(error).__name__)  # noqa: TRY400 - no line of a traceback
                 return _told(_internal(settings.noun))
@@ -69,21 +70,6 @@ def create(settings: ServiceSettings, clock: Clock, calls: Sequence[Call], probe
 
     own = [Route("/healthz", alive, methods=["GET"]), Route("/readyz", ready, methods=["GET"])]
     return Starlette(routes=[*map(route, calls), *own])
-
-
-async def _body(request: Request, limit: int, noun: str) -> bytes:
-    """Return a request's body. Raises RefusedError for one that is larger than its limit."""
-    read = bytearray()
-    async for chunk in request.stream():
-        read += chunk
-        if len(read) > limit:
-            raise RefusedError(
-                "HANSA-REQUEST-TOO-LARGE",
-                rule=f"A call of this kind has at most {limit} bytes.",
-                found="This one has more.",
-                action=f"Ask the {noun}'s operator to raise largest_request_bytes, or use smaller cohorts.",
-            )
-    return bytes(read)
 
 
 def _told(error: HansaError) -> Response:

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hansa.core.errors import HansaError
 from hansa.core.ring import Ring, RingVector
 from hansa.core.secure_aggregation import SecureAggregation
+from hansa.secagg.beacon import VALUE_BYTES, Draw, signed_beacon
 from hansa.secagg.contribution import Contribution
 from hansa.secagg.convention import Convention, register, vouch
 from hansa.secagg.decryptor import Decryptor, DecryptorPolicy
@@ -58,6 +59,8 @@ class _Federation:
     policy: ClientPolicy
     given: list[Contribution]
     decryptors: list[Decryptor]
+    authority: Ed25519PrivateKey
+    """Vouches for the roster and draws the beacon, where the plan asks for that."""
     clients: dict[int, Client]
 
     @classmethod
@@ -89,14 +92,18 @@ class _Federation:
         ]  # fmt: skip
         signatures = tuple(each.signature for each in decryptors)
         convention = Convention(
-            task=task, roster=roster, signer=server_key, registration=registered, decryptors=signatures
-        )
+            task=task, roster=roster, signer=server_key, registration=registered, decryptors=signatures,
+            authority=_public(authority),
+        )  # fmt: skip
         server, first = start_server(convention)
         policy = ClientPolicy(
-            **trusted, server=section.server, decryptors={each.operator: each.identity for each in named}
+            **trusted,
+            server=section.server,
+            assumed_colluding=section.assumed_colluding,
+            decryptors={each.operator: each.identity for each in named},
         )
         given = [Contribution(task.plan_sha256, task.model_sha256, vector) for vector in vectors]
-        return cls(server, first, identities, policy, given, decryptors, {})
+        return cls(server, first, identities, policy, given, decryptors, authority, {})
 
     def run(self) -> RingVector | None:
         """Carry messages until the server has the sum, or gives it up."""
@@ -108,6 +115,8 @@ class _Federation:
 
     def _ask(self, to: int, message: bytes) -> list[bytes]:
         kind = header_of(message).kind
+        if kind == Draw.kind:
+            return [self._drawn(message)]
         if kind == Announcement.kind:
             step = self._start(to, message)
         elif kind in {Batch.kind, Request.kind}:
@@ -115,6 +124,12 @@ class _Federation:
         else:
             step = self.clients[to].on_message(message)
         return [each.message for each in step.send]
+
+    def _drawn(self, message: bytes) -> bytes:
+        """Return what the authority draws for those who advertised."""
+        task, question = self.server.task, Draw.decode(message, self.server.task.hash)
+        question.check(task, [_public(each) for each in self.identities])
+        return signed_beacon(self.authority, task, question.advertised, os.urandom(VALUE_BYTES)).encode()
 
     def _start(self, to: int, announcement: bytes) -> Step:
         key = self.identities[to]

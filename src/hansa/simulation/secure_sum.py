@@ -16,6 +16,7 @@ from hansa.algorithms.aggregators import FixedMean
 from hansa.algorithms.fold import Collector, Fold, Rows, collector, partial_collector
 from hansa.algorithms.plan import Plan
 from hansa.algorithms.private_sums import central_noise
+from hansa.algorithms.round_storage import update_bytes
 from hansa.algorithms.secure_sums import Groups, Opening, RingFold, RingRows, lanes_code, training_code
 from hansa.algorithms.travelling import CAPPED, SCALED_DOWN
 from hansa.core.layout import Int64s, Layout
@@ -56,9 +57,9 @@ def partial_of(plan: Plan, assignment: Assignment, streams: Streams) -> Fold | R
 
 
 def bytes_each(plan: Plan, batch: Batch) -> float:
-    """Return the size of one client's encoded update in bytes: packed to the bit under a secure sum."""
-    code = training_code(plan, batch.layout)
-    return batch.bytes_each if code is None else float(code.ring.nbytes)
+    """Return the size of one client's encoded update in bytes: as it travels where it is one of integers."""
+    exact = plan.privacy is not None or plan.secure_aggregation is not None
+    return float(update_bytes(plan, batch.layout)) if exact else batch.bytes_each
 
 
 def cut_counts(plan: Plan, aggregate: Aggregate) -> dict[str, int]:

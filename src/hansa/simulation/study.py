@@ -23,7 +23,9 @@ from hansa.wire.plans import write_plan
 
 PLANS: Final = "plans"
 RUNS: Final = "runs"
-_KEPT: Final = frozenset({"HANSA-RUN-INTERRUPTED", "HANSA-RUN-FOLDER", "HANSA-RUN-STORAGE", "HANSA-RUN-CHANGED"})
+_KEPT: Final = frozenset({
+    "HANSA-RUN-INTERRUPTED", "HANSA-RUN-FOLDER", "HANSA-RUN-STORAGE", "HANSA-RUN-CHANGED", "HANSA-EXTRA-MISSING"
+})  # fmt: skip
 """Errors that say nothing of a setting: the study ends with them, and goes on where it was."""
 
 

@@ -55,9 +55,9 @@ class LocalAuthority:
         for key in clients:
             self.vouched.add(key)
 
-    def start(self, local: LocalFederation) -> None:
+    def start(self, local: LocalFederation, environment: Mapping[str, str] | None = None) -> None:
         """Start it, and wait until it answers."""
-        local.start(self.name, ["authority", "serve", "--config", str(self._file)], {})
+        local.start(self.name, ["authority", "serve", "--config", str(self._file)], environment or {})
         local.wait_for(self.name, self.url, self.ca)
 
     @property

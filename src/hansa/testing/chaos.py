@@ -43,6 +43,8 @@ PARTS: Final = {"full": 6000, "short": 6000, "secure": 6000, "oneshot": 6000, "p
 ABANDONED: Final = "coordinator.round.abandoned"
 OF_SUMS: Final = ("sums.record-made", "sums.record-written", "client.sum-answered", "client.sum-recorded")
 OF_DECRYPTORS: Final = tuple(point for point in KILL_POINTS if point.startswith("decryptor."))
+OF_AUTHORITIES: Final = tuple(point for point in KILL_POINTS if point.startswith("authority."))
+"""In no plan of these: the graphs that an authority draws have more clients than four."""
 _FOLDS: Final = ("coordinator.fold.written", "coordinator.fold.committed")
 _STATELESS: Final = ("client.rows-written", "client.rows-current", *OF_SUMS, *OF_DECRYPTORS)
 _SUMS_OWN: Final = tuple(f"coordinator.round.{each}" for each in ("collecting", "frozen"))
@@ -57,7 +59,7 @@ _ABSENT: Final = {
 
 def points_of(plan: str) -> list[str]:
     """Return the kill points that a federation passes under the plans of that name."""
-    return [point for point in KILL_POINTS if point not in _ABSENT[plan]]
+    return [point for point in KILL_POINTS if point not in (*_ABSENT[plan], *OF_AUTHORITIES)]
 
 
 @dataclass

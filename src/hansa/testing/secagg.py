@@ -19,8 +19,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from hansa.core.errors import RefusedError
 from hansa.core.ring import Ring, RingVector, Segment
+from hansa.secagg.beacon import VALUE_BYTES, Draw, signed_beacon
 from hansa.secagg.contribution import Contribution
-from hansa.secagg.convention import Convention, register
+from hansa.secagg.convention import Convention, register, vouch
 from hansa.secagg.decryptor import Decryptor, DecryptorPolicy
 from hansa.secagg.encoding import Buffer
 from hansa.secagg.keys import private_key
@@ -41,6 +42,7 @@ PHASE_OF: Final = {
     Deliveries.kind: "mask",
     Survivors.kind: "consist",
     Quorum.kind: "unmask",
+    Draw.kind: "draw",
     Batch.kind: "check",
     Request.kind: "decrypt",
 }
@@ -96,7 +98,7 @@ class Federation:
     threads: int = 1
 
     def __post_init__(self) -> None:
-        self.server_key = self.key("server")
+        self.server_key, self.authority_key = self.key("server"), self.key("authority")
         self.identities = [self.key(f"client {each}") for each in range(self.clients)]
         self.roster = Roster(tuple(public(each) for each in self.identities))
         usual: dict[str, Any] = {
@@ -105,13 +107,17 @@ class Federation:
             "registrar": "pinned", "ring": self.ring, "minimum_cohort": 3, "minimum_survivors": 3,
         }  # fmt: skip
         self.task = Task(**(usual | self.settings))
+        vouched = self.task.registrar == "authority"
         self.convention = Convention(
             task=self.task,
             roster=self.roster,
             signer=self.server_key,
-            registration=register(self.server_key, self.roster),
+            registration=vouch(self.authority_key, self.task) if vouched else register(self.server_key, self.roster),
+            authority=public(self.authority_key),
         )
         demands: dict[str, Any] = {"server_key": public(self.server_key), "pinned": frozenset(self.roster.identities)}
+        if vouched:
+            demands |= {"registrar": "authority", "authority_key": public(self.authority_key)}
         if self.protocol == "secagg-plus":
             demands["server"] = "curious"
         self.policy = ClientPolicy(**(demands | self.demands))
@@ -166,6 +172,8 @@ class Federation:
     def ask(self, client: int, message: Buffer) -> bytes | None:
         """Return what a client answers to a message of the server; None where it refuses or has nothing to say."""
         try:
+            if header_of(message).kind == Draw.kind:
+                return self.draw(message)
             if header_of(message).kind == Announcement.kind:
                 step = self.start_client(client, message)
             else:
@@ -175,6 +183,13 @@ class Federation:
             return None
         self.client_logs.setdefault(client, []).extend(bytes(each) for each in step.persist)
         return step.send[0].message if step.send else None
+
+    def draw(self, message: Buffer) -> bytes:
+        """Return what the authority draws for a task: a known value. It keeps no book."""
+        question = Draw.decode(message, self.task.hash)
+        question.check(self.task, self.roster.identities)
+        value = hashlib.sha256(f"{self.seed} beacon".encode()).digest()[:VALUE_BYTES]
+        return signed_beacon(self.authority_key, self.task, question.advertised, value).encode()
 
     def run(
         self, *, drop: Collection[tuple[int, str]] = (), tamper: Tamper | None = None, step: Step | None = None
@@ -186,7 +201,7 @@ class Federation:
             arrived: list[Step] = []
             for to, message in waiting:
                 phase = PHASE_OF.get(header_of(message).kind, "abort")
-                decryptor = phase in {"check", "decrypt"}
+                decryptor = phase in {"draw", "check", "decrypt"}
                 if (to, phase) in drop:
                     gone.add((to, decryptor))
                 if (to, decryptor) in gone or (phase != "advertise" and not decryptor and to not in self.machines):

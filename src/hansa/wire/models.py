@@ -8,10 +8,12 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
+import safetensors
 import safetensors.numpy
 
 from hansa.algorithms.plan import Plan, plan_sha256
-from hansa.core.layout import Array
+from hansa.core.errors import ModelError
+from hansa.core.layout import Array, Floats, Layout
 from hansa.core.nouns import ServerState
 from hansa.core.schema import to_mapping
 
@@ -32,6 +34,41 @@ def model_bytes(plan: Plan, state: ServerState) -> bytes:
     if state.features is not None:
         tensors |= {"features/center": state.features.center, "features/scale": state.features.scale}
     return safetensors.numpy.save(tensors, metadata={"hansa": json.dumps(_describe(plan, state), sort_keys=True)})
+
+
+def values_of(content: bytes, layout: Layout, values: Floats) -> Floats:
+    """Return ``values`` [d] with the parameters and buffers of a model file in their places.
+
+    Raises ModelError for a file that holds others than the layout has, or no model. Its scaling is left out.
+    """
+    try:
+        tensors = safetensors.numpy.load(content)
+    except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise _other(f"It is no safetensors file ({type(error).__name__}).") from None
+    filled = values.copy()
+    places = {
+        f"{branch.name}/{name}": view
+        for branch in layout.branches
+        if branch.name in _KEPT
+        for name, view in layout.views(filled, branch.name).items()
+    }
+    held = {name: array for name, array in tensors.items() if name.partition("/")[0] in _KEPT}
+    for name in sorted(held.keys() ^ places.keys()):
+        raise _other(f"{name} is in {'it' if name in held else 'the plan'} only.")
+    for name, view in places.items():
+        if held[name].shape != view.shape or held[name].dtype != view.dtype:
+            raise _other(f"{name} is {held[name].dtype} {[*held[name].shape]}, not {view.dtype} {[*view.shape]}.")
+        view[...] = held[name]
+    return filled
+
+
+def _other(found: str) -> ModelError:
+    return ModelError(
+        "HANSA-MODEL-UNSUITABLE",
+        rule="A run begins from a file of the plan's own model.",
+        found=found,
+        action="Take one that `hansa models download` or a simulation wrote of the same model.",
+    )
 
 
 def _describe(plan: Plan, state: ServerState) -> Mapping[str, Any]:
