@@ -71,7 +71,7 @@ class ServerSettings:
     ] = "none"
     client_ca: Annotated[str, Doc("the CAs of client certificates for connections, PEM")] = ""
     http2: Annotated[
-        bool, Doc("speak HTTP/2 beside HTTP/1.1; then connections that ask nothing are never ended, see decision 46")
+        bool, Doc("speak HTTP/2 beside HTTP/1.1; then connections that ask nothing are never ended, see decision 45")
     ] = True
     enrolment_ca: Annotated[str, Doc("the CAs whose certificates let clients enrol without an invitation, PEM")] = ""
     enrolment_populations: Annotated[
