@@ -97,6 +97,23 @@ def test_a_graph_that_is_too_small_for_whom_a_site_suspects_is_refused(neighbour
             one.start_client(0, announcement)
 
 
+def test_a_cohort_so_small_that_all_are_neighbours_lets_no_larger_one_onto_a_weak_graph():
+    """Of 11 all would be neighbours; of 40, two colluding clients cut off the arc between them, of 7 for example."""
+    weak = {"neighbours": 10, "threshold": 7, "minimum_cohort": 11, "minimum_survivors": 10}
+    demands = LYING | {"assumed_colluding": 2}
+    one = federation(40, demands=demands, **weak)
+    with pytest.raises(RefusedError, match="does not protect 12 clients from a malicious server with 2 of them"):
+        one.start_client(0, one.start().send[0].message)
+    full = federation(11, demands=demands, **weak)
+    assert full.start_client(0, full.start().send[0].message).send
+
+
+def test_a_site_that_suspects_more_than_take_part_refuses():
+    one = federation(12, demands=LYING | {"assumed_colluding": 25})
+    with pytest.raises(RefusedError, match="with 25 of them"):
+        one.start_client(0, one.start().send[0].message)
+
+
 def told(one, message, **changes):
     return replace(Keys.decode(message, one.task.hash), **changes).encode()
 

@@ -136,6 +136,31 @@ def test_a_graph_that_was_sized_for_a_cohort_protects_no_small_part_of_it(client
     assert exposed(fewest // 2) > Fraction(1, 2**30)
 
 
+@pytest.mark.parametrize(("clients", "colluding", "dropped"), [(100, 20, 0.02), (150, 50, 0.05), (300, 50, 0.1)])
+def test_from_the_fewest_on_every_number_is_safe_though_fewer_with_everybody_as_neighbours_are(
+    clients, colluding, dropped
+):
+    corrupt = Fraction(colluding, clients - int(clients * dropped))
+    graph = smallest_graph(clients, corrupt=corrupt, dropped=dropped, server="malicious")
+
+    def safe(count):
+        return protects(graph, count, corrupt=colluding, server="malicious")
+
+    fewest = fewest_clients(graph, clients, corrupt=colluding, dropped=dropped, server="malicious")
+    assert safe(graph.neighbours + 1)
+    assert not safe(graph.neighbours + 2)
+    assert graph.neighbours + 2 < fewest <= clients
+    assert all(map(safe, range(fewest, clients + 1)))
+    assert not safe(fewest - 1)
+
+
+@pytest.mark.parametrize("server", ["curious", "malicious"])
+def test_where_more_are_suspected_than_there_are_no_graph_protects(server):
+    assert not protects(GraphParameters(8, 8), 20, corrupt=25, server=server)
+    with pytest.raises(RefusedError, match="No sparse graph"):
+        smallest_graph(12, corrupt=2, dropped=0.6, server=server)
+
+
 def test_the_task_of_a_sparse_graph_begins_with_as_many_as_it_was_sized_for():
     identities = tuple(number.to_bytes(32, "big") for number in range(1000))
     ring, names = Ring((Segment("params", 3, 20),)), {"plan_sha256": "00" * 32, "model_sha256": "11" * 32}

@@ -81,13 +81,18 @@ def protects(
 def fewest_clients(
     graph: GraphParameters, clients: int, *, corrupt: int, dropped: Fraction | float, server: ServerKind = "curious"
 ) -> int:
-    """Return the fewest of ``clients`` that may share keys on a graph: of fewer, the corrupt are too large a share."""
+    """Return the fewest of ``clients`` that may share keys on a graph: of fewer, the corrupt are too large a share.
+
+    From there on every number of clients is safe. So few that all are neighbours may be while a few more are not: they
+    count only where the least sparse circle, of k + 2, is safe as well.
+    """
 
     def safe(count: int) -> bool:
         gone = int(count * Fraction(str(dropped)))
         return protects(graph, count, corrupt=corrupt, dropped=gone, server=server)
 
-    return SMALLEST + bisect_left(range(SMALLEST, clients), x=True, key=safe)
+    first = graph.neighbours + 2
+    return SMALLEST if safe(first) else first + bisect_left(range(first, clients), x=True, key=safe)
 
 
 def _largest_threshold(clients: int, neighbours: int, dropped: int) -> int:
@@ -102,7 +107,8 @@ def _largest_threshold(clients: int, neighbours: int, dropped: int) -> int:
 
 
 def _tail(others: int, marked: int, drawn: int, least: int) -> int:
-    """Return how many draws hold ``least`` marked ones or more."""
+    """Return how many draws hold ``least`` marked ones or more; no more than all others are marked."""
+    marked = min(marked, others)
     held = range(max(0, least), min(marked, drawn) + 1)
     return sum(comb(marked, each) * comb(others - marked, drawn - each) for each in held)
 

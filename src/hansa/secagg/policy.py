@@ -79,7 +79,9 @@ class ClientPolicy:
             return
         if not task.beacon:
             raise untrusted("secagg-plus protects against a curious server only; the policy assumes a malicious one.")
-        graph, fewest = GraphParameters(task.neighbours, task.threshold), task.minimum_cohort
+        graph = GraphParameters(task.neighbours, task.threshold)
+        # where all are neighbours nobody chooses whom: one more than those, on a circle, are the fewest to look at
+        fewest = max(task.minimum_cohort, min(task.neighbours + 2, task.roster_size))
         if not protects(graph, fewest, corrupt=self.assumed_colluding, server=self.server):
             raise untrusted(
                 f"A graph of {task.neighbours} neighbours and {task.threshold} shares does not protect {fewest} clients"
