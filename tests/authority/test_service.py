@@ -322,9 +322,9 @@ class Drawing(Asked):
         self.server = public(self.one.server_key)
 
     @staticmethod
-    def federation(clients=5, **settings):
+    def federation(clients=5, *, seed="federation", **settings):
         sparse = {"neighbours": 2, "threshold": 2, "registrar": "authority", "beacon": "authority"}
-        return Federation(clients, protocol="secagg-plus", settings=sparse | settings)
+        return Federation(clients, protocol="secagg-plus", seed=seed, settings=sparse | settings)
 
     def question(self, one=None, gone=()):
         one = one or self.one
@@ -393,20 +393,32 @@ def test_nothing_is_drawn_for_a_roster_that_is_not_vouched_for_or_before_clients
         assert service.book.drawn(others.task.hash) is None
 
 
-def test_attempts_of_a_round_are_bounded_and_its_groups_and_other_rounds_are_not(drawing):
+def test_draws_of_a_round_are_bounded_for_each_client_and_for_its_groups_and_other_rounds_are_not(drawing):
     drawing.settings = replace(drawing.settings, attempts_per_round=2)
     kept = {}
     for attempt in (1, 2):
         question = drawing.question(drawing.federation(attempt=attempt))
         kept[attempt] = question, drawing.draw(question)
     refused = drawing.question(drawing.federation(attempt=3))
-    refuses(lambda: drawing.draw(refused), "HANSA-AUTHORITY-ATTEMPTS", "So many attempts")
+    refuses(lambda: drawing.draw(refused), "HANSA-AUTHORITY-ATTEMPTS", "For some client of this sum")
     for question, answer in kept.values():
         assert drawing.draw(question) == answer
-    assert drawing.draw(drawing.question(drawing.federation(4, attempt=2))), "another group of that attempt"
+    group = drawing.federation(4, seed="another group", attempt=2)
+    for number, key in enumerate(group.roster.identities):
+        drawing.vouched.add(text(key), f"site {5 + number}")
+    assert drawing.draw(drawing.question(group))
     assert drawing.draw(drawing.question(drawing.federation(attempt=3, round=4)))
     drawing.settings = replace(drawing.settings, attempts_per_round=3)
     assert drawing.draw(refused)
+
+
+def test_a_server_that_changes_a_task_and_not_its_attempt_gets_no_more_draws(drawing):
+    """Nor one that has some clients advertise in each of many tasks, and others in few."""
+    drawing.settings = replace(drawing.settings, attempts_per_round=3)
+    tasks = [drawing.federation(phase_seconds=(60 + each, 60, 60, 60, 60)) for each in range(4)]
+    for each in tasks[:3]:
+        assert drawing.draw(drawing.question(each, gone={4}))
+    refuses(lambda: drawing.draw(drawing.question(tasks[3])), "HANSA-AUTHORITY-ATTEMPTS")
 
 
 def test_changed_bytes_get_no_beacon_of_the_task_and_spend_none(drawing):

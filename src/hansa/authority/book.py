@@ -16,9 +16,9 @@ _PRAGMAS: Final = ("journal_mode = DELETE", "synchronous = EXTRA")
 _TABLES: Final = """
 CREATE TABLE IF NOT EXISTS draws (
     task BLOB PRIMARY KEY, server BLOB NOT NULL, advertised BLOB NOT NULL, value BLOB NOT NULL, round BLOB NOT NULL,
-    attempt INTEGER NOT NULL
+    clients BLOB NOT NULL
 ) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS draws_of_a_round ON draws (round, attempt);
+CREATE INDEX IF NOT EXISTS draws_of_a_round ON draws (round);
 """
 
 
@@ -50,14 +50,15 @@ class Book:
         row = self._on.execute("SELECT server, advertised, value FROM draws WHERE task = ?", (task,)).fetchone()
         return None if row is None else Drawn(*row)
 
-    def attempts(self, round_: bytes, without: int) -> int:
-        """Return for how many attempts of a round something was drawn, beside one of them."""
-        (count,) = self._on.execute(
-            "SELECT COUNT(DISTINCT attempt) FROM draws WHERE round = ? AND attempt != ?", (round_, without)
-        ).fetchone()
-        return int(count)
+    def clients(self, round_: bytes) -> list[bytes]:
+        """Return for whom something was drawn in a round: of each draw, what :meth:`add` was given."""
+        found = self._on.execute("SELECT clients FROM draws WHERE round = ?", (round_,))
+        return [clients for (clients,) in found]
 
-    def add(self, task: bytes, drawn: Drawn, round_: bytes, attempt: int) -> None:
-        """Keep what was drawn for a task. Raises sqlite3.Error where there is something already, or no room."""
-        row = (task, drawn.server, drawn.advertised, drawn.value, round_, attempt)
+    def add(self, task: bytes, drawn: Drawn, round_: bytes, clients: bytes) -> None:
+        """Keep what was drawn for a task. Raises sqlite3.Error where there is something already, or no room.
+
+        ``clients`` are marks of those who advertised, joined, which say of nobody who that is without its key.
+        """
+        row = (task, drawn.server, drawn.advertised, drawn.value, round_, clients)
         self._on.execute("INSERT INTO draws VALUES (?, ?, ?, ?, ?, ?)", row)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,12 +19,14 @@ from hansa.core.errors import RefusedError
 from hansa.core.killpoints import reached
 from hansa.secagg.beacon import VALUE_BYTES, Draw, signed_beacon
 from hansa.secagg.convention import vouch
-from hansa.secagg.encoding import Reader
+from hansa.secagg.encoding import Reader, from_bitmap
 from hansa.secagg.keys import KEY_BYTES
 from hansa.secagg.refusals import malformed, untrusted
 from hansa.secagg.roster import Roster
 from hansa.secagg.task import Task, read_task
 
+_MARK: Final = 8
+"""Bytes by which the book tells the clients of one round apart."""
 _RULE: Final = "An authority vouches for rosters of keys that are on its list, of as many clients as its operator set."
 
 
@@ -64,8 +68,9 @@ class AuthorityService:
         if not task.beacon:
             raise untrusted("The task has no beacon.")
         question.check(task, identities)
+        members = [identities[each] for each in from_bitmap(question.advertised, task.roster_size)]
         advertised = hashlib.sha256(question.advertised).digest()
-        drawn = self.book.drawn(task.hash) or self._draw_first(task, server, advertised)
+        drawn = self.book.drawn(task.hash) or self._draw_first(task, server, advertised, members)
         if (drawn.server, drawn.advertised) != (server, advertised):
             raise RefusedError(
                 "HANSA-AUTHORITY-DRAWN",
@@ -80,19 +85,25 @@ class AuthorityService:
         self.vouched.keys()
         self.book.drawn(b"")
 
-    def _draw_first(self, task: Task, server: bytes, advertised: bytes) -> Drawn:
-        """Draw for a task; the value is on disk when this returns."""
+    def _draw_first(self, task: Task, server: bytes, advertised: bytes, members: Sequence[bytes]) -> Drawn:
+        """Draw for a task; the value is on disk when this returns. ``members``: the keys of those who advertised."""
+        marks = [task.given_by(each)[:_MARK] for each in members]
+        before = Counter(
+            clients[at : at + _MARK]
+            for clients in self.book.clients(task.report_id)
+            for at in range(0, len(clients), _MARK)
+        )
         most = self.settings.attempts_per_round
-        if self.book.attempts(task.report_id, without=task.attempt) >= most:
+        if any(before[each] >= most for each in marks):
             raise RefusedError(
                 "HANSA-AUTHORITY-ATTEMPTS",
-                rule=f"An authority draws for at most {most} attempts of a round: whoever draws often can choose.",
-                found="So many attempts of that round had a beacon.",
-                action="Find out why they failed; its operator may raise attempts_per_round.",
+                rule=f"An authority draws at most {most} times a round for a client: whoever draws often can choose.",
+                found="For some client of this sum it has drawn as often.",
+                action="Find out why the attempts failed; its operator may raise attempts_per_round.",
             )
         drawn = Drawn(server, advertised, secrets.token_bytes(VALUE_BYTES))
         reached("authority.drawn")
-        self.book.add(task.hash, drawn, task.report_id, task.attempt)
+        self.book.add(task.hash, drawn, task.report_id, b"".join(marks))
         reached("authority.draw-written")
         return drawn
 

@@ -25,7 +25,7 @@ class AuthoritySettings(ServiceSettings):
     attempts_per_round: Annotated[
         int,
         Ge(1),
-        Doc("attempts of a round for which it draws beacons: a server that gives one up gets another graph with each"),
+        Doc("how often it draws for one client in a round: a server that gives an attempt up gets another graph"),
     ] = 32
     folder: Annotated[
         str,

@@ -141,7 +141,7 @@ CATALOGUE: Final[dict[str, Entry]] = {
     ),
     "HANSA-AUTHORITY-ATTEMPTS": Entry(
         3,
-        "the authority has drawn beacons for as many attempts of a round as its operator allows: find out why they"
+        "the authority has drawn as often for a client in a round as its operator allows: find out why the attempts"
         " failed, or ask for another attempts_per_round",
         403,
         "permission_denied",
