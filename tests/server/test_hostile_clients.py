@@ -84,6 +84,38 @@ def test_a_part_that_does_not_come_gives_up_its_room_and_may_come_again(tmp_path
     run_async(work())
 
 
+def test_one_client_takes_not_all_the_room_that_others_updates_need(tmp_path):
+    async def work():
+        async with deployed(tmp_path, uploads_in_memory_bytes=4096) as server:
+            (device, assigned), (other, asked) = await _asked(server)
+            path = f"/v1/updates/{assigned.id.run}/training/{assigned.id.round}/{assigned.id.attempt}"
+            begun = []
+
+            async def stalled():
+                begun.append(1)
+                yield b"0"
+                await asyncio.Event().wait()
+
+            def part(number):
+                headers = {"Authorization": device.header("PUT", path, b"%d" % number), "Content-Length": "1024"}
+                return asyncio.create_task(device.http.put(path, content=stalled(), headers=headers))
+
+            parts = [part(number) for number in range(5)]
+            refused, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
+            while len(refused) < 3:
+                refused, _ = await asyncio.wait(parts, timeout=0.01)
+            assert {code_of(each.result()) for each in refused} == {"HANSA-SERVER-BUSY"}
+            assert len(begun) == 2
+            answer = await other.put(asked.id, await server.update(asked, 1.0))
+            assert answer.json()["verdict"] == "VERDICT_ACCEPTED"
+            for each in parts:
+                each.cancel()
+            await asyncio.wait(parts)
+            assert (await device.put(assigned.id, await server.update(assigned, 1.0))).status_code == 200
+
+    run_async(work())
+
+
 def test_an_update_comes_in_so_many_parts_at_most(tmp_path):
     async def work():
         async with deployed(tmp_path) as server:

@@ -25,7 +25,7 @@ from hansa.server.recorder import Recorder
 from hansa.server.room import Room
 from hansa.server.services import Services
 from hansa.server.transfers import Transfers, internal
-from hansa.serving.bodies import Receive, Strangers, read_body, too_large
+from hansa.serving.bodies import Named, Receive, Strangers, read_body, too_large
 from hansa.store.records import Client
 from hansa.wire.generated.federation_connect import FederationASGIApplication
 from hansa.wire.signatures import read_credentials
@@ -35,6 +35,8 @@ _RPC: Final = "/hansa.v1.Federation/"
 _UNSIGNED: Final = f"{_RPC}Enrol"
 _LARGEST_OF_NOBODY: Final = 128 * 1024
 """Bytes of a call that are read before it is known that a client of this server makes it."""
+_PARTS_OF_ONE: Final = 2
+"""Parts of one client that are read at once: the next one, and one whose connection broke off without a word."""
 
 Scope = MutableMapping[str, Any]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -145,18 +147,19 @@ def _signed(
 
 def _update(services: Services, transfers: Transfers) -> Callable[[Request], Awaitable[Response]]:
     """Return the endpoint of parts of updates: as many are read at once as there is room in memory for."""
-    room = Room(services.settings.uploads_in_memory_bytes)
+    room, named = Room(services.settings.uploads_in_memory_bytes), Named(_PARTS_OF_ONE)
 
     async def call(request: Request) -> Response:
         limit, header = services.settings.upload_part_bytes, request.headers.get("authorization")
-        await services.authenticate.caller(header)  # nobody else's part is held in memory
+        credentials, _ = await services.authenticate.caller(header)  # nobody else's part is held in memory
         size = announced_size(request.scope, limit)
-        async with room.of(size):
-            arriving = MessageHash()
-            body = await read_body(request.receive, limit, arriving)
-            called = {"method": request.method, "target": target(request.scope)}
-            client = await services.authenticate(header, **called, body=body, digest=arriving.hexdigest())
-            return await transfers.part(request, client, body, arriving)
+        with named.one(credentials.client):
+            async with room.of(size):
+                arriving = MessageHash()
+                body = await read_body(request.receive, limit, arriving)
+                called = {"method": request.method, "target": target(request.scope)}
+                client = await services.authenticate(header, **called, body=body, digest=arriving.hexdigest())
+                return await transfers.part(request, client, body, arriving)
 
     return call
 

@@ -8,9 +8,10 @@ line goes on, one that trickles ends.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from hansa.core.errors import RefusedError
@@ -67,17 +68,33 @@ class Strangers:
     def one(self) -> Iterator[None]:
         """Count one while its body is read. Raises RefusedError where there are too many."""
         if self.reading >= self.most:
-            raise RefusedError(
-                "HANSA-SERVER-BUSY",
-                rule=f"At most {self.most} calls of callers who are not known are read at once.",
-                found="As many are being read.",
-                action="Try again.",
-            )
+            raise _busy(f"At most {self.most} calls of callers who are not known are read at once.")
         self.reading += 1
         try:
             yield
         finally:
             self.reading -= 1
+
+
+@dataclass
+class Named:
+    """How many bodies are read at once of one caller, by its name: it takes no room that others need."""
+
+    most: int
+    reading: Counter[str] = field(default_factory=Counter)
+
+    @contextmanager
+    def one(self, name: str) -> Iterator[None]:
+        """Count one while its body is read. Raises RefusedError where there are too many of that name."""
+        if self.reading[name] >= self.most:
+            raise _busy(f"At most {self.most} parts of updates of one client are read at once.")
+        self.reading[name] += 1
+        try:
+            yield
+        finally:
+            self.reading[name] -= 1
+            if not self.reading[name]:
+                del self.reading[name]
 
 
 def too_large(limit: int) -> RefusedError:
@@ -88,6 +105,10 @@ def too_large(limit: int) -> RefusedError:
         found="This one has more.",
         action="Send an update in smaller parts; for other calls, the operator can raise largest_request_bytes.",
     )
+
+
+def _busy(rule: str) -> RefusedError:
+    return RefusedError("HANSA-SERVER-BUSY", rule=rule, found="As many are being read.", action="Try again.")
 
 
 def _too_slow() -> RefusedError:
