@@ -95,6 +95,16 @@ def test_a_task_without_the_plans_beacon_or_with_a_smaller_graph_is_refused(site
     assert site.folder.records() == []
 
 
+def test_a_task_that_begins_with_fewer_than_the_plan_gives_is_refused(site):
+    """Of 9, a full graph stands four clients that work with the server; of 8 it stands three."""
+    settings = {"registrar": "authority", "run": TASK["run"], "minimum_survivors": 8}
+    plan = {"minimum_cohort": 7, "minimum_survivors": 7, "assumed_colluding": 4}
+    few, enough = (Federation(9, settings={**settings, "minimum_cohort": cohort}) for cohort in (8, 9))
+    with pytest.raises(RefusedError, match="announced another"):
+        site(few, begun_by(few, **plan), demands(few))
+    assert site(enough, begun_by(enough, **plan), demands(enough)).reply
+
+
 def test_a_plan_without_a_beacon_is_refused_where_the_policy_suspects_the_server(site):
     one = Federation(
         10, protocol="secagg-plus",

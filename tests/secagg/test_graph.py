@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hansa.core.errors import RefusedError
 from hansa.core.ring import Ring, Segment
 from hansa.core.secure_aggregation import SecureAggregation
+from hansa.secagg import planned
 from hansa.secagg.graph import Graph
 from hansa.secagg.parameters import GraphParameters, fewest_clients, protects, smallest_graph
 from hansa.secagg.planned import task_of
@@ -204,5 +205,27 @@ def test_a_cohort_too_small_for_a_beacon_has_a_full_graph_and_with_too_many_coll
         return task_of(section, ring, Roster(identities), run="r", round_number=1, attempt=1, **names)
 
     assert (task(4).protocol, task(4).beacon) == ("secagg-full", "")
+    assert (task(3).minimum_cohort, task(4).minimum_cohort) == (8, 9)  # of 8, it stands three
     with pytest.raises(RefusedError, match="No sparse graph of 9 clients"):
         task(5)
+
+
+@pytest.mark.parametrize(("server", "clients", "fewest"), [("malicious", 36, 35), ("curious", 20, 18)])
+def test_a_full_graph_in_place_of_a_sparse_one_begins_from_where_it_stands_those_who_collude(server, clients, fewest):
+    section = SecureAggregation(
+        protocol="secagg-plus", server=server, registrar="authority", beacon="authority", maximum_cohort=36,
+        minimum_cohort=14, minimum_survivors=14, assumed_colluding=12, expected_dropout=0.3,
+    )  # fmt: skip
+    assert planned.graph_of(section, clients)[0] == "secagg-full"
+    assert planned.floors_of(section, clients) == (fewest, 14)
+    for count in range(fewest, clients + 1):
+        threshold = 2 * count // 3 + 1
+        assert (threshold if server == "curious" else 2 * threshold - count) > 12
+
+
+def test_of_a_curious_server_too_few_for_any_graph_have_none():
+    section = SecureAggregation(
+        protocol="secagg-plus", minimum_cohort=12, minimum_survivors=12, assumed_colluding=10, maximum_cohort=12
+    )
+    with pytest.raises(RefusedError, match="No sparse graph of 12 clients"):
+        planned.graph_of(section, 12)

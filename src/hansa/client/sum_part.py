@@ -18,7 +18,7 @@ from hansa.core.secure_aggregation import SecureAggregation
 from hansa.secagg.contribution import Contribution
 from hansa.secagg.messages import Announcement, Masked, header_of
 from hansa.secagg.oneshot_messages import Report
-from hansa.secagg.planned import beacon_of, graph_of
+from hansa.secagg.planned import beacon_of, floors_of, graph_of
 from hansa.secagg.policy import ClientPolicy
 from hansa.secagg.protocols import Client, restore_client, start_client
 from hansa.secagg.step import Step
@@ -124,7 +124,7 @@ def _announced(begun: Begun) -> Task:
 
 
 def _require_this(task: Task, begun: Begun, section: SecureAggregation, ring: Ring) -> None:
-    """Raise RefusedError unless a task is that of the assignment, in the protocol and integers that the plan says."""
+    """Raise RefusedError unless a task is that of the assignment, as the plan says: protocol, floors, integers."""
     named = (f"{begun.id.run}/{begun.id.kind}", begun.id.round, begun.id.attempt)
     protocol, graph = graph_of(section, task.roster_size)
     same = (task.protocol, task.neighbours, task.threshold) == (protocol, graph.neighbours, graph.threshold)
@@ -132,6 +132,8 @@ def _require_this(task: Task, begun: Begun, section: SecureAggregation, ring: Ri
     same &= [(each.operator, each.identity) for each in task.decryptors] == [
         (each.operator, each.identity) for each in section.decryptors
     ]
+    floors = floors_of(section, task.roster_size)
+    same &= task.minimum_cohort >= floors[0] and task.minimum_survivors >= floors[1]
     if not same or (task.run, task.round, task.attempt) != named or task.ring != ring:
         raise RefusedError(
             "HANSA-SECAGG-REFUSED",

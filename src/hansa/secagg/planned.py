@@ -73,9 +73,15 @@ def graph_of(section: SecureAggregation, clients: int) -> tuple[Protocol, GraphP
     try:
         return section.protocol, smallest_graph(clients, corrupt=corrupt, dropped=dropped, server=section.server)
     except RefusedError:
-        if section.server == "malicious" and section.assumed_colluding > 2 * (2 * clients // 3 + 1) - clients - 1:
+        if not _stands(section, clients):
             raise
         return "secagg-full", none
+
+
+def _stands(section: SecureAggregation, clients: int) -> bool:
+    """Say whether a full graph of so many clients stands those who are assumed to collude with the server."""
+    threshold = 2 * clients // 3 + 1
+    return section.assumed_colluding < (threshold if section.server == "curious" else 2 * threshold - clients)
 
 
 def beacon_of(section: SecureAggregation, protocol: Protocol) -> Beacon:
@@ -86,12 +92,17 @@ def beacon_of(section: SecureAggregation, protocol: Protocol) -> Beacon:
 def floors_of(section: SecureAggregation, clients: int) -> tuple[int, int]:
     """Return with how many of so many clients a sum begins at least, and how many must be left for it to be shown.
 
-    A sparse graph protects as many as it was sized for and not many fewer, and t of them must be left.
+    A sparse graph protects as many as it was sized for and not many fewer, and t of them must be left; a full one in
+    its place protects from where it stands those who collude.
     """
     graph = graph_of(section, clients)[1]
     survivors = max(section.minimum_survivors, graph.threshold)
     if not graph.neighbours:
-        return max(section.minimum_cohort, survivors), survivors
+        fewest = max(section.minimum_cohort, survivors)
+        if section.protocol == "secagg-plus":
+            while not all(_stands(section, each) for each in range(fewest, min(fewest + 3, clients + 1))):
+                fewest += 1  # of three in a row one stands fewest, and of the next three one more
+        return fewest, survivors
     dropped, colluding = section.expected_dropout, section.assumed_colluding
     fewest = fewest_clients(graph, clients, corrupt=colluding, dropped=dropped, server=section.server)
     return max(section.minimum_cohort, survivors, fewest), survivors
