@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from operating import MODEL, job
 from tests.server.test_every_route import leaves
@@ -147,6 +149,20 @@ def test_a_body_that_is_too_large_is_refused_announced_or_not(make_world):
         answer = world.call(method, path, content=body, headers={"Content-Type": "application/json"})
         assert answer.json()["error"]["code"] == "HANSA-REQUEST-TOO-LARGE"
         assert answer.status_code == 413
+
+
+@pytest.mark.parametrize(("method", "path"), [("POST", "/populations"), ("PUT", f"/models/{'0' * 64}")])
+@pytest.mark.parametrize("limit", ["_IDLE", "_STALL"])
+def test_a_body_that_comes_too_slowly_ends(world, monkeypatch, method, path, limit):
+    monkeypatch.setattr(f"hansa.serving.bodies.{limit}", 0.1)
+
+    async def parts():
+        yield b'{"name": "'
+        await asyncio.sleep(5.0)
+
+    headers = {"Content-Type": "application/json", "Content-Length": "1000"}
+    answer = world.call(method, path, content=parts(), headers=headers)
+    assert answer.json()["error"]["code"] == "HANSA-REQUEST-SLOW"
 
 
 def test_malformed_requests_name_what_is_wrong_and_not_its_value(world):

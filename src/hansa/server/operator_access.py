@@ -19,6 +19,7 @@ from hansa.core.registry import nearest
 from hansa.server import logs, tokens
 from hansa.server.operator_bodies import ErrorBody
 from hansa.server.tokens import Permission
+from hansa.serving.bodies import paced
 from hansa.store.records import Token
 
 if TYPE_CHECKING:
@@ -112,30 +113,37 @@ class Guard:
                 await refusal(error)(scope, receive, send)
                 return
         if scope["method"] == "PUT" and STREAMED.fullmatch(path):
-            await self.app(scope, receive, send)
+            await self.app(scope, paced(receive), send)
             return
         limit = self.services.settings.largest_request_bytes
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and int(length) > limit:
             await refusal(too_large(limit))(scope, receive, send)
             return
-        await self.app(scope, _limited(receive, limit), send)
+        await self.app(scope, _limited(paced(receive), limit), send)
 
 
 def _limited(receive: Receive, limit: int) -> Receive:
-    """Return a body that breaks off where it becomes too large, whatever its announced length."""
+    """Return a body that breaks off where it becomes too large, whatever its announced length, or comes too slowly."""
     received = 0
 
     async def limited() -> Message:
         nonlocal received
-        message = await receive()
+        try:
+            message = await receive()
+        except RefusedError as error:
+            raise _breaking_off(error) from None
         received += len(message.get("body", b""))
         if received > limit:
-            error = too_large(limit)
-            raise HTTPException(CATALOGUE[error.code].http, detail=cast("str", described(error)))
+            raise _breaking_off(too_large(limit))
         return message
 
     return limited
+
+
+def _breaking_off(error: RefusedError) -> HTTPException:
+    """Return a refusal as it passes through the reading of a body."""
+    return HTTPException(CATALOGUE[error.code].http, detail=cast("str", described(error)))
 
 
 def too_large(limit: int) -> RefusedError:

@@ -57,6 +57,28 @@ async def read_body(receive: Receive, limit: int, digest: Any = None) -> bytes:
         raise
 
 
+def paced(receive: Receive) -> Receive:
+    """Return a ``receive`` of a body that is read elsewhere, within the same times; RefusedError beyond them."""
+    size, began, whole, now = 0, None, False, asyncio.get_running_loop().time
+
+    async def received() -> MutableMapping[str, Any]:
+        nonlocal size, began, whole
+        if whole:  # what comes now is that the caller has left
+            return await receive()
+        began = now() if began is None else began
+        try:
+            async with asyncio.timeout_at(min(now() + _IDLE, began + _STALL + size / _SLOWEST)) as patience:
+                message = await receive()
+        except TimeoutError:
+            if patience.expired():
+                raise _too_slow() from None
+            raise
+        size, whole = size + len(message.get("body", b"")), not message.get("more_body", False)
+        return message
+
+    return received
+
+
 @dataclass
 class Strangers:
     """How many bodies are read at once of callers who may be anybody: those of known callers wait for none of them."""
