@@ -361,7 +361,9 @@ def test_a_beacon_is_told_with_its_graph_its_assumption_and_what_trying_again_gi
     assert "each is paired with k = 48 others, and t = 38 shares give a secret back" in told["may_collude"][0]
     assert "for a beacon that is drawn once but for a chance of 2^-40" in told["may_collude"][0]
     assert "gives rounds up until the graph suits it has that chance with each beacon" in told["may_collude"][0]
-    assert told["may_drop_out"][1].startswith("a sum of fewer than 38 of 100 clients is never shown")
+    assert told["may_drop_out"][1].startswith(
+        "a sum of fewer than 38 of 100 clients is not shown where the server tells all of them the same"
+    )
     assert "nobody who runs it works with the server" in found.said
     assert "one of as few as 26 that nobody else knows" in found.said
     more = ("beacon=authority", "assumed_colluding=40", "minimum_survivors=60", "minimum_cohort=60")

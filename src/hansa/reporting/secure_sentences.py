@@ -191,12 +191,13 @@ def _graph(section: SecureAggregation, clients: int) -> str:
 
 
 def _minimum(section: SecureAggregation, clients: int) -> Sentence:
-    cohort, least = section.minimum_cohort, section.least_survivors(clients)
+    cohort, least, never = section.minimum_cohort, section.least_survivors(clients), "is never shown"
     if section.protocol == "secagg-plus":
         cohort, least = floors_of(section, clients)
+        if section.server == "malicious" and graph_of(section, clients)[1].neighbours:
+            never = "is not shown where the server tells all of them the same"
     return Sentence(
-        "",
-        f"a sum of fewer than {least} of {clients} clients is never shown, and none begins with fewer than {cohort}",
+        "", f"a sum of fewer than {least} of {clients} clients {never}, and none begins with fewer than {cohort}"
     )
 
 
