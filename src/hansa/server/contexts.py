@@ -145,7 +145,7 @@ async def whole(blobs: Blobs, name: str) -> bytes:
     async for chunk in blobs.read(name, 0, len(content)):
         content[place : place + len(chunk)] = chunk
         place += len(chunk)
-    return bytes(content)
+    return bytes(memoryview(content)[:place])
 
 
 def _named(make: Callable[[], bytes]) -> tuple[bytes, str]:
