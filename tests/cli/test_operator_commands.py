@@ -99,7 +99,7 @@ def test_from_an_empty_server_to_a_model_in_a_file(federation, operate, tmp_path
     assert taken["round_bytes"] > 2 * 4 * 3
     assert f"the server stores about {taken['round_bytes']} B of updates in an open round" in operate.said
     assert "training 2: closed, 2 of 2" in operate.said
-    assert f"hansa models download {run['id']}" in operate.said
+    assert f"hansa models download {run['id']} --out {run['id']}.safetensors" in operate.said
     assert "warning" not in operate.said
     rounds = operate("rounds", run["id"])["rounds"]
     assert {each["state"] for each in rounds} == {"closed"}
@@ -107,6 +107,8 @@ def test_from_an_empty_server_to_a_model_in_a_file(federation, operate, tmp_path
     models = operate("models", "--run", run["id"])["models"]
     assert [each["round"] for each in models] == [2, 1]
     operate("models", "download", run["id"], "--out", "final.safetensors")
+    again = operate("models", "download", run["id"], "--out", "final.safetensors", status=4)
+    assert again["error"]["code"] == "HANSA-OUTPUT-FILE"
     operate("models", "download", models[0]["sha256"][:12], "--out", "served.safetensors", "--as-served")
     from safetensors.numpy import load_file
 
