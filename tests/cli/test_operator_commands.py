@@ -15,6 +15,7 @@ from tests.server.authority import Authority
 
 from hansa.authority.settings import AuthoritySettings
 from hansa.cli.local_federation import LocalFederation
+from hansa.cli.operator_client import Operator
 from hansa.cli.service_commands import greet
 
 PLAN = """
@@ -306,6 +307,38 @@ def test_certificates_that_are_not_valid_now_are_told_at_the_start(hansa, monkey
     shared = {"operator": "notary", "server_keys": ("A" * 43 + "=",), "folder": str(tmp_path / "own")}
     greet(AuthoritySettings(**shared, tls="files", tls_certificate=str(old), tls_key=str(old_key)), bytes(32))
     assert f"warning: tls_certificate: {old}" in capsys.readouterr().err
+
+
+def test_a_list_of_clients_can_be_read_on_a_narrow_screen(operate, monkeypatch, hansa):
+    monkeypatch.setenv("COLUMNS", "80")
+    operate("populations", "create", "narrow")
+    client = operate("clients", "invite", "narrow", "north-hospital")["invitations"][0]["client"]
+    get = Operator.get
+
+    def detailed(calls, path, **query):
+        found = get(calls, path, **query)
+        for each in found.get("clients", ()):
+            each |= {
+                "version": "0.1.0.dev0",
+                "attributes": {"region": "north", "size": "large"},
+                "last_seen": 1.8e9,
+                "state": "suspended",
+            }
+        return found
+
+    monkeypatch.setattr(Operator, "get", detailed)
+    lines = hansa("clients", "list", "narrow").err.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert any(client in line and " suspended " in line for line in lines)
+    for word in ("north-hospital", "0.1.0.dev0", "consent", "region=north", "size=large"):
+        assert any(word in line for line in lines), lines
+
+
+def test_the_labels_of_a_service_are_one_column(tmp_path, capsys):
+    greet(AuthoritySettings(operator="notary", server_keys=("A" * 43 + "=",), folder=str(tmp_path)), bytes(32))
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split()[0] for line in lines] == ["authority", "key", "certificate"]
+    assert {line.index(line.split()[1]) for line in lines} == {12}
 
 
 def test_the_schema_goes_down_and_up_again(hansa, monkeypatch, tmp_path):
