@@ -19,6 +19,9 @@ def measured(capsys, *options):
     return json.loads(capsys.readouterr().out.splitlines()[-1])
 
 
+SPARSE = ("--protocol", "secagg-plus", "--clients", "10")
+
+
 @pytest.mark.parametrize(
     ("options", "around"),
     [
@@ -71,6 +74,12 @@ def test_another_protocol_is_refused(capsys):
         (("--clients", "10", "--dropout", "0.4"), "no sum"),
         (("--clients", "10", "--dropout", "0.8"), "at least 3 survivors"),
         (("--clients", "10", "--threshold", "4"), "Only secagg-plus"),
+        ((*SPARSE, "--neighbours", "20"), "--neighbours: it must be an even number from 2 on, below --clients"),
+        ((*SPARSE, "--neighbours", "x"), "'--neighbours': it must be a valid integer"),
+        ((*SPARSE, "--neighbours", "3"), "--neighbours: it must be an even number from 2 on, below --clients"),
+        ((*SPARSE, "--neighbours", "0"), "--neighbours: it must be an even number from 2 on, below --clients"),
+        ((*SPARSE, "--neighbours", "4", "--threshold", "9"), "--threshold: it must be from 2 to --neighbours + 1"),
+        ((*SPARSE, "--neighbours", "4", "--threshold", "0"), "--threshold: it must be from 2 to --neighbours + 1"),
     ],
 )
 def test_what_gives_no_sum_is_refused(capsys, options, said):

@@ -217,9 +217,9 @@ def test_another_registrar_server_and_protocol_are_told_as_such(hansa, plan):
     settings += ["--set", "secure_aggregation.registrar=authority", "--set", "secure_aggregation.beacon=authority"]
     found = hansa("check", plan, *settings, "--set", "secure_aggregation.server=malicious")
     assert "so few that every pair of them masks" in found.said
-    assert "an authority draws the graph of pairs at random, once for each sum" in found.said
-    assert "nobody who runs it works with the server" in found.said
-    assert "and who was ready for it" in found.said
+    assert "There is no graph to draw then, and the authority is not asked for one" in found.said
+    assert "draws the graph" not in found.said
+    assert "who was ready for it" not in found.said
     two = "[{name='a',url='https://a',operator='Clinic'},{name='b',url='https://b',operator='Ministry'}]"
     settings = [*SECURE, "--set", "secure_aggregation.protocol=oneshot-seeds"]
     found = hansa("check", plan, *settings, "--set", f"secure_aggregation.decryptors={two}")
@@ -364,10 +364,55 @@ def test_a_beacon_is_told_with_its_graph_its_assumption_and_what_trying_again_gi
     assert told["may_drop_out"][1].startswith(
         "a sum of fewer than 38 of 100 clients is not shown where the server tells all of them the same"
     )
+    assert "an authority draws the graph of pairs at random, once for each sum" in found.said
     assert "nobody who runs it works with the server" in found.said
+    assert "and who was ready for it" in found.said
     assert "one of as few as 26 that nobody else knows" in found.said
     more = ("beacon=authority", "assumed_colluding=40", "minimum_survivors=60", "minimum_cohort=60")
     many = [word for setting in more for word in ("--set", f"secure_aggregation.{setting}")]
     refused = hansa("check", path, *many)
     assert refused.status != 0
     assert "No sparse graph of 100 clients withstands so many" in refused.err
+
+
+@pytest.mark.parametrize(
+    ("size", "settings", "said", "limits"),
+    [
+        (100, ("expected_dropout=0.25",), "stands an expected_dropout of 25%", (33, 67, 3, 3)),
+        (6, ("minimum_cohort=4", "minimum_survivors=4"), "so few that every pair of them masks", (1, 5, 4, 4)),
+        (
+            100, ("assumed_colluding=33", "minimum_cohort=100", "minimum_survivors=80"),
+            "no sparse graph of so many stands an expected_dropout of 10%", (20, 80, 80, 100),
+        ),
+    ],
+)  # fmt: skip
+def test_what_leaves_a_cohort_without_a_sparse_graph_is_told_with_the_limits_of_a_full_one(
+    hansa, tmp_path, size, settings, said, limits
+):
+    path = tmp_path / "sparse.toml"
+    plan = SPARSE.replace("size = 100", f"size = {size}")
+    path.write_text(plan)
+    words = [word for setting in ("beacon=authority", *settings) for word in ("--set", f"secure_aggregation.{setting}")]
+    sparse = hansa("check", path, *words, "--json").json["promises"]["secure_aggregation"]
+    assert said in sparse["may_collude"][1]
+    path.write_text(plan.replace("secagg-plus", "secagg-full"))
+    words = [word for setting in settings for word in ("--set", f"secure_aggregation.{setting}")]
+    full = hansa("check", path, *words, "--json").json["promises"]["secure_aggregation"]
+    lost, least, fewest, cohort = limits
+    assert sparse["may_drop_out"][0].startswith(f"{lost} of {size} clients, at any moment")
+    few = f" (than {fewest}, where only {cohort} begin)" if fewest < least else ""
+    assert sparse["may_drop_out"][1].startswith(
+        f"a sum of fewer than {least} of {size} clients is never shown{few}, and"
+    )
+    assert sparse["may_drop_out"][1].endswith(f"none begins with fewer than {cohort}")
+    assert {key: full[key] for key in full if key != "may_collude"} == {
+        key: sparse[key] for key in sparse if key != "may_collude"
+    }
+
+
+def test_what_a_full_graph_of_many_costs_is_told(hansa, tmp_path):
+    path = tmp_path / "many.toml"
+    path.write_text(SPARSE)
+    beacon = ("--set", "secure_aggregation.beacon=authority", "--set", "secure_aggregation.expected_dropout=0.25")
+    assert "each client has 99 neighbours" not in hansa("check", path, *beacon).said
+    assert "each client has 119 neighbours" in hansa("check", path, *beacon, "--set", "cohort.size=120").said

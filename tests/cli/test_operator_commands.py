@@ -15,6 +15,7 @@ from tests.server.authority import Authority
 
 from hansa.authority.settings import AuthoritySettings
 from hansa.cli.local_federation import LocalFederation
+from hansa.cli.operator_client import Operator
 from hansa.cli.service_commands import greet
 
 PLAN = """
@@ -99,7 +100,7 @@ def test_from_an_empty_server_to_a_model_in_a_file(federation, operate, tmp_path
     assert taken["round_bytes"] > 2 * 4 * 3
     assert f"the server stores about {taken['round_bytes']} B of updates in an open round" in operate.said
     assert "training 2: closed, 2 of 2" in operate.said
-    assert f"hansa models download {run['id']}" in operate.said
+    assert f"hansa models download {run['id']} --out {run['id']}.safetensors" in operate.said
     assert "warning" not in operate.said
     rounds = operate("rounds", run["id"])["rounds"]
     assert {each["state"] for each in rounds} == {"closed"}
@@ -107,6 +108,8 @@ def test_from_an_empty_server_to_a_model_in_a_file(federation, operate, tmp_path
     models = operate("models", "--run", run["id"])["models"]
     assert [each["round"] for each in models] == [2, 1]
     operate("models", "download", run["id"], "--out", "final.safetensors")
+    again = operate("models", "download", run["id"], "--out", "final.safetensors", status=4)
+    assert again["error"]["code"] == "HANSA-OUTPUT-FILE"
     operate("models", "download", models[0]["sha256"][:12], "--out", "served.safetensors", "--as-served")
     from safetensors.numpy import load_file
 
@@ -304,6 +307,38 @@ def test_certificates_that_are_not_valid_now_are_told_at_the_start(hansa, monkey
     shared = {"operator": "notary", "server_keys": ("A" * 43 + "=",), "folder": str(tmp_path / "own")}
     greet(AuthoritySettings(**shared, tls="files", tls_certificate=str(old), tls_key=str(old_key)), bytes(32))
     assert f"warning: tls_certificate: {old}" in capsys.readouterr().err
+
+
+def test_a_list_of_clients_can_be_read_on_a_narrow_screen(operate, monkeypatch, hansa):
+    monkeypatch.setenv("COLUMNS", "80")
+    operate("populations", "create", "narrow")
+    client = operate("clients", "invite", "narrow", "north-hospital")["invitations"][0]["client"]
+    get = Operator.get
+
+    def detailed(calls, path, **query):
+        found = get(calls, path, **query)
+        for each in found.get("clients", ()):
+            each |= {
+                "version": "0.1.0.dev0",
+                "attributes": {"region": "north", "size": "large"},
+                "last_seen": 1.8e9,
+                "state": "suspended",
+            }
+        return found
+
+    monkeypatch.setattr(Operator, "get", detailed)
+    lines = hansa("clients", "list", "narrow").err.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert any(client in line and " suspended " in line for line in lines)
+    for word in ("north-hospital", "0.1.0.dev0", "consent", "region=north", "size=large"):
+        assert any(word in line for line in lines), lines
+
+
+def test_the_labels_of_a_service_are_one_column(tmp_path, capsys):
+    greet(AuthoritySettings(operator="notary", server_keys=("A" * 43 + "=",), folder=str(tmp_path)), bytes(32))
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split()[0] for line in lines] == ["authority", "key", "certificate"]
+    assert {line.index(line.split()[1]) for line in lines} == {12}
 
 
 def test_the_schema_goes_down_and_up_again(hansa, monkeypatch, tmp_path):

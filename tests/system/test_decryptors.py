@@ -152,7 +152,7 @@ def test_after_a_decryptor_is_lost_for_good_another_run_goes_on_from_the_model_a
             run = submit(calls, before)
             why = waiting_for_ever(calls, run)
             assert "'south' cannot be reached" in why
-            assert f"hansa runs cancel {run}; hansa models download {run} --out model.safetensors;" in why
+            assert f"hansa runs cancel {run}; hansa models download {run} --out {run}.safetensors;" in why
             model = tmp_path / "model.safetensors"
             hansa_as_operator(federation, "runs", "cancel", run)
             hansa_as_operator(federation, "models", "download", run, "--out", model)

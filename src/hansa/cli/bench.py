@@ -93,8 +93,15 @@ def _graph(
         return 0, 0
     if neighbours is None:
         found = smallest_graph(clients, corrupt=0.05, dropped=dropout)
-        return found.neighbours, threshold or found.threshold
-    return neighbours, threshold or 2 * neighbours // 3 + 1
+        neighbours, least = found.neighbours, found.threshold
+    else:
+        least = 2 * neighbours // 3 + 1
+    if neighbours < 2 or neighbours % 2 or neighbours >= clients:
+        raise typer.BadParameter("it must be an even number from 2 on, below --clients.", param_hint="--neighbours")
+    threshold = least if threshold is None else threshold
+    if not 2 <= threshold <= neighbours + 1:
+        raise typer.BadParameter("it must be from 2 to --neighbours + 1.", param_hint="--threshold")
+    return neighbours, threshold
 
 
 def _note(answer: dict[str, Any], sampled: bool) -> str:  # noqa: FBT001 - one caller

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.text import Text
 
 from hansa.cli.console import command_line, facts, new_table, print_json, screen, sentence
 from hansa.cli.operator_client import Operator, in_path, new_secret, operator, when, whole
@@ -65,21 +66,14 @@ def list_(  # noqa: PLR0913 - a command's options
     with operator(server, token_file, ca) as calls:
         found = calls.get(f"/populations/{in_path(population)}/clients", state=state, after=after, limit=limit)
     console = screen()
-    table = whole(
-        new_table(("number", "client", "state", "seen", "name", "version", "attributes"), texts=7), 0, 1, 2, 3, 4
-    )
+    table = whole(new_table(("number", "client", "state", "seen", "name, version, attributes"), texts=5), 0, 1, 2)
     for each in found["clients"]:
-        attributes = ", ".join(f"{name}={value}" for name, value in each["attributes"].items())
-        told = attributes if each["consent"] or each["state"] == "invited" else f"no consent {attributes}".strip()
-        table.add_row(
-            str(each["number"]),
-            each["id"],
-            each["state"],
-            when(each["last_seen"]) or "-",
-            each["name"],
-            each["version"],
-            told,
-        )
+        parts = [each["name"], each["version"]]
+        if not each["consent"] and each["state"] != "invited":
+            parts.append("no consent")
+        parts += [f"{name}={value}" for name, value in each["attributes"].items()]
+        told = Text(", ".join(part for part in parts if part))
+        table.add_row(str(each["number"]), each["id"], each["state"], when(each["last_seen"]) or "-", told)
     console.print(table)
     if found["next"] is not None:
         sentence(console, f"there may be more: hansa clients list {population} --after {found['next']}")

@@ -71,9 +71,9 @@ def sentence(console: Console, text: str, style: str = "") -> None:
     console.print(Text(text, style=style))
 
 
-def command_line(console: Console, label: str, text: str) -> None:
+def command_line(console: Console, label: str, text: str, width: int = 8) -> None:
     """Print a path or command after a label; it is never broken, so that it can be copied."""
-    console.print(Text(f"{label:<8} ", style="dim").append(text, style="not dim"), soft_wrap=True)
+    console.print(Text(f"{label:<{width}} ", style="dim").append(text, style="not dim"), soft_wrap=True)
 
 
 def heading(console: Console, text: str) -> None:
@@ -127,4 +127,4 @@ def write_new(path: Path, content: str, option: str) -> None:
         found, action = f"{path} cannot be written: {error.strerror or error}.", f"Choose another {option}."
     else:
         return
-    raise RunError("HANSA-RUN-FOLDER", rule="A file that exists is never overwritten.", found=found, action=action)
+    raise RunError("HANSA-OUTPUT-FILE", rule="A file that exists is never overwritten.", found=found, action=action)

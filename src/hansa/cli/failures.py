@@ -80,7 +80,8 @@ def tell_usage(console: Console, error: Any, *, as_json: bool) -> int:
     """Print what was wrong with the command line; return the exit status."""
     if type(error).__name__ == "NoArgsIsHelpError":
         return CATALOGUE[USAGE].exit_status  # the help is on the screen
-    context, found = getattr(error, "ctx", None), error.format_message().strip()
+    context = getattr(error, "ctx", None)
+    found = error.format_message().strip().replace("Input should be", "it must be")
     command = "hansa" if context is None else context.command_path
     rule, action = "A command is called as its --help says.", f"See: {command} --help"
     found = found if found.endswith((".", "?", ")")) else f"{found}."

@@ -136,7 +136,7 @@ def _write(path: Path, content: bytes) -> None:
             file.write(content)
     except OSError as error:
         raise RunError(
-            "HANSA-RUN-FOLDER",
+            "HANSA-OUTPUT-FILE",
             rule="A file that exists is never overwritten.",
             found=f"{path} cannot be written: {error.strerror or error}.",
             action="Choose another --out.",

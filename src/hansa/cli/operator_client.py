@@ -95,7 +95,7 @@ def new_secret(path: Path, secret: str, what: str) -> Path:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except OSError as error:
         raise RunError(
-            "HANSA-RUN-FOLDER",
+            "HANSA-OUTPUT-FILE",
             rule=f"{what} is written to a new file.",
             found=f"{path} cannot be: {error.strerror or error}. It was made, and is lost.",
             action="Choose another --out, and make another.",

@@ -6,7 +6,7 @@ import base64
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from rich.text import Text
 
@@ -15,6 +15,8 @@ from hansa.core.errors import HansaError
 
 if TYPE_CHECKING:
     from hansa.serving.settings import ServiceSettings
+
+_LABEL: Final = len("certificate")
 
 
 def print_key(folder: Path, noun: str, *, as_json: bool) -> None:
@@ -35,11 +37,11 @@ def greet(settings: ServiceSettings, public: bytes) -> None:
     from hansa.serving.own_files import CERTIFICATE  # noqa: PLC0415
 
     scheme = "http" if settings.tls == "off" else "https"
-    command_line(screen(), settings.noun, f"{scheme}://{settings.host}:{settings.port}")
-    command_line(screen(), "key", base64.b64encode(public).decode())
+    command_line(screen(), settings.noun, f"{scheme}://{settings.host}:{settings.port}", width=_LABEL)
+    command_line(screen(), "key", base64.b64encode(public).decode(), width=_LABEL)
     warn_of_certificates(("tls_certificate", settings.tls_certificate))
     if settings.tls == "own":
-        command_line(screen(), "certificate", str(settings.own.place / CERTIFICATE))
+        command_line(screen(), "certificate", str(settings.own.place / CERTIFICATE), width=_LABEL)
 
 
 def warn_of_certificates(*files: tuple[str, str]) -> None:

@@ -136,7 +136,7 @@ def _close(calls: Operator, console: Console, run: str) -> None:
     """Say what a finished run lacked, and how its model is fetched."""
     for warning in _missing(calls.get(f"/runs/{in_path(run)}/rounds", limit=1000)["rounds"]):
         console.print(Text("warning: ", style="yellow").append(warning, style="none"))
-    command_line(console, "fetch", f"hansa models download {run} --out model.safetensors")
+    command_line(console, "fetch", f"hansa models download {run} --out {run}.safetensors")
 
 
 def _told(round_: dict[str, Any]) -> str:

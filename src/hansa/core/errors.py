@@ -27,6 +27,7 @@ CATALOGUE: Final[dict[str, Entry]] = {
     "HANSA-DATA-INVALID": Entry(3, "the data are malformed or do not fit the plan"),
     "HANSA-EXTRA-MISSING": Entry(3, "an optional dependency is not installed"),
     "HANSA-RUN-FOLDER": Entry(4, "a run folder cannot be created, read or resumed"),
+    "HANSA-OUTPUT-FILE": Entry(4, "a file that a command is to write exists already, or cannot be written"),
     "HANSA-RUN-STORAGE": Entry(4, "the run folder could not be written; the last closed round is kept"),
     "HANSA-RUN-CHANGED": Entry(4, "files of a run folder changed after the run"),
     "HANSA-RUN-DIFFERS": Entry(5, "a replay did not give the same result"),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Final, NamedTuple
 
 from hansa.algorithms.ring_plan import BranchCode, RingCode
 from hansa.core.ring import FEWEST_BITS
 from hansa.core.secure_aggregation import SecureAggregation
 from hansa.reporting.figures import bytes_text, count_text
-from hansa.secagg.planned import floors_of, graph_of, least_summed
+from hansa.secagg.planned import floors_of, graph_of, least_shown, least_summed, lost_too_many
 
 _REGISTRAR: Final = {
     "server": (
@@ -36,6 +37,8 @@ _SERVER: Final = {
     "curious": "the server keeps to the protocol; it looks at all that it gets, and so does who steals its database",
     "malicious": "the server may lie in any message; it still learns a sum that the clients agreed on, or nothing",
 }
+_MANY: Final = 100
+"""Clients from which on it is told what a full graph of more costs."""
 
 
 class Sentence(NamedTuple):
@@ -48,7 +51,7 @@ class Sentence(NamedTuple):
 def sentences(section: SecureAggregation, code: RingCode, clients: int) -> list[Sentence]:
     """Return who sees what, on which assumptions, and in which integers, for sums of usually so many ``clients``."""
     return [
-        *_others(section, code),
+        *_others(section, code, clients),
         *(_full_graph(section, clients) or _other_limits(section, clients)),
         _minimum(section, clients),
         *_assumptions(section, clients),
@@ -107,8 +110,9 @@ def _weights(code: RingCode) -> str:
     )
 
 
-def _others(section: SecureAggregation, code: RingCode) -> Iterator[Sentence]:
+def _others(section: SecureAggregation, code: RingCode, clients: int) -> Iterator[Sentence]:
     """Yield what a decryptor, another client and somebody on the network see."""
+    full = graph_of(section, clients)[0] == "secagg-full"
     if section.protocol == "oneshot-seeds":
         yield Sentence(
             "a decryptor sees",
@@ -117,7 +121,7 @@ def _others(section: SecureAggregation, code: RingCode) -> Iterator[Sentence]:
         )
         yield Sentence("another client sees", "the model and the decryptors' keys; of other clients nothing")
     else:
-        peers = "every other client" if section.protocol == "secagg-full" else "the clients that it is paired with"
+        peers = "every other client" if full else "the clients that it is paired with"
         yield Sentence("a decryptor sees", "there is none: the clients remove the masks of a sum together")
         yield Sentence(
             "another client sees",
@@ -125,7 +129,7 @@ def _others(section: SecureAggregation, code: RingCode) -> Iterator[Sentence]:
             "itself; of their updates nothing",
         )
     if section.registrar == "authority":
-        more = ", and who was ready for it" if section.beacon else ""
+        more = ", and who was ready for it" if section.beacon and not full else ""
         seen = f"whose keys each sum is of, and its task{more}; no seed, no share, no vector"
         yield Sentence("the authority sees", seen)
     yield Sentence(
@@ -137,9 +141,16 @@ def _others(section: SecureAggregation, code: RingCode) -> Iterator[Sentence]:
 
 def _full_graph(section: SecureAggregation, clients: int) -> list[Sentence]:
     """Return how many may collude and drop out where every pair of clients masks; nothing for other protocols."""
-    threshold, colluders = section.threshold(clients), section.tolerated_colluders(clients)
+    if graph_of(section, clients)[0] != "secagg-full":
+        return []
+    full = replace(section, protocol="secagg-full", beacon=None)
+    threshold, colluders = full.threshold(clients), full.tolerated_colluders(clients)
     if threshold is None or colluders is None:
         return []
+    costs = (
+        f"each client has {count_text(clients - 1)} neighbours: it agrees a key with each of them, gives each a share "
+        "of its secrets and adds a mask for each; more than a sparse graph or oneshot-seeds takes by far"
+    )
     return [
         Sentence(
             "may collude",
@@ -147,10 +158,12 @@ def _full_graph(section: SecureAggregation, clients: int) -> list[Sentence]:
             f"(t = floor(2n/3) + 1 = {threshold}, and t > (n + c)/2 holds for c up to {colluders}); the plan assumes "
             f"{section.assumed_colluding} at most. With more they could read single updates",
         ),
+        *([Sentence("", _why_full(section, clients))] if section.protocol == "secagg-plus" else []),
+        *([Sentence("", costs)] if clients > _MANY else []),
         Sentence(
             "may drop out",
-            f"{clients - threshold} of {clients} clients, at any moment; with more the round is abandoned, and nothing "
-            "is shown",
+            f"{clients - least_shown(section, clients, clients)} of {clients} clients, at any moment; with more the "
+            "round is abandoned, and nothing is shown",
         ),
     ]
 
@@ -178,9 +191,7 @@ def _other_limits(section: SecureAggregation, clients: int) -> list[Sentence]:
 
 def _graph(section: SecureAggregation, clients: int) -> str:
     """Return the graph of pairs of so many clients, and with which chance it protects."""
-    protocol, graph = graph_of(section, clients)
-    if protocol == "secagg-full":
-        return "so few that every pair of them masks, as with secagg-full"
+    graph = graph_of(section, clients)[1]
     drawn = f"each is paired with k = {graph.neighbours} others, and t = {graph.threshold} shares give a secret back"
     if section.server == "curious":
         return f"{drawn}, so that this holds but for a chance of 2^-40"
@@ -190,14 +201,27 @@ def _graph(section: SecureAggregation, clients: int) -> str:
     )
 
 
+def _why_full(section: SecureAggregation, clients: int) -> str:
+    """Return why so many clients of ``secagg-plus`` have a full graph, and that nobody draws that."""
+    why = "so few that every pair of them masks, as with secagg-full"
+    if lost_too_many(section, clients):
+        why = (
+            f"no sparse graph of so many stands an expected_dropout of {section.expected_dropout:.0%}, so that every "
+            "pair of them masks, as with secagg-full: for fewer pairs lower it, or use oneshot-seeds, which stands any"
+        )
+    undrawn = ". There is no graph to draw then, and the authority is not asked for one" if section.beacon else ""
+    return f"{why}{undrawn}"
+
+
 def _minimum(section: SecureAggregation, clients: int) -> Sentence:
-    cohort, least, never = section.minimum_cohort, section.least_survivors(clients), "is never shown"
-    if section.protocol == "secagg-plus":
-        cohort, least = floors_of(section, clients)
-        if section.server == "malicious" and graph_of(section, clients)[1].neighbours:
-            never = "is not shown where the server tells all of them the same"
+    """Return with how many a sum begins, and how many must be left: of a full graph fewer where fewer begin."""
+    cohort, never = floors_of(section, clients)[0], "is never shown"
+    least, fewest = (least_shown(section, clients, begun) for begun in (max(clients, cohort), cohort))
+    few = f" (than {fewest}, where only {cohort} begin)" if fewest < least else ""
+    if section.protocol == "secagg-plus" and section.server == "malicious" and graph_of(section, clients)[1].neighbours:
+        never = "is not shown where the server tells all of them the same"
     return Sentence(
-        "", f"a sum of fewer than {least} of {clients} clients {never}, and none begins with fewer than {cohort}"
+        "", f"a sum of fewer than {least} of {clients} clients {never}{few}, and none begins with fewer than {cohort}"
     )
 
 
@@ -218,15 +242,13 @@ def _assumptions(section: SecureAggregation, clients: int) -> Iterator[Sentence]
             f"one of {named} does not work with the server: all of them with it can read every update. Who runs each "
             "is what its own settings and each site's policy say, by its key",
         )
-    if section.beacon is not None:
+    if section.beacon is not None and graph_of(section, clients)[1].neighbours:
         yield Sentence(
             "",
             f"{authority} draws the graph of pairs at random, once for each sum, after it has seen the signed keys of "
             "those who take part; nobody who runs it works with the server, which could choose the graph then",
         )
-    others = section.least_survivors(clients) - section.assumed_colluding
-    if section.protocol == "secagg-plus":
-        others = least_summed(section, clients)
+    others = least_summed(section, clients)
     yield Sentence(
         "it does not hide",
         f"the sum itself, in which an update is one of as few as {others} that nobody else knows. Without differential "

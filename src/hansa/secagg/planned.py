@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from fractions import Fraction
 from typing import Final
 
@@ -78,6 +79,11 @@ def graph_of(section: SecureAggregation, clients: int) -> tuple[Protocol, GraphP
         return "secagg-full", none
 
 
+def lost_too_many(section: SecureAggregation, clients: int) -> bool:
+    """Say whether so many clients would have a sparse graph, were none of them expected to be lost."""
+    return graph_of(replace(section, expected_dropout=0.0), clients)[1].neighbours > 0
+
+
 def _stands(section: SecureAggregation, clients: int) -> bool:
     """Say whether a full graph of so many clients stands those who are assumed to collude with the server."""
     threshold = 2 * clients // 3 + 1
@@ -108,13 +114,20 @@ def floors_of(section: SecureAggregation, clients: int) -> tuple[int, int]:
     return max(section.minimum_cohort, survivors, fewest), survivors
 
 
-def least_summed(section: SecureAggregation, clients: int) -> int:
-    """Return how many honest clients' vectors a sum over a sparse graph has at least, whatever the server does.
+def least_shown(section: SecureAggregation, clients: int, begun: int) -> int:
+    """Return how many must be left of those who began a sum of ``clients``: of a full graph two thirds and one more."""
+    full = graph_of(section, clients)[0] == "secagg-full"
+    return max(floors_of(section, clients)[1], 2 * begun // 3 + 1 if full else 0)
 
-    One that lies may show clients different sets, so that each has fewer others than are left (decision 43).
+
+def least_summed(section: SecureAggregation, clients: int) -> int:
+    """Return how many honest clients' vectors a sum over a graph has at least, whatever the server does.
+
+    One that lies may show clients of a sparse one different sets, so that each has fewer others than are left (decision
+    43).
     """
-    graph, (cohort, survivors) = graph_of(section, clients)[1], floors_of(section, clients)
-    honest = survivors - section.assumed_colluding
+    graph, cohort = graph_of(section, clients)[1], floors_of(section, clients)[0]
+    honest = least_shown(section, clients, cohort) - section.assumed_colluding
     if section.server == "curious" or not graph.neighbours:
         return honest
     around = 2 * graph.threshold - graph.neighbours - 1

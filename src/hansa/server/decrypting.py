@@ -182,8 +182,8 @@ def _lost(run: str) -> str:
     """Return what to do where a sum was asked for of all decryptors, and one of them never comes back."""
     return (
         " It is waited for without end: another may have answered, and answers no other attempt of this round. Where it"
-        f" is lost for good: hansa runs cancel {run}; hansa models download {run} --out model.safetensors; then submit"
-        " a plan with another decryptor: hansa submit --begin-from model.safetensors."
+        f" is lost for good: hansa runs cancel {run}; hansa models download {run} --out {run}.safetensors; then"
+        f" submit a plan with another decryptor: hansa submit --begin-from {run}.safetensors."
     )
 
 
