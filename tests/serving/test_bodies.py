@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 
 import pytest
 
@@ -35,10 +34,8 @@ def code_of(receive, limit=2**20):
     return caught.value.code
 
 
-def test_a_body_is_whole_and_its_digest_that_of_all_its_parts():
-    digest = hashlib.sha256()
-    assert read(arriving(3, b"abc"), digest=digest) == b"abcabcabc"
-    assert digest.hexdigest() == hashlib.sha256(b"abcabcabc").hexdigest()
+def test_a_body_is_all_its_parts():
+    assert read(arriving(3, b"abc")) == b"abcabcabc"
     assert code_of(arriving(3, b"abc"), limit=8) == "HANSA-REQUEST-TOO-LARGE"
 
 

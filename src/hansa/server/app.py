@@ -33,6 +33,8 @@ from hansa.wire.signatures import read_credentials
 _LOG: Final = structlog.get_logger("hansa.server")
 _RPC: Final = "/hansa.v1.Federation/"
 _UNSIGNED: Final = f"{_RPC}Enrol"
+_HASHED_HERE: Final = 1 << 21
+"""Bytes of a body that are hashed at once, in a millisecond; of more, another thread hashes."""
 _LARGEST_OF_NOBODY: Final = 128 * 1024
 """Bytes of a call that are read before it is known that a client of this server makes it."""
 _PARTS_OF_ONE: Final = 2
@@ -155,8 +157,11 @@ def _update(services: Services, transfers: Transfers) -> Callable[[Request], Awa
         size = announced_size(request.scope, limit)
         with named.one(credentials.client):
             async with room.of(size):
-                arriving = MessageHash()
-                body = await read_body(request.receive, limit, arriving)
+                body, arriving = await read_body(request.receive, limit), MessageHash()
+                if len(body) > _HASHED_HERE:
+                    await asyncio.to_thread(arriving.update, body)
+                else:
+                    arriving.update(body)
                 called = {"method": request.method, "target": target(request.scope)}
                 client = await services.authenticate(header, **called, body=body, digest=arriving.hexdigest())
                 return await transfers.part(request, client, body, arriving)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import os
 import signal
 from collections.abc import AsyncIterator, Callable
@@ -24,6 +23,7 @@ from hansa.server.services import Services
 from hansa.server.settings import ServerSettings
 from hansa.server.signing import Signer
 from hansa.server.tokens import first_token
+from hansa.serving.memory import keep_freed, look_less_for_cycles
 from hansa.serving.serve import listener
 from hansa.store.keys import KeyProvider, LocalKeys
 from hansa.store.object_blobs import open_blobs
@@ -69,6 +69,7 @@ def open_keys(place: str) -> KeyProvider:
 
 async def serve(settings: ServerSettings, ready: Callable[[Services], Any] | None = None) -> None:
     """Serve until SIGTERM or SIGINT; what is being answered is answered first."""
+    keep_freed()
     refuse_taken("server", settings.host, settings.port)
     async with open_services(settings) as services:
         tls = tls_files(settings, services.clock)
@@ -87,8 +88,7 @@ async def serve(settings: ServerSettings, ready: Callable[[Services], Any] | Non
         serving = asyncio.create_task(server.serve())
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, _stop, services, server)
-        gc.collect()
-        gc.freeze()  # what was imported stays: looking through it again and again would hold up whoever calls
+        look_less_for_cycles()
         if ready is not None:
             ready(services)
         await serving

@@ -41,9 +41,9 @@ def create(settings: ServiceSettings, clock: Clock, calls: Sequence[Call], probe
         async def answer(request: Request) -> Response:
             try:
                 server, digest = caller(request.headers, settings.known_servers, call.path, clock.now())
-                arriving = hashlib.sha256()
-                body = await read_body(request.receive, call.limit, arriving)
-                require_digest(arriving.hexdigest(), digest)
+                body = await read_body(request.receive, call.limit)
+                hashed = await asyncio.to_thread(hashlib.sha256, body)
+                require_digest(hashed.hexdigest(), digest)
                 async with turn:
                     content = await asyncio.to_thread(call.answer, server, body)
             except HansaError as error:

@@ -19,6 +19,8 @@ from hansa.core.errors import RefusedError
 _IDLE: Final = 20.0
 """Seconds that a body may pause: who holds a connection without a word holds what was read, and a server that stops."""
 _STALL: Final = 30.0
+_LOOK: Final = 0.5
+"""Seconds between two looks at how a body comes."""
 _SLOWEST: Final = 16 * 1024
 """Bytes a second: a body that comes more slowly, after half a minute, ends."""
 _STRANGERS: Final = 64
@@ -27,14 +29,15 @@ _STRANGERS: Final = 64
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 
-async def read_body(receive: Receive, limit: int, digest: Any = None) -> bytes:
-    """Return a request's body; ``digest`` is fed with it as it arrives.
+async def read_body(receive: Receive, limit: int) -> bytes:
+    """Return a request's body.
 
     Raises RefusedError as soon as the body is larger than a limit, pauses for too long or comes too slowly, and where
     it is cut off.
     """
     parts, size, now = [], 0, asyncio.get_running_loop().time
-    latest = now() + _STALL
+    looked = now()
+    latest = looked + _STALL
     try:
         async with asyncio.timeout(_IDLE) as patience:
             while True:
@@ -45,12 +48,12 @@ async def read_body(receive: Receive, limit: int, digest: Any = None) -> bytes:
                 size += len(part)
                 if size > limit:
                     raise too_large(limit)
-                if digest is not None:
-                    digest.update(part)
                 parts.append(part)
                 if not message.get("more_body", False):
                     return b"".join(parts) if len(parts) != 1 else bytes(parts[0])
-                patience.reschedule(min(now() + _IDLE, latest + size / _SLOWEST))
+                if now() > looked + _LOOK:
+                    looked = now()
+                    patience.reschedule(min(looked + _IDLE, latest + size / _SLOWEST))
     except TimeoutError:
         if patience.expired():
             raise _too_slow() from None
