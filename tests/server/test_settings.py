@@ -70,6 +70,7 @@ def test_every_setting_can_be_given_by_the_environment(name, tmp_path):
         "public_url": "https://hansa.example.org",
         "tls": "off",
         "client_certificates": "required",
+        "http2": "false",
         "log_level": "debug",
         "largest_update_weight": "1000",
         "log_format": "json",
