@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from io import BytesIO
-from itertools import chain, islice
+from itertools import islice
 from threading import Lock
 from typing import Final, NamedTuple
 
@@ -49,12 +49,11 @@ def stream(key: bytes, size: int) -> bytes:
 
 def apply(masks: Iterable[Mask], total: RingVector) -> None:
     """Add masks to a vector, or take them away, in place; the entries wrap in their types."""
-    parts = [part for array in total for part in _parts(array, BLOCK)]
     room, rest = memoryview(bytearray(BLOCK + 15)), iter(masks)
-    for first in rest:
-        streams: Iterable[_Stream] = map(_Stream, chain((first,), islice(rest, TOGETHER - 1)))
-        for part in parts:
-            streams = _apply(streams, part, room)
+    while streams := [_Stream(each) for each in islice(rest, TOGETHER)]:
+        for array in total:
+            for part in _parts(array, BLOCK):
+                _apply(streams, part, room)
 
 
 def masked(  # noqa: PLR0913 - a vector, what masks it, and the message that it stands in
@@ -116,37 +115,33 @@ def _parts(array: UInts, nbytes: int) -> Iterator[UInts]:
         yield array[start : start + size]
 
 
-def _apply(streams: Iterable[_Stream], part: UInts, room: memoryview) -> list[_Stream]:
-    """Apply the next words of each stream to a part of a vector, in place, and return the streams.
-
-    They may be opened as they are taken: one thread derives the key of a mask while another expands one.
-    """
-    words, applied = np.frombuffer(room, part.dtype.newbyteorder("<"), len(part)), []
+def _apply(streams: Sequence[_Stream], part: UInts, room: memoryview) -> None:
+    """Apply the next words of each stream to a part of a vector, in place."""
+    words = np.frombuffer(room, part.dtype.newbyteorder("<"), len(part))
     for each in streams:
         each.next_into(room, part.nbytes)
         each.change(part, words, out=part)
-        applied.append(each)
-    return applied
 
 
 def apply_on_threads(masks: Iterable[Mask], total: RingVector, ring: Ring, threads: int) -> None:
     """Do as :func:`apply` on several threads: each adds the next masks that are to be had to a vector of its own.
 
-    Masks may be made as they are taken. Where one cannot be made, the error is raised and the total is as it was.
+    Masks may be made as they are taken: while one thread makes some, the others expand theirs. Where one cannot be
+    made, the error is raised and the total is as it was.
     """
     rest, taking = iter(masks), Lock()
     parts = [ring.zeros() for _ in range(threads)]
 
-    def taken() -> Iterator[Mask]:
-        while True:
-            with taking:
-                mask = next(rest, None)
-            if mask is None:
-                return
-            yield mask
+    def take() -> list[Mask]:
+        with taking:
+            return list(islice(rest, TOGETHER))
+
+    def work(part: RingVector) -> None:
+        while some := take():
+            apply(some, part)
 
     with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(lambda part: apply(taken(), part), parts))
+        list(pool.map(work, parts))
     for part in parts:
         add(total, part)
 
