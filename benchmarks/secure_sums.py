@@ -208,7 +208,10 @@ def _held(measured: Sequence[Measured]) -> Grid:
             continue
         prototype, aims = dict(one.sum.prototype), dict(one.sum.aims)
         for name, seen in one.figures.items():
-            limits = [SLACK * prototype[name]] * (name in prototype), [aims[name]] * (name in aims)
+            limits = (
+                [SLACK * prototype[each] for each in [name] if each in prototype],
+                [aims[each] for each in [name] if each in aims],
+            )
             floor, aim = ("".join(f"{limit:.4g}" for limit in some) for some in limits)
             met = [_met(seen <= limit) for some in limits for limit in some]
             rows.append((one.sum.about, name, f"{seen:.4g}", floor, aim, ", ".join(met)))
