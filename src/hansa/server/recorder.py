@@ -24,7 +24,7 @@ _AT_ONCE: Final = 256
 _BUSY: Final = 20
 _WITHIN: Final = 0.25
 """So many reports within so many seconds are many: those that come next are gathered."""
-_GATHERED: Final = 0.02
+_GATHERED: Final = 0.05
 """Seconds for which reports are gathered: a transaction costs as much for ten as for one."""
 
 
