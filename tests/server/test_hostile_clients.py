@@ -116,6 +116,59 @@ def test_one_client_takes_not_all_the_room_that_others_updates_need(tmp_path):
     run_async(work())
 
 
+def _stalled(device, name, size, begun):
+    """Return a call by a device's name whose body begins and does not go on."""
+
+    async def body():
+        begun.put_nowait(size)
+        yield b"0"
+        await asyncio.Event().wait()
+
+    path = f"/hansa.v1.Federation/{name}"
+    headers = {"Authorization": device.header("POST", path), "Content-Length": str(size)}
+    return asyncio.create_task(device.http.post(path, content=body(), headers=headers))
+
+
+def test_whoever_writes_a_clients_name_holds_two_bodies_of_it_and_hinders_nobody_else(tmp_path):
+    async def work():
+        async with deployed(tmp_path) as server:
+            device, other = await server.device("a"), await server.device("b")
+            begun = asyncio.Queue()
+            calls = [_stalled(device, "CheckIn", 1024, begun) for _ in range(5)]
+            refused, held = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+            while len(refused) < 3:
+                refused, held = await asyncio.wait(calls, timeout=0.01)
+            assert {code_of(each.result()) for each in refused} == {"HANSA-SERVER-BUSY"}
+            assert begun.qsize() == len(held) == 2
+            await other.check_in()
+            for each in held:
+                each.cancel()
+            await asyncio.wait(held)
+            await device.check_in()
+
+    run_async(work())
+
+
+def test_large_calls_wait_for_room_in_memory_and_small_ones_do_not(tmp_path):
+    async def work():
+        async with deployed(tmp_path, uploads_in_memory_bytes=2**18) as server:
+            device, other = await server.device("a"), await server.device("b")
+            begun = asyncio.Queue()
+            held = _stalled(device, "Exchange", 2**18, begun)
+            await begun.get()
+            waiting = _stalled(other, "Exchange", 2**18 - 1, begun)
+            await other.check_in()
+            await device.check_in()
+            assert begun.empty()
+            held.cancel()
+            await asyncio.wait([held])
+            assert await begun.get() == 2**18 - 1
+            waiting.cancel()
+            await asyncio.wait([waiting])
+
+    run_async(work())
+
+
 def test_an_update_comes_in_so_many_parts_at_most(tmp_path):
     async def work():
         async with deployed(tmp_path) as server:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import pytest
 
-from hansa.server.room import Room
+from hansa.core.errors import RefusedError
+from hansa.server.room import Bodies, Room
 
 
 async def _held(room, size, entered, leave):
@@ -66,3 +68,17 @@ def test_who_gives_up_leaves_the_room_to_others():
         assert room.taken == 0
 
     asyncio.run(work())
+
+
+@pytest.mark.parametrize(("client", "most"), [("one", 2), ("", 64)])
+def test_one_body_too_many_of_a_client_or_of_nobody_is_refused_and_room_is_given_back(client, most):
+    bodies = Bodies()
+    with contextlib.ExitStack() as held:
+        for _ in range(most):
+            held.enter_context(bodies.one(client))
+        with pytest.raises(RefusedError) as caught, bodies.one(client):
+            pass
+        assert caught.value.code == "HANSA-SERVER-BUSY"
+        with bodies.one("another"):
+            pass
+    assert not bodies.reading

@@ -8,7 +8,7 @@ import pytest
 
 from hansa.core.errors import RefusedError
 from hansa.serving import bodies
-from hansa.serving.bodies import Strangers, read_body
+from hansa.serving.bodies import read_body
 
 
 def arriving(count, part, pause=0.0):
@@ -70,11 +70,3 @@ def test_a_time_limit_of_the_caller_is_the_callers():
 
     with pytest.raises(TimeoutError):
         asyncio.run(work())
-
-
-def test_one_stranger_too_many_is_told_to_come_again_and_room_is_given_back():
-    strangers = Strangers(most=2)
-    with strangers.one(), strangers.one(), pytest.raises(RefusedError) as caught, strangers.one():
-        pass
-    assert caught.value.code == "HANSA-SERVER-BUSY"
-    assert strangers.reading == 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 import structlog
@@ -22,10 +22,10 @@ from hansa.server.client_api import CALLER, SIGNED_AT, ClientApi
 from hansa.server.coordinator import Coordinator
 from hansa.server.following import Follower
 from hansa.server.recorder import Recorder
-from hansa.server.room import Room
+from hansa.server.room import Bodies, Room
 from hansa.server.services import Services
 from hansa.server.transfers import Transfers, internal
-from hansa.serving.bodies import Named, Receive, Strangers, read_body, too_large
+from hansa.serving.bodies import Receive, read_body, too_large
 from hansa.store.records import Client
 from hansa.wire.generated.federation_connect import FederationASGIApplication
 from hansa.wire.signatures import read_credentials
@@ -35,10 +35,8 @@ _RPC: Final = "/hansa.v1.Federation/"
 _UNSIGNED: Final = f"{_RPC}Enrol"
 _HASHED_HERE: Final = 1 << 21
 """Bytes of a body that are hashed at once, in a millisecond; of more, another thread hashes."""
-_LARGEST_OF_NOBODY: Final = 128 * 1024
-"""Bytes of a call that are read before it is known that a client of this server makes it."""
-_PARTS_OF_ONE: Final = 2
-"""Parts of one client that are read at once: the next one, and one whose connection broke off without a word."""
+_SMALL: Final = 128 * 1024
+"""Bytes of a call that are read without a wait for room, and of one that names no client of this server at all."""
 
 Scope = MutableMapping[str, Any]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -50,7 +48,8 @@ class SignedCalls:
 
     services: Services
     service: ASGIApp
-    strangers: Strangers = field(default_factory=Strangers)
+    room: Room
+    bodies: Bodies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one call, with its caller in ``CALLER``."""
@@ -58,13 +57,14 @@ class SignedCalls:
         signed = scope["path"] != _UNSIGNED
         if signed:
             caller = await self._caller(scope, None)
-        known = isinstance(caller, Client)
-        if not known:
-            limit = min(limit, _LARGEST_OF_NOBODY)
+        name = caller.id if isinstance(caller, Client) else ""
+        if not name:
+            limit = min(limit, _SMALL)
         try:
-            announced_size(scope, limit)
-            with contextlib.nullcontext() if known else self.strangers.one():
-                body = await read_body(receive, limit)
+            size = announced_size(scope, limit)
+            with self.bodies.one(name):
+                async with self.room.of(size) if size > _SMALL else contextlib.nullcontext():
+                    body = await read_body(receive, limit)
         except RefusedError as error:
             await answer(error)(scope, receive, send)
             return
@@ -103,12 +103,15 @@ class Application:
 def create(services: Services) -> Application:
     """Return the application over some services. Its background work runs within its lifespan."""
     transfers = Transfers(services, Recorder(services))
+    room, bodies = Room(services.settings.uploads_in_memory_bytes), Bodies()
     api = FederationASGIApplication(ClientApi(services), read_max_bytes=services.settings.largest_request_bytes)
     routes = [
         Route("/v1/jobs/{sha256}", _signed(services, transfers.job), methods=["GET"]),
         Route("/v1/models/{sha256}", _signed(services, transfers.model), methods=["GET"]),
         Route("/v1/updates/{run}/{kind}/{round}/{attempt}", _signed(services, transfers.offset), methods=["HEAD"]),
-        Route("/v1/updates/{run}/{kind}/{round}/{attempt}", _update(services, transfers), methods=["PUT"]),
+        Route(
+            "/v1/updates/{run}/{kind}/{round}/{attempt}", _update(services, transfers, room, bodies), methods=["PUT"]
+        ),
         Mount("/api/v1", app=operator_api.build(services)),
         *health.routes(services),
         Mount("/", app=pages.build(services)),
@@ -116,7 +119,7 @@ def create(services: Services) -> Application:
     application = Starlette(routes=routes, lifespan=lambda _: background(services))
     application.add_exception_handler(HansaError, _handled)
     application.add_exception_handler(Exception, _handled)
-    return Application(SignedCalls(services, api), application)
+    return Application(SignedCalls(services, api, room, bodies), application)
 
 
 @contextlib.asynccontextmanager
@@ -147,15 +150,16 @@ def _signed(
     return call
 
 
-def _update(services: Services, transfers: Transfers) -> Callable[[Request], Awaitable[Response]]:
+def _update(
+    services: Services, transfers: Transfers, room: Room, bodies: Bodies
+) -> Callable[[Request], Awaitable[Response]]:
     """Return the endpoint of parts of updates: as many are read at once as there is room in memory for."""
-    room, named = Room(services.settings.uploads_in_memory_bytes), Named(_PARTS_OF_ONE)
 
     async def call(request: Request) -> Response:
         limit, header = services.settings.upload_part_bytes, request.headers.get("authorization")
         credentials, _ = await services.authenticate.caller(header)  # nobody else's part is held in memory
         size = announced_size(request.scope, limit)
-        with named.one(credentials.client):
+        with bodies.one(credentials.client):
             async with room.of(size):
                 body, arriving = await read_body(request.receive, limit), MessageHash()
                 if len(body) > _HASHED_HERE:

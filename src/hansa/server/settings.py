@@ -120,8 +120,8 @@ class ServerSettings:
         int,
         Ge(1),
         Doc(
-            "parts of updates that are held in memory at once, and as much of masked vectors that came in parts; what "
-            "comes beyond waits for its turn"
+            "parts of updates, and calls of more than 128 KiB, that are held in memory at once, and as much of masked "
+            "vectors that came in parts; what comes beyond waits for its turn"
         ),
     ] = 256 * MIB
     largest_update_bytes: Annotated[int, Ge(1), Doc("the largest update that a client may send")] = 2048 * MIB

@@ -8,10 +8,7 @@ line goes on, one that trickles ends.
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final
 
 from hansa.core.errors import RefusedError
@@ -23,8 +20,6 @@ _LOOK: Final = 0.5
 """Seconds between two looks at how a body comes."""
 _SLOWEST: Final = 16 * 1024
 """Bytes a second: a body that comes more slowly, after half a minute, ends."""
-_STRANGERS: Final = 64
-"""Bodies of callers who may be anybody that are read at once."""
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
@@ -82,46 +77,6 @@ def paced(receive: Receive) -> Receive:
     return received
 
 
-@dataclass
-class Strangers:
-    """How many bodies are read at once of callers who may be anybody: those of known callers wait for none of them."""
-
-    most: int = _STRANGERS
-    reading: int = 0
-
-    @contextmanager
-    def one(self) -> Iterator[None]:
-        """Count one while its body is read. Raises RefusedError where there are too many."""
-        if self.reading >= self.most:
-            raise _busy(f"At most {self.most} calls of callers who are not known are read at once.")
-        self.reading += 1
-        try:
-            yield
-        finally:
-            self.reading -= 1
-
-
-@dataclass
-class Named:
-    """How many bodies are read at once of one caller, by its name: it takes no room that others need."""
-
-    most: int
-    reading: Counter[str] = field(default_factory=Counter)
-
-    @contextmanager
-    def one(self, name: str) -> Iterator[None]:
-        """Count one while its body is read. Raises RefusedError where there are too many of that name."""
-        if self.reading[name] >= self.most:
-            raise _busy(f"At most {self.most} parts of updates of one client are read at once.")
-        self.reading[name] += 1
-        try:
-            yield
-        finally:
-            self.reading[name] -= 1
-            if not self.reading[name]:
-                del self.reading[name]
-
-
 def too_large(limit: int) -> RefusedError:
     """Return what to say of a body that is too large."""
     return RefusedError(
@@ -130,10 +85,6 @@ def too_large(limit: int) -> RefusedError:
         found="This one has more.",
         action="Send an update in smaller parts; for other calls, the operator can raise largest_request_bytes.",
     )
-
-
-def _busy(rule: str) -> RefusedError:
-    return RefusedError("HANSA-SERVER-BUSY", rule=rule, found="As many are being read.", action="Try again.")
 
 
 def _too_slow() -> RefusedError:
