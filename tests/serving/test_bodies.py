@@ -8,7 +8,7 @@ import pytest
 
 from hansa.core.errors import RefusedError
 from hansa.serving import bodies
-from hansa.serving.bodies import read_body
+from hansa.serving.bodies import paced, read_body
 
 
 def arriving(count, part, pause=0.0):
@@ -45,9 +45,9 @@ def test_a_body_that_trickles_ends_though_it_never_pauses(monkeypatch):
 
 
 def test_a_large_body_on_a_slow_line_goes_on_for_as_long_as_it_takes(monkeypatch):
-    monkeypatch.setattr(bodies, "_STALL", 0.0)
+    monkeypatch.setattr(bodies, "_STALL", 0.2)
     monkeypatch.setattr(bodies, "_SLOWEST", 1)
-    assert len(read(arriving(50, bytes(1000), pause=0.005))) == 50_000
+    assert len(read(arriving(60, bytes(1000), pause=0.005))) == 60_000
 
 
 def test_a_body_that_pauses_ends_however_much_of_it_has_come(monkeypatch):
@@ -61,6 +61,16 @@ def test_a_body_that_pauses_ends_however_much_of_it_has_come(monkeypatch):
         return message
 
     assert code_of(receive) == "HANSA-REQUEST-SLOW"
+
+
+def test_what_reads_a_paced_body_waits_for_the_callers_leaving_as_long_as_it_likes(monkeypatch):
+    async def work():
+        receive = paced(arriving(2, b"x", pause=0.01))
+        assert [(await receive())["more_body"], (await receive())["more_body"]] == [True, False]
+        monkeypatch.setattr(bodies, "_IDLE", 0.0)
+        await receive()
+
+    asyncio.run(work())
 
 
 def test_a_time_limit_of_the_caller_is_the_callers():

@@ -16,8 +16,6 @@ from hansa.core.errors import RefusedError
 _IDLE: Final = 20.0
 """Seconds that a body may pause: who holds a connection without a word holds what was read, and a server that stops."""
 _STALL: Final = 30.0
-_LOOK: Final = 0.5
-"""Seconds between two looks at how a body comes."""
 _SLOWEST: Final = 16 * 1024
 """Bytes a second: a body that comes more slowly, after half a minute, ends."""
 
@@ -30,33 +28,22 @@ async def read_body(receive: Receive, limit: int) -> bytes:
     Raises RefusedError as soon as the body is larger than a limit, pauses for too long or comes too slowly, and where
     it is cut off.
     """
-    parts, size, now = [], 0, asyncio.get_running_loop().time
-    looked = now()
-    latest = looked + _STALL
-    try:
-        async with asyncio.timeout(_IDLE) as patience:
-            while True:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise _cut_off()
-                part = message.get("body", b"")
-                size += len(part)
-                if size > limit:
-                    raise too_large(limit)
-                parts.append(part)
-                if not message.get("more_body", False):
-                    return b"".join(parts) if len(parts) != 1 else bytes(parts[0])
-                if now() > looked + _LOOK:
-                    looked = now()
-                    patience.reschedule(min(looked + _IDLE, latest + size / _SLOWEST))
-    except TimeoutError:
-        if patience.expired():
-            raise _too_slow() from None
-        raise
+    parts, size, receive = [], 0, paced(receive)
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise _cut_off()
+        part = message.get("body", b"")
+        size += len(part)
+        if size > limit:
+            raise too_large(limit)
+        parts.append(part)
+        if not message.get("more_body", False):
+            return b"".join(parts) if len(parts) != 1 else bytes(parts[0])
 
 
 def paced(receive: Receive) -> Receive:
-    """Return a ``receive`` of a body that is read elsewhere, within the same times; RefusedError beyond them."""
+    """Return a ``receive`` that raises RefusedError where the body pauses for too long or comes too slowly."""
     size, began, whole, now = 0, None, False, asyncio.get_running_loop().time
 
     async def received() -> MutableMapping[str, Any]:
