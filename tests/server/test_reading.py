@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import itertools
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from hansa.server.reading import BrokenUpdateError, SealedUpdate, UpdateColumns
 from hansa.server.rounds_at_rest import binding, part_name
 from hansa.store.blobs import LocalBlobs
 from hansa.store.records import Report, RoundKey
-from hansa.store.sealing import seal
+from hansa.store.sealing import RECORD, seal
 
 KEY = bytes(range(32))
 ROUND = RoundKey("run", "training", 1, 1)
@@ -66,6 +67,23 @@ def test_the_columns_of_an_update_are_its_values_whatever_its_parts(tmp_path, or
         np.testing.assert_array_equal(found, values)
         np.testing.assert_array_equal(lanes, LANES)
         assert await (await kept(tmp_path, content, cuts)).whole() == content
+
+    asyncio.run(work())
+
+
+@pytest.mark.parametrize("cuts", [(), CUTS])
+def test_an_update_is_in_memory_once_while_it_is_read(tmp_path, cuts):
+    async def work():
+        content = update_of(np.zeros(8 * SIZE, dtype=np.float32))
+        update = await kept(tmp_path, content, cuts)
+        size, few = len(content), 5 * RECORD
+        tracemalloc.start()
+        try:
+            assert await update.whole() == content
+            _, most = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert size < most < size + few < 2 * size
 
     asyncio.run(work())
 

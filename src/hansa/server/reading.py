@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import io
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -46,7 +47,7 @@ class SealedUpdate:
     round: RoundKey
     report: Report
     digest: Any = field(default_factory=hashlib.sha256)
-    _rest: bytearray = field(default_factory=bytearray)
+    _rest: memoryview = field(default_factory=lambda: memoryview(b""))
     _arrived: int = 0
     _parts: int = 0
     _records: SealedRecords | None = None
@@ -59,16 +60,22 @@ class SealedUpdate:
         return content
 
     async def exact(self, count: int) -> bytes:
-        """Return the next so many bytes."""
-        while len(self._rest) < count:
-            if self._arrived >= self.report.size:  # what lies behind was left over by an earlier try
-                raise BrokenUpdateError(self.report)
-            piece = await self._next()
-            self._arrived += len(piece)
-            self._rest += piece
-        taken = bytes(memoryview(self._rest)[:count])
-        del self._rest[:count]
-        return taken
+        """Return the next so many bytes. In memory they are there once, beside a few records."""
+        if count > self.report.size - self._arrived + len(self._rest):
+            raise BrokenUpdateError(self.report)  # what lies behind was left over by an earlier try
+        taken = io.BytesIO()  # its value is its buffer, which is not copied
+        if count:
+            taken.seek(count - 1)
+            taken.write(b"\0")
+            taken.seek(0)
+        while taken.tell() < count:
+            if not self._rest:
+                self._rest = memoryview(await self._next())
+                self._arrived += len(self._rest)
+            part = self._rest[: count - taken.tell()]
+            taken.write(part)
+            self._rest = self._rest[len(part) :]
+        return taken.getvalue()
 
     def finish(self) -> None:
         """Check, when all was read, that it is what was acknowledged."""
