@@ -18,13 +18,14 @@ from hansa.client.machine import Machine, obstacles
 from hansa.client.participations import Participations
 from hansa.client.pauses import OBSTRUCTED, backoff, rest
 from hansa.client.policy import Policy, objections, refused
-from hansa.client.records import Id, Identity, Outcome, Pending, Report
+from hansa.client.records import Id, Identity, Pending, Report
 from hansa.client.rehearsal import asked, rehearsed
+from hansa.client.reports import AGAIN, Reports
 from hansa.client.site_data import Own, SiteData
 from hansa.client.state import DECLINED, OWN_METRICS, StateFolder
 from hansa.client.sum_folder import Begun
 from hansa.client.summing import Summing
-from hansa.client.transport import Reach, Transport, passes_by_itself, said_by_hansa
+from hansa.client.transport import Reach, Transport, passes_by_itself
 from hansa.client.trust import believed, id_of, on_the_wire, with_new_keys
 from hansa.client.usage import Usage
 from hansa.client.work import Workshop
@@ -36,10 +37,6 @@ from hansa.wire.signatures import client_key, enrolment
 
 log = logging.getLogger("hansa.client")
 
-_OUTCOMES: Final[Mapping[int, Outcome]] = {
-    wire.OUTCOME_INCLUDED: "included",
-    wire.OUTCOME_NOT_INCLUDED: "not-included",
-}
 _ENDS: Final = frozenset(
     {
         "HANSA-AUTH-UNKNOWN",
@@ -51,9 +48,6 @@ _ENDS: Final = frozenset(
     }
 )
 """What no waiting mends."""
-_VERDICTS: Final = ("HANSA-REPORT-", "HANSA-NOT-FOUND", "HANSA-REQUEST-", "HANSA-SECAGG-", "HANSA-RING-")
-"""Errors by which a server says that it never takes this report. After any other it stays to be sent."""
-_AGAIN: Final = 5.0
 
 
 class Agent:
@@ -93,6 +87,7 @@ class Agent:
         self._usage = Usage(self.state, self._clock, kept=self.policy.resources.bytes_a_day is not None)
         self._transport = Transport(reach, clock=self._clock, sent=self._usage.count)
         self._sums = Summing(self.state, self._transport, self.policy.secure_sums, self._clock)
+        self._reports = Reports(self.state, self._transport, self._participations)
         source = data if callable(data) else Path(data)
         site_data = SiteData(source, self.state.split_seed(), test_fraction)
         self._workshop = Workshop(self.state, self.policy, site_data)
@@ -177,9 +172,11 @@ class Agent:
         try:
             pending = self.state.pending()
             if not self.consent:
-                self._keep_back(pending)
+                if pending is not None:
+                    self._reports.keep_back(pending)
             elif pending is not None:
-                return self._report(pending, resumes=True)
+                self._enrolled()
+                return self._reports.send(pending, resumes=True)
             elif (begun := self._sums.begun()) is not None:
                 return self._sum(begun)
             hindered = obstacles(self.policy.resources, self._clock, self.used_today(), self._machine)
@@ -235,11 +232,6 @@ class Agent:
         """Return the bytes sent and received today."""
         return self._usage.today()
 
-    def _keep_back(self, pending: Pending | None) -> None:
-        """Send nothing that was computed before consent was withdrawn; the server tells whether it has it already."""
-        if pending is not None:
-            self.state.acknowledged(pending, "open")
-
     def _settle(self, assigned: wire.Assignment) -> None:
         """Learn what became of the run's own reports before its next answer builds on the rows that they left."""
         for report in self.state.reports():
@@ -257,13 +249,8 @@ class Agent:
         if not self.consent and not self._withdrawn:
             self._withdrawn = True
             log.info("no consent: the server knows, and asks nothing of this client until it consents again")
-        outcome = _OUTCOMES.get(answer.outcome)
-        if report is not None and outcome is not None:
-            reached("client.outcome-learned")
-            self.state.learned(report.id, outcome)
-            if outcome != "included":
-                self._participations.forget(report.id)
-            log.info("outcome assignment=%s is=%s", report.id, outcome)
+        if report is not None:
+            self._reports.learn(report, answer.outcome)
         self._learn_keys(answer)
         return answer
 
@@ -288,10 +275,10 @@ class Agent:
         assignment = id_of(assigned)
         if self.state.answered(assignment) or assignment == self._declined:
             log.warning("again assignment=%s", assignment)
-            return _AGAIN
+            return AGAIN
         if 0 < assigned.deadline_ms < self._clock.now() * 1000:
             log.info("late assignment=%s", assignment)
-            return _AGAIN
+            return AGAIN
         reached("client.assigned")
         began = time.perf_counter()
         try:
@@ -308,7 +295,7 @@ class Agent:
         if pending is None:
             return 0.0  # the secure sum is begun
         reached("client.pending-written")
-        return self._report(pending, resumes=False)
+        return self._reports.send(pending, resumes=False)
 
     def _compute(self, assigned: wire.Assignment, assignment: Id, key_id: str) -> Pending | None:
         """Return the report that is to be sent; None where the answer goes into a secure sum, which is begun."""
@@ -334,7 +321,7 @@ class Agent:
 
     def _sum(self, begun: Begun) -> float:
         """Go on with a secure sum; one that does not hold what it must is declined."""
-        pause = self._sums.step(begun, self.wait, lambda pending: self._report(pending, resumes=False))
+        pause = self._sums.step(begun, self.wait, lambda pending: self._reports.send(pending, resumes=False))
         if self._sums.left == begun.id:
             self._declined = begun.id
             if not self.state.answered(begun.id):  # else its vector may be in the sum without its further help
@@ -359,30 +346,6 @@ class Agent:
         }
         self.state.note(DECLINED, line)
         self._declined = assignment
-        return 0.0
-
-    def _report(self, pending: Pending, *, resumes: bool) -> float:
-        """Send a report that is on disk, until the server has answered for the whole of it."""
-        self._enrolled()
-        assignment = pending.id
-        path = f"/v1/updates/{assignment.run}/{assignment.kind}/{assignment.round}/{assignment.attempt}"
-        try:
-            answer = self._transport.upload(
-                path, pending.sha256, pending.file, start=pending.start, size=pending.size, resumes=resumes
-            )
-        except RefusedError as error:
-            if not error.code.startswith(_VERDICTS) or not said_by_hansa(error):
-                raise
-            log.warning("refused assignment=%s code=%s found=%r", assignment, error.code, error.found)
-            self.state.acknowledged(pending, "refused")
-            self._participations.forget(assignment)
-            return _AGAIN
-        reached("client.acknowledged")
-        late = answer.verdict == wire.VERDICT_LATE
-        self.state.acknowledged(pending, "late" if late else "open")
-        if late:
-            self._participations.forget(assignment)
-        log.info("reported assignment=%s verdict=%s", assignment, "late" if late else "accepted")
         return 0.0
 
     def _enrolled(self) -> Identity:

@@ -6,6 +6,7 @@ Decryptors are asked to stand ready, whose reports they can open, and for their 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
@@ -14,10 +15,11 @@ import structlog
 
 from hansa.core.errors import HansaError, RefusedError
 from hansa.core.secure_aggregation import Authority, Decryptor
+from hansa.secagg.convention import Convention
 from hansa.server.authority_calls import AuthorityCalls
 from hansa.server.decryptor_calls import DecryptorCalls
 from hansa.server.held_sums import Held, HeldRound
-from hansa.server.secure_tasks import Prepared
+from hansa.server.secure_tasks import Prepared, convention_of
 from hansa.wire.signatures import Signs
 
 if TYPE_CHECKING:
@@ -108,14 +110,17 @@ class Decrypting:
         prepared = Prepared(await calls.keys(decryptors))
         identities = await sums.identities(round_, held)
         if (authority := _authority(round_)) is not None:
-            task = sums.convention(round_.context, round_.round, identities, prepared).task
+            task = self._convention(round_, identities, prepared).task
             registration = await self._authorities().vouched(authority, task, identities)
             prepared = replace(prepared, registration=registration)
-        convention = sums.convention(round_.context, round_.round, identities, prepared)
+        convention = self._convention(round_, identities, prepared)
         signatures = await calls.ready(decryptors, convention.task, convention.registration)
         async with sums.lock(round_.round.id):
             if self._is_current(round_) and held.phase == "PREPARE":
                 await sums.begin(round_, held, replace(prepared, signatures=signatures), sums.clock.now())
+
+    def _convention(self, round_: HeldRound, identities: Sequence[bytes], prepared: Prepared) -> Convention:
+        return convention_of(round_.context, round_.round, identities=identities, signer=self.signer, prepared=prepared)
 
     async def _draw(self, round_: HeldRound, held: Held) -> None:
         """Let the authority draw the beacon of those who advertised."""

@@ -9,7 +9,6 @@ A cohort that is cut into groups has a sum, and a machine, for each.
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -19,10 +18,8 @@ from weakref import WeakValueDictionary
 from hansa.core.clock import Clock
 from hansa.core.errors import RefusedError, StoreConflictError
 from hansa.core.killpoints import reached
-from hansa.secagg.convention import Convention
 from hansa.secagg.messages import MAGIC, Masked, header_of
 from hansa.secagg.oneshot_messages import Report as OneShot
-from hansa.secagg.protocols import restore_server, start_server
 from hansa.secagg.records import DAMAGE, closes_phase
 from hansa.secagg.step import Step
 from hansa.server.board import Board
@@ -40,20 +37,18 @@ from hansa.server.held_sums import (
     position_of,
 )
 from hansa.server.reading import whole_message
-from hansa.server.rounds_at_rest import round_name, sum_binding
-from hansa.server.secure_tasks import Prepared, convention_of, is_prepared, not_prepared
+from hansa.server.rounds_at_rest import round_name
+from hansa.server.secure_tasks import Prepared, is_prepared, not_prepared
 from hansa.server.signing import Signer
+from hansa.server.sum_records import add, identities_of, restore, start
 from hansa.store.blobs import Blobs
 from hansa.store.keys import KeyProvider
 from hansa.store.records import Assigned, Client, Report, Round, RoundKey, SumRecord
-from hansa.store.sealing import seal, unseal
 from hansa.store.store import Rows, Store
 from hansa.wire.verdicts import ACCEPTED, Verdict
 
 _GONE: Final = ("declined", "refused", "lost", "late")
 """Fates of those who give nothing more: a phase does not wait for them."""
-_THREADS: Final = len(os.sched_getaffinity(0))
-"""On which masks are taken off a sum: the processors that the server may use."""
 _VECTORS: Final = (Masked.kind, OneShot.kind)
 """Messages that hold a masked vector: they come as reports do, and are no records."""
 _CLIENTS_ANSWER: Final = frozenset({"ADVERTISE", "SHARE", "MASK", "CONSIST", "UNMASK", "COLLECT"})
@@ -92,10 +87,12 @@ class SecureSums:
     authority_ca: str = ""
     held: dict[RoundKey, HeldRound] = field(default_factory=dict)
     locks: WeakValueDictionary[RoundKey, asyncio.Lock] = field(default_factory=WeakValueDictionary)
+    signs: _Signs = field(init=False)
     decrypting: Decrypting = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "decrypting", Decrypting(self, _Signs(self.signer)))
+        object.__setattr__(self, "signs", _Signs(self.signer))
+        object.__setattr__(self, "decrypting", Decrypting(self, self.signs))
 
     async def open(self, rows: Rows, context: RunContext, round_: Round, clients: Sequence[Client], key: bytes) -> None:
         """Begin a round's sums, within the transaction that opens the round. Others than clients are asked later."""
@@ -104,9 +101,9 @@ class SecureSums:
             own = identities[first : first + size]
             records = [b"".join(own)]
             if not is_prepared(context):
-                _, step = await asyncio.to_thread(start_server, self.convention(context, round_, own), threads=_THREADS)
+                _, step = await start(context, round_, own, self.signs)
                 records += map(bytes, step.persist)
-            await _add(rows, round_.id, key, group, 0, records, round_.opened_at)
+            await add(rows, round_.id, key, group, 0, records, round_.opened_at)
 
     async def announcement(self, context: RunContext, round_: Round, position: int) -> bytes:
         """Return what tells a client of its sum; empty while others are asked, and once it goes on without."""
@@ -248,8 +245,7 @@ class SecureSums:
     async def begin(self, round_: HeldRound, held: Held, prepared: Prepared, now: float) -> None:
         """Begin a sum that others have prepared. Raises StoreConflictError where another replica was first."""
         identities = await self.identities(round_, held)
-        convention = self.convention(round_.context, round_.round, identities, prepared)
-        held.server, step = await asyncio.to_thread(start_server, convention, threads=_THREADS)
+        held.server, step = await start(round_.context, round_.round, identities, self.signs, prepared)
         records = (prepared.encode(), *step.persist)
         await self.apply(round_, held, Step(persist=records, send=step.send), now)
         held.since, held.trouble = now, ""
@@ -275,7 +271,7 @@ class SecureSums:
             async with self.store.transaction() as rows:
                 if closes:
                     settled = await settle(rows, round_, held, now)
-                await _add(rows, key, round_.key, held.group, held.place, records, now)
+                await add(rows, key, round_.key, held.group, held.place, records, now)
             reached("sums.record-written")
             held.place += len(records)
         if closes:
@@ -332,23 +328,14 @@ class SecureSums:
         steps, damaged = list[tuple[Held, Step]](), list[Held]()
         for group, first, size in bounds_of(groups_of(context, stored.cohort_size)):
             own = [each for each in records if each.part == group]
-            contents = [_unsealed(key, stored.id, each) for each in own]
             held = Held(group, first, size, key, None, len(own), stored.opened_at)
             round_.sums.append(held)
-            prepared_first = is_prepared(context)
-            start = 2 if prepared_first else 1
-            if len(own) <= start:
-                continue
             try:
-                prepared = Prepared.decode(contents[1]) if prepared_first else None
-                convention = self.convention(context, stored, _split(contents[0]), prepared)
+                step = await restore(held, own, context, stored, self.signs)
             except DAMAGE:  # or another version wrote it
                 damaged.append(held)
-                continue
-            held.server, step = await asyncio.to_thread(restore_server, convention, contents[start:], threads=_THREADS)
-            closed = [each.at for each, content in zip(own, contents, strict=True) if closes_phase(content)]
-            held.since = closed[-1] if closed else own[start].at
-            steps.append((held, step))
+            else:
+                steps += [] if step is None else [(held, step)]
         for held in damaged:
             await self.give_up(round_, held, stored.opened_at, "records are missing or damaged")
         for held, step in steps:
@@ -384,26 +371,7 @@ class SecureSums:
         """Return the public keys of a sum's clients, in their order."""
         async with self.store.reading() as rows:
             records = await rows.sums.of(round_.round.id)
-        first = next(each for each in records if (each.part, each.place) == (held.group, 0))
-        return _split(_unsealed(round_.key, round_.round.id, first))
-
-    def convention(
-        self, context: RunContext, round_: Round, identities: Sequence[bytes], prepared: Prepared | None = None
-    ) -> Convention:
-        """Return what a sum is held with."""
-        return convention_of(
-            context, round_, identities=identities, signer=_Signs(self.signer), prepared=prepared or Prepared()
-        )
-
-
-async def _add(  # noqa: PLR0913, PLR0917 - where records go, and what seals them
-    rows: Rows, of: RoundKey, key: bytes, part: int, place: int, contents: Sequence[Any], now: float
-) -> None:
-    sealed = [
-        SumRecord(at, b"".join(seal(key, sum_binding(of, part, at), [bytes(content)])), now, part)
-        for at, content in enumerate(contents, place)
-    ]
-    await rows.sums.add(of, sealed)
+        return identities_of(records, held.group, of=round_.round.id, key=round_.key)
 
 
 def _is_vector(record: Any) -> bool:
@@ -413,11 +381,3 @@ def _is_vector(record: Any) -> bool:
 def _require_own(message: bytes, client: int) -> None:
     if header_of(message).client != client:
         raise not_asked()
-
-
-def _split(joined: bytes) -> list[bytes]:
-    return [joined[start : start + 32] for start in range(0, len(joined), 32)]
-
-
-def _unsealed(key: bytes, of: RoundKey, record: SumRecord) -> bytes:
-    return b"".join(unseal(key, sum_binding(of, record.part, record.place), [record.content]))
