@@ -6,13 +6,13 @@ for its task once more.
 
 from __future__ import annotations
 
-import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from hansa.serving import books
+
 FILE: Final = "authority.sqlite"
-_PRAGMAS: Final = ("journal_mode = DELETE", "synchronous = EXTRA")
 _TABLES: Final = """
 CREATE TABLE IF NOT EXISTS draws (
     task BLOB PRIMARY KEY, server BLOB NOT NULL, advertised BLOB NOT NULL, value BLOB NOT NULL, round BLOB NOT NULL,
@@ -35,11 +35,7 @@ class Book:
     """An authority's file. One thread uses it at a time."""
 
     def __init__(self, folder: Path) -> None:
-        self._on = sqlite3.connect(folder / FILE, isolation_level=None, check_same_thread=False)
-        (folder / FILE).chmod(0o600)
-        for pragma in _PRAGMAS:
-            self._on.execute(f"PRAGMA {pragma}")
-        self._on.executescript(_TABLES)
+        self._on = books.opened(folder / FILE, _TABLES)
 
     def close(self) -> None:
         """Close the file."""

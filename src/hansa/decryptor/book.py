@@ -6,15 +6,15 @@ with the answer: a disk that is stolen later opens nothing of the round.
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from hansa.serving import books
+
 FILE: Final = "decryptor.sqlite"
-_PRAGMAS: Final = ("journal_mode = DELETE", "synchronous = EXTRA", "secure_delete = ON")
 _TABLES: Final = """
 CREATE TABLE IF NOT EXISTS keys (
     nonce BLOB PRIMARY KEY, public BLOB NOT NULL UNIQUE, secret BLOB NOT NULL, at REAL NOT NULL
@@ -43,11 +43,7 @@ class Book:
     """A decryptor's file. One thread uses it at a time."""
 
     def __init__(self, folder: Path) -> None:
-        self._on = sqlite3.connect(folder / FILE, isolation_level=None, check_same_thread=False)
-        (folder / FILE).chmod(0o600)
-        for pragma in _PRAGMAS:
-            self._on.execute(f"PRAGMA {pragma}")
-        self._on.executescript(_TABLES)
+        self._on = books.opened(folder / FILE, _TABLES)
 
     def close(self) -> None:
         """Close the file."""
