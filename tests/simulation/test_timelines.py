@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,12 +15,15 @@ import hansa
 from hansa.algorithms import rounds
 from hansa.algorithms.fold import Fold
 from hansa.algorithms.plan import plan_from_mapping
+from hansa.algorithms.schedule import Round
 from hansa.core.errors import RunError
 from hansa.core.nouns import Assignment
+from hansa.core.secure_aggregation import SecureAggregation
 from hansa.simulation import engine as engine_module
 from hansa.simulation.checkpoint import write_checkpoint
 from hansa.simulation.client_store import ClientStore
 from hansa.simulation.preparation import prepare
+from hansa.simulation.timed_rounds import TimedRounds
 from hansa.simulation.timeline import timeline_of
 from hansa.simulation.work import encoded_bytes
 
@@ -147,6 +151,42 @@ def test_a_round_without_enough_reports_is_tried_again_and_changes_nothing(heart
     whole = result(heart, tmp_path / "whole")
     models = [safetensors.numpy.load_file(each.path / "model.safetensors") for each in (run, whole)]
     assert np.array_equal(_flat(models[0]), _flat(models[1]))
+
+
+SPARSE = {"protocol": "secagg-plus", "server": "curious", "registrar": "server", "assumed_colluding": 1}
+
+
+def test_a_sum_over_a_full_graph_in_place_of_a_sparse_one_needs_two_thirds_and_one_more(heart, tmp_path):
+    """Of nine clients, of whom most are expected to be lost, every pair masks: seven must be left."""
+    fragile = {"classes": [{"name": "any", "losses_per_hour": 400.0}], "examples_per_second": 20.0}
+    data = heart["data"] | {"partition": {"kind": "iid", "clients": 9}}
+    section = SPARSE | {"expected_dropout": 0.6, "max_weight": 200.0, "maximum_cohort": 9}
+    run = result(heart, tmp_path / "run", data=data, devices=fragile, secure_aggregation=section)
+    assert min(each["cohort"] for each in told(run)) >= 7
+    assert max(each["attempts"] for each in told(run)) > 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "lost", "counted"),
+    [
+        ({}, 9, 3),
+        ({}, 10, None),
+        ({"protocol": "secagg-full"}, 3, 9),
+        ({"protocol": "secagg-full"}, 4, None),
+        ({"minimum_cohort": 13}, 0, None),
+        ({"protocol": "secagg-full", "group_size": 6}, 1, 11),
+        ({"protocol": "secagg-full", "group_size": 6}, 2, 6),  # the first group's sum is not shown, the other's is
+        ({"protocol": "secagg-full", "group_size": 6}, 8, None),
+    ],
+)
+def test_of_a_cohort_those_count_whose_sum_a_federation_would_show(changes, lost, counted):
+    plan = SimpleNamespace(secure_aggregation=SecureAggregation(**SPARSE | changes))
+    timed = TimedRounds(SimpleNamespace(prepared=SimpleNamespace(plan=plan)))
+    played = Round(tuple(range(12)), goal=12, at_goal=False)
+    for client in played.cohort:
+        (played.lose if client < lost else played.report)(client, 1.0)
+    found = timed._counted(played)
+    assert found == (None if counted is None else list(range(12 - counted, 12)))
 
 
 def test_a_goal_that_is_never_reached_ends_the_run_with_what_to_do(heart, tmp_path):

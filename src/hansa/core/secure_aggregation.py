@@ -170,12 +170,6 @@ class SecureAggregation:
         """
         return 2 * clients // 3 + 1 if self.protocol == "secagg-full" else None
 
-    def least_survivors(self, clients: int) -> int:
-        """Return how many of so many must be left for their sum to be shown; more than there are, if too few began."""
-        if clients < self.minimum_cohort:
-            return self.minimum_cohort
-        return max(self.minimum_survivors, self.threshold(clients) or 0)
-
     def tolerated_colluders(self, clients: int) -> int | None:
         """Return the most clients of a full graph that learn nothing together with the server: c < 2t - n."""
         threshold = self.threshold(clients)

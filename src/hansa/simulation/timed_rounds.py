@@ -11,9 +11,12 @@ import numpy as np
 
 from hansa.algorithms.rounds import open_round
 from hansa.algorithms.schedule import Round, has_fixed_size
+from hansa.algorithms.secure_sums import Groups
 from hansa.core.layout import Int64s
 from hansa.core.nouns import Assignment, ServerState
+from hansa.core.secure_aggregation import SecureAggregation
 from hansa.core.streams import Coins
+from hansa.secagg.planned import floors_of, least_shown
 from hansa.simulation.client_store import ClientStore
 from hansa.simulation.devices import HOUR
 from hansa.simulation.work import ATTEMPTS, DRAWS, WAIT, Cost, Opened, Part, stalled
@@ -36,8 +39,9 @@ class TimedRounds:
             assignment, size = self._pick(state, store, coins)
             played = self._play(assignment.cohort, size)
             told.update(self._counts(played))
-            if played.enough:
-                cohort = np.array(played.survivors, dtype=np.int64)
+            counted = self._counted(played)
+            if counted is not None:
+                cohort = np.array(counted, dtype=np.int64)
                 self.participants += int((store.times(cohort) == 0).sum())
                 facts = {
                     "simulated_seconds": self.clock,
@@ -98,9 +102,6 @@ class TimedRounds:
         schedule: Any = self.cost.prepared.plan.schedule
         at_goal = self.cost.prepared.plan.secure_aggregation is None
         played = Round.opened(schedule, cohort.tolist(), at=self.clock, size=size, at_goal=at_goal)
-        section = self.cost.prepared.plan.secure_aggregation
-        if section is not None:
-            played.needed = max(played.needed, section.least_survivors(len(cohort)))
         ends, lost = self.cost.ends(cohort, self.clock, self.started + np.arange(1, len(cohort) + 1))
         self.started += len(cohort)
         for position in np.argsort(ends, kind="stable").tolist():
@@ -113,6 +114,21 @@ class TimedRounds:
         self.clock = max(self.clock, played.closed_at or 0.0)
         return played
 
+    def _counted(self, played: Round) -> list[int] | None:
+        """Return the clients whose updates are counted, in the order of the cohort; None where they are too few.
+
+        Of a cohort in groups those count of which enough are left, as in a federation.
+        """
+        section, size = self.cost.prepared.plan.secure_aggregation, len(played.cohort)
+        if not played.enough or section is None:
+            return list(played.survivors) if played.enough else None
+        groups, left, counted = Groups(size, section.groups(size)), set(played.survivors), list[int]()
+        for number in range(groups.count):
+            first, after = groups.bounds(number)
+            some = [client for client in played.cohort[first:after] if client in left]
+            counted += some if len(some) >= _least(section, after - first) else []
+        return counted or None
+
     def _counts(self, played: Round) -> dict[str, Any]:
         """Return how many were picked and what became of them, and their bytes; who is late has sent its update."""
         late, reported = played.count("late"), played.count("included")
@@ -124,3 +140,9 @@ class TimedRounds:
             "bytes_down_total": len(played.cohort) * self.cost.bytes_down,
             "bytes_up_total": (late + reported) * self.cost.bytes_up,
         }
+
+
+def _least(section: SecureAggregation, clients: int) -> int:
+    """Return how many of so many must be left for their sum to be shown; more than there are, if too few began."""
+    fewest = section.minimum_cohort if clients < section.minimum_cohort else floors_of(section, clients)[0]
+    return least_shown(section, clients, clients) if clients >= fewest else fewest
