@@ -11,7 +11,18 @@ from fake_server import PLAN, SCAFFOLD, TOKEN, job_of
 
 from hansa.client import Agent, Policy, read_policy
 from hansa.client.machine import Machine, obstacles
-from hansa.client.policy import Accept, Asked, Code, Recorded, Resources, SecureSums, allow, hours_of, objections
+from hansa.client.policy import (
+    Accept,
+    Asked,
+    Code,
+    Recorded,
+    Resources,
+    SecureSums,
+    allow,
+    hours_of,
+    objections,
+    refused,
+)
 from hansa.core.errors import RefusedError
 from hansa.core.schema import Unsound, fields_of
 from hansa.wire.generated import federation_pb2 as wire
@@ -102,12 +113,21 @@ def test_what_a_policy_does_not_accept_is_declined_and_the_server_told_no_reason
     agent.step()
     line = json.loads((agent.state.path / "declined.jsonl").read_text())
     assert line["code"] == "HANSA-POLICY-REFUSED"
-    assert said.lower() in line["why"].lower()
+    assert said[1:] in line["why"]  # it begins a sentence
     agent.step()
     assert server.declined == [path]
     assert server.reports == {}
     assert not any(path.startswith("/v1/models") for _, path in server.requests)
     agent.close()
+
+
+def test_names_in_a_refusal_are_as_they_were_written():
+    job = replace(JOB, operator="Charité Berlin")
+    reasons = objections(
+        Policy(accept=Accept(operators=("NHS",), purposes=("Care",))), Asked("training", 1, job, 4, 9, 1)
+    )
+    found = refused(reasons).found
+    assert found == "The purpose 'research' is not accepted; the operator 'Charité Berlin' is not accepted."
 
 
 def test_what_is_accepted_is_answered(server, data, tmp_path):

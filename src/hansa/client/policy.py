@@ -288,10 +288,11 @@ def hours_of(text: str) -> tuple[tuple[float, float], ...]:
 
 def refused(reasons: list[str] | tuple[str, ...]) -> RefusedError:
     """Return the error of an assignment that the policy does not allow."""
+    found = "; ".join(reasons)
     return RefusedError(
         "HANSA-POLICY-REFUSED",
         rule="A site answers what its policy allows.",
-        found=f"{'; '.join(reasons)}.".capitalize(),
+        found=f"{found[:1].upper()}{found[1:]}.",
         action="Change the policy, or ask for another plan.",
     )
 
