@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 
 import pytest
@@ -408,6 +409,29 @@ def test_what_leaves_a_cohort_without_a_sparse_graph_is_told_with_the_limits_of_
     assert {key: full[key] for key in full if key != "may_collude"} == {
         key: sparse[key] for key in sparse if key != "may_collude"
     }
+
+
+@pytest.mark.parametrize(
+    ("settings", "limits"),
+    [
+        (("cohort={kind='uniform', size=100}",), "33 of 100 clients, at any moment"),
+        (("cohort={kind='uniform', size=80}", "schedule.over_selection=0.25"), "33 of 100 clients, at any moment"),
+        (("cohort={kind='uniform', size=100}", "secure_aggregation.maximum_cohort=300"), "33 of 100 clients, at any"),
+        (("secure_aggregation.maximum_cohort=100",), "33 of 100 clients, at any moment"),
+        (("cohort={kind='uniform', size=100}", "secure_aggregation.group_size=50"), "16 of 50 clients, at any moment"),
+        (("cohort={kind='uniform', size=100}", "secure_aggregation.expected_dropout=0.1"), "10% of 100 clients, for"),
+    ],
+)
+def test_the_limits_of_a_plan_for_a_federation_are_those_of_the_graph_of_its_cohort(hansa, tmp_path, settings, limits):
+    path = tmp_path / "federation.toml"
+    key = base64.b64encode(bytes(32)).decode()
+    authority = f'{{ operator = "notary", key = "{key}", url = "https://notary.test" }}'
+    more = f'beacon = "authority", expected_dropout = 0.25, authority = {authority}'
+    sums = SPARSE.splitlines()[-1].replace(" }", f", {more} }}")
+    path.write_text(f"{sums}\n{FEDERATION}")
+    told = hansa("check", path, *(word for each in settings for word in ("--set", each)), "--json")
+    assert told.status == 0, told.err
+    assert told.json["promises"]["may_drop_out"][0].startswith(limits)
 
 
 def test_what_a_full_graph_of_many_costs_is_told(hansa, tmp_path):

@@ -89,7 +89,7 @@ def _secure(prepared: Prepared) -> dict[str, Any]:
     """Return the sentences about secure sums, by whom or what they are about."""
     told: dict[str, list[str]] = {}
     title = ""
-    for name, sentence in secure_promises(prepared):
+    for name, sentence in secure_promises(prepared.plan, prepared.first.layout, prepared.population):
         title = name or title
         told.setdefault(title.replace(" ", "_"), []).append(sentence)
     return {"secure_aggregation": told} if told else {}

@@ -12,10 +12,9 @@ from rich.text import Text
 from hansa.algorithms.plan import Plan, plan_sha256
 from hansa.algorithms.round_storage import update_bytes
 from hansa.algorithms.rounds import travelling_layout
-from hansa.algorithms.secure_sums import largest_group, training_code
 from hansa.cli.console import facts, heading
 from hansa.cli.job_building import build_job, signature_of
-from hansa.cli.promises import pieces, privacy_promises, sends, stored
+from hansa.cli.promises import pieces, privacy_promises, secure_promises, sends, stored
 from hansa.core.errors import PlanError
 from hansa.core.layout import Layout
 from hansa.core.nouns import Signature
@@ -23,7 +22,6 @@ from hansa.core.schema import to_mapping
 from hansa.evaluation.metrics import choose
 from hansa.reporting.disclosure import server_sees
 from hansa.reporting.figures import bytes_text, count_text
-from hansa.reporting.secure_sentences import sentences
 from hansa.wire.jobs import layout_from_mapping
 
 _LATER: Final = "what only a server knows (its population, what code it allows) is checked by hansa submit"
@@ -44,9 +42,7 @@ class FederationPlan:
         seen = server_sees(to_mapping(self.plan), metrics=self.metrics, on_clients=True)
         found = privacy_promises(self.plan, self.layout)
         found += [("the server sees" if phrase == seen[0] else "", phrase) for phrase in seen]
-        section, code = self.plan.secure_aggregation, training_code(self.plan, self.layout)
-        if section is not None and code is not None:
-            found += sentences(section, code, largest_group(section, section.maximum_cohort or section.minimum_cohort))
+        found += secure_promises(self.plan, self.layout, None)
         return [*found, ("stays with clients", "examples")]
 
     def costs(self) -> dict[str, int]:

@@ -57,7 +57,7 @@ def promises(prepared: Prepared) -> list[tuple[str, str]]:
     found += [("the server sees" if phrase == seen[0] else "", phrase) for phrase in seen]
     if any(kind_of("transform", transform) == "clip" for transform in plan.transforms):
         found.append(("clip", "bounds the size of an update; without noise it protects no one"))
-    found += secure_promises(prepared)
+    found += secure_promises(plan, prepared.first.layout, prepared.population)
     return [*found, ("stays with clients", kept), ("this simulation", _simulated(plan))]
 
 
@@ -72,14 +72,18 @@ def privacy_promises(plan: Plan, layout: Layout) -> list[tuple[str, str]]:
     return [*clients, *examples]
 
 
-def secure_promises(prepared: Prepared) -> list[tuple[str, str]]:
-    """Return what secure sums protect, from whom and on which assumptions; nothing where the plan has none."""
-    plan, layout = prepared.plan, prepared.first.layout
+def secure_promises(plan: Plan, layout: Layout, population: int | None) -> list[tuple[str, str]]:
+    """Return what secure sums protect, from whom and on which assumptions; nothing where the plan has none.
+
+    ``population`` is None where only a server knows it: then a cohort of no fixed size is as large as one may be.
+    """
     section, code = plan.secure_aggregation, training_code(plan, layout)
     if section is None or code is None:
         return []
-    sampler = picking(plan.schedule, plan.cohort)  # type: ignore[arg-type]  # secure sums are refused beside buffers
-    cohort = max(int(sampler.expected_size(prepared.population)), section.minimum_cohort)
+    sampler: Any = picking(plan.schedule, plan.cohort)  # type: ignore[arg-type]  # secure sums are refused beside buffers
+    size = sampler.size if has_fixed_size(sampler) else section.maximum_cohort or 0
+    usual = size if population is None else int(sampler.expected_size(population))
+    cohort = max(usual, section.minimum_cohort)
     return [(about, text) for about, text in sentences(section, code, cohort // section.groups(cohort))]
 
 
