@@ -76,6 +76,31 @@ def test_an_upload_that_is_cut_goes_on_where_it_ended(server, agent, small_parts
     assert agent.state.pending() is None
 
 
+@pytest.mark.parametrize(
+    "told", [b'{"offset": "100"}', b'{"offset": "-7"}', b'{"offset": "999999999"}', b"[" * 100_000, b"{}"]
+)
+def test_a_server_that_says_nonsense_of_what_arrived_is_not_sent_the_same_for_ever(
+    server, agent, small_parts, monkeypatch, told
+):
+    sent, send = [], agent._transport._send
+
+    def answered(method, path, body, **more):
+        if method == "HEAD":
+            return b"", httpx.Headers({"Upload-Offset": "9" * 5000})
+        if method != "PUT":
+            return send(method, path, body, **more)
+        sent.append(body)
+        return told, httpx.Headers()
+
+    server.assign(job_of())
+    agent._transport.reach = Reach(server.url, tries=2)
+    monkeypatch.setattr(agent._transport, "_send", answered)
+    with pytest.raises(RefusedError, match="did not arrive|no server of Hansa"):
+        agent.step()
+    assert len(sent) <= 4
+    assert agent.state.pending() is not None
+
+
 def test_a_report_waits_on_disk_while_the_server_is_away(server, agent):
     path = server.assign(job_of())
     agent._transport.reach = Reach(server.url, tries=1)
@@ -233,6 +258,10 @@ def test_nobody_answers(agent, server, tmp_path):
         (400, b'{"details": 3}', "HANSA-REQUEST-INVALID"),
         (400, b"[]", "HANSA-REQUEST-INVALID"),
         (400, b"\xff\xfe", "HANSA-REQUEST-INVALID"),
+        (400, b'{"error": {"code": ["HANSA-SERVER-BUSY"]}}', "HANSA-REQUEST-INVALID"),
+        (400, b'{"error": {"code": {}, "rule": 7}}', "HANSA-REQUEST-INVALID"),
+        (400, b'{"details": [{"type": "hansa.v1.Problem", "value": 7}]}', "HANSA-REQUEST-INVALID"),
+        (400, b"[" * 100_000, "HANSA-REQUEST-INVALID"),
     ],
 )
 def test_every_answer_becomes_a_code(status, content, code):

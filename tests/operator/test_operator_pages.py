@@ -47,7 +47,7 @@ def test_a_wrong_token_signs_nobody_in_and_is_not_shown(world):
     assert "w" * 43 not in answer.text
 
 
-@pytest.mark.parametrize("origin", ["https://evil.example", "null", None])
+@pytest.mark.parametrize("origin", ["https://evil.example", "null", None, "https://["])
 def test_a_form_from_elsewhere_is_refused(world, origin):
     for path in ("/sign-in", "/sign-out"):
         answer = visit(world, path, method="POST", origin=origin, data={"token": world.tokens["owner"]})

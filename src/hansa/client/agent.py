@@ -133,7 +133,7 @@ class Agent:
         self.state.save_identity(identity)
         self.identity = identity
         self._transport.sign_as(identity.client, key)
-        log.info("enrolled client=%s name=%r population=%r", identity.client, identity.name, identity.population)
+        log.info("enrolled client=%r name=%r population=%r", identity.client, identity.name, identity.population)
         return identity
 
     def run(self, stop: threading.Event) -> None:
@@ -336,7 +336,7 @@ class Agent:
 
     def _decline(self, assigned: wire.Assignment, assignment: Id, code: str, why: str) -> float:
         """Tell the server, at the next check-in, that an assignment is not answered; the reason stays here."""
-        log.warning("declined assignment=%s plan=%s code=%s why=%r", assignment, assigned.plan_sha256, code, why)
+        log.warning("declined assignment=%s plan=%r code=%s why=%r", assignment, assigned.plan_sha256, code, why)
         line = {
             "at": self._clock.now(),
             "assignment": str(assignment),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 import ssl
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -192,7 +193,7 @@ class Transport:
                     }
                     answer = self._put(path, part, headers)
                     reached("client.part-sent")
-                    if answer.verdict == wire.VERDICT_UNSPECIFIED and answer.offset <= offset:
+                    if answer.verdict == wire.VERDICT_UNSPECIFIED and not offset < answer.offset < size:
                         raise _unreachable("A part of an update did not arrive.")
                     offset = answer.offset
         return answer
@@ -203,7 +204,7 @@ class Transport:
         content, _ = self._send("PUT", path, part, headers=headers)
         try:
             return Parse(content, wire.ReportResponse(), ignore_unknown_fields=True)
-        except (ParseError, UnicodeDecodeError):
+        except (ParseError, UnicodeDecodeError, RecursionError):
             raise _unreachable("What answers is no server of Hansa.") from None
 
     def _arrived(self, path: str, repr_digest: str) -> int:
@@ -215,7 +216,7 @@ class Transport:
                 raise
             return 0  # an answer to HEAD has no body: the part that follows is told why
         text = told.get("upload-offset", "0")
-        return int(text) if text.isdecimal() else 0
+        return int(text) if re.fullmatch(r"[0-9]{1,18}", text) else 0
 
     def _call(self, method: str, request: Message, reply: type[Reply], *, wait: float = 0.0) -> Reply:
         body = request.SerializeToString()
@@ -300,8 +301,8 @@ def _may_want_tls(error: Exception) -> bool:
 def refusal(status: int, content: bytes, headers: httpx.Headers | None = None) -> RefusedError:
     """Return the error that an answer holds: that of a Connect call, of plain HTTP, or of something in between."""
     told = _told(content)
-    if told is not None and told.get("code") in CATALOGUE:
-        error = RefusedError(told["code"], **{part: str(told.get(part, "")) for part in ("rule", "found", "action")})
+    if told.get("code") in CATALOGUE:
+        error = RefusedError(told["code"], **{part: told.get(part, "") for part in ("rule", "found", "action")})
     else:
         passing = status in {408, 425, 429} or status >= 500
         code = "HANSA-SERVER-BUSY" if passing else {404: "HANSA-NOT-FOUND"}.get(status, "HANSA-REQUEST-INVALID")
@@ -318,20 +319,20 @@ def refusal(status: int, content: bytes, headers: httpx.Headers | None = None) -
     return error
 
 
-def _told(content: bytes) -> dict[str, Any] | None:
-    """Return code, rule, found and action, where an answer tells them."""
+def _told(content: bytes) -> dict[str, str]:
+    """Return code, rule, found and action, where an answer tells them; nothing where it is of another form."""
     try:
         read = json.loads(content)
         if isinstance(read.get("error"), dict):
-            return dict(read["error"])
+            return {part: str(text) for part, text in read["error"].items()}
         for detail in read.get("details", ()):
             if str(detail.get("type")).rpartition("/")[2] == _PROBLEM:
                 value = detail["value"]
                 problem = wire.Problem.FromString(base64.b64decode(value + "=" * (-len(value) % 4)))
                 return {part: getattr(problem, part) for part in ("code", "rule", "found", "action")}
-    except (ValueError, KeyError, TypeError, AttributeError, DecodeError):
-        return None
-    return None
+    except (ValueError, KeyError, TypeError, AttributeError, DecodeError, RecursionError):
+        return {}
+    return {}
 
 
 def passes_by_itself(error: BaseException) -> bool:

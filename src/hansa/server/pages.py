@@ -188,7 +188,10 @@ def _from_here(request: Request) -> bool:
     """Return True for a form that was sent from a page of this server, as every browser says."""
     origin = request.headers.get("origin")
     if origin is not None and origin != "null":
-        return urlsplit(origin).netloc == request.headers.get("host")
+        try:
+            return urlsplit(origin).netloc == request.headers.get("host")
+        except ValueError:  # an address in brackets that is none
+            return False
     return request.headers.get("sec-fetch-site") == "same-origin"
 
 
