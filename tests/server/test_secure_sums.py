@@ -123,6 +123,28 @@ def test_with_too_few_left_a_round_is_abandoned_and_tried_again(tmp_path, sums, 
     run_async(work())
 
 
+@pytest.mark.parametrize("lost_in", [Phase.ADVERTISE, Phase.MASK], ids=lambda each: each.name)
+def test_a_sum_of_fewer_than_a_round_needs_is_not_shown(tmp_path, sums, lost_in):
+    """Four of five would be enough for the sum; the plan's goal is five."""
+
+    async def work():
+        async with deployed(tmp_path, round_deadline=100.0) as server:
+            parts = await begun(server, await started(server, 5, "schedule.report_goal=5"))
+            for each in PHASES:
+                if each is lost_in:
+                    for part in parts[:4]:
+                        assert (await part.say()).status_code == 200
+                    server.clock.time += 101.0
+                    break
+                await phase(parts)
+            assert await over(server, parts[0]) == "abandoned"
+            (event,) = await server.events("round.abandoned")
+            assert event.detail["why"] == f"4 clients have answered in phase {lost_in.name}, fewer than 5"
+            assert sums == []
+
+    run_async(work())
+
+
 def changed(message, at):
     """Return a message with one bit turned."""
     return message[:at] + bytes([message[at] ^ 1]) + message[at + 1 :]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 from hansa.algorithms.ring_plan import RingCode
 from hansa.algorithms.rounds import clip_norm_of
 from hansa.algorithms.secure_sums import round_code
 from hansa.core.errors import RefusedError
+from hansa.core.secure_aggregation import SecureAggregation
 from hansa.evaluation.lanes import tally_layout
 from hansa.secagg.convention import Convention, register
 from hansa.secagg.encoding import Reader, prefixed
@@ -102,7 +103,7 @@ def convention_of(
         raise LookupError("a plan without [secure_aggregation] has no secure sum")
     roster, code = Roster(tuple(identities)), code_of(context, round_.id.kind, round_.cohort_size)
     task = task_of(
-        section,
+        _with_goal(section, context.plan.schedule, round_),
         code.ring,
         roster,
         run=f"{round_.id.run}/{round_.id.kind}",
@@ -121,3 +122,16 @@ def convention_of(
         decryptors=prepared.signatures,
         authority=b"" if section.authority is None else section.authority.identity,
     )
+
+
+def _with_goal(section: SecureAggregation, schedule: Any, round_: Round) -> SecureAggregation:
+    """Return a section whose sums are not shown of fewer clients than a round of training needs.
+
+    A cohort in several groups has a sum for each, and no goal of its own.
+    """
+    goal = getattr(schedule, "report_goal", None)
+    if goal is None or round_.id.kind != "training" or section.groups(round_.cohort_size) > 1:
+        return section
+    survivors = max(goal, section.minimum_survivors)
+    cohort = max(survivors, section.minimum_cohort)
+    return replace(section, minimum_survivors=survivors, minimum_cohort=cohort, group_size=None)
