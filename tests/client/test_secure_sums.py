@@ -19,6 +19,7 @@ from hansa.client.policy import Policy, SecureSums
 from hansa.client.records import Id
 from hansa.client.state import DECLINED
 from hansa.client.sum_folder import Begun, SumFolder
+from hansa.core.errors import RunError
 from hansa.secagg.messages import Masked, header_of
 from hansa.wire.generated import federation_pb2 as wire
 
@@ -289,6 +290,15 @@ def test_what_could_not_be_written_is_no_answer_whatever_is_in_memory(server, si
         kinds = {header_of(each).kind for each in server.sums[path].taken}
         assert len(kinds) <= time - 1, "an answer left without its record"
     work(agent, lambda: server.sums[path].result is not None)
+
+
+def test_a_folder_that_fails_within_a_sum_is_told_as_such(site):
+    folder = SumFolder(site().state)
+    (folder._path / "records").mkdir(parents=True)
+    for call in (folder.records, folder.vector, lambda: folder.append([b"record"])):
+        with pytest.raises(RunError) as caught:
+            call()
+        assert caught.value.code == "HANSA-CLIENT-FOLDER"
 
 
 def test_a_name_that_was_cut_short_hides_no_later_one(server, site):

@@ -59,7 +59,7 @@ class StateFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path.expanduser().absolute()
-        with self._using():
+        with self.using():
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             _refuse_open(self.path)
             self._lock = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -89,7 +89,7 @@ class StateFolder:
         self._write(path, [key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())])
 
     def _read_key(self, path: Path) -> Ed25519PrivateKey:
-        with self._using():
+        with self.using():
             _refuse_open(path)
             try:
                 read = load_pem_private_key(path.read_bytes(), password=None)
@@ -108,7 +108,7 @@ class StateFolder:
 
     def take_next_key(self) -> None:
         """Put the next key in the key's place."""
-        with self._using():
+        with self.using():
             (self.path / NEXT_KEY).replace(self.path / KEY)
             sync_folder(self.path)
 
@@ -117,7 +117,7 @@ class StateFolder:
         path = self.path / SEED
         if not path.exists():
             self._write(path, [secrets.token_bytes(32)])
-        with self._using():
+        with self.using():
             return path.read_bytes()
 
     def identity(self) -> Identity | None:
@@ -136,7 +136,7 @@ class StateFolder:
     def pending(self) -> Pending | None:
         """Return the report that is to be sent, if there is one."""
         path = self.path / PENDING
-        with self._using():
+        with self.using():
             if not path.exists():
                 return None
             with path.open("rb") as file:
@@ -186,7 +186,7 @@ class StateFolder:
     def learned(self, assignment: Id, outcome: Outcome) -> None:
         """Make the rows of an included report current, or drop them; then note the outcome."""
         following = self._next_rows(assignment)
-        with self._using():
+        with self.using():
             if outcome == "included" and following.exists():
                 following.replace(self._current_rows(assignment.run))
                 sync_folder(following.parent)
@@ -202,7 +202,7 @@ class StateFolder:
         path = self.rows_file(run)
         if path is None:
             return {}
-        with self._using():
+        with self.using():
             import safetensors.numpy  # noqa: PLC0415 - few plans keep anything with their clients
 
             return dict(safetensors.numpy.load(path.read_bytes()))
@@ -224,7 +224,7 @@ class StateFolder:
         """Return where a model is kept, and let go of all but the last ones."""
         kept = self.path / "models"
         wanted = kept / _named(sha256)
-        with self._using():
+        with self.using():
             others = [path for path in kept.iterdir() if path.name.removesuffix(".part") != sha256]
             others.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
             for path in others[_KEPT_MODELS - 1 :]:
@@ -233,7 +233,7 @@ class StateFolder:
 
     def note(self, name: str, line: Mapping[str, Any]) -> None:
         """Append a line to one of the site's own records."""
-        with self._using():
+        with self.using():
             descriptor = os.open(self.path / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
             with os.fdopen(descriptor, "ab") as file:
                 file.write(json.dumps(dict(line), sort_keys=True).encode() + b"\n")
@@ -287,7 +287,7 @@ class StateFolder:
 
     def _read_json(self, name: str) -> Any:
         path = self.path / name
-        with self._using():
+        with self.using():
             try:
                 return json.loads(path.read_bytes())
             except FileNotFoundError:
@@ -301,7 +301,7 @@ class StateFolder:
     def _write(self, path: Path, chunks: Iterable[bytes]) -> None:
         """Write a file that only its owner reads, on disk before it has its name."""
         new = path.with_name(path.name + _NEW)
-        with self._using():
+        with self.using():
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
             with os.fdopen(os.open(new, flags, 0o600), "wb") as file:
                 for chunk in chunks:
@@ -312,7 +312,8 @@ class StateFolder:
             sync_folder(path.parent)
 
     @contextmanager
-    def _using(self) -> Iterator[None]:
+    def using(self) -> Iterator[None]:
+        """Turn what goes wrong with the folder into RunError."""
         try:
             yield
         except OSError as error:

@@ -37,7 +37,10 @@ class Begun:
 
 
 class SumFolder:
-    """The folder ``sum`` within a client's own. Records are appended, and on disk when that returns."""
+    """The folder ``sum`` within a client's own. Records are appended, and on disk when that returns.
+
+    Raises RunError where the folder cannot be used.
+    """
 
     def __init__(self, state: StateFolder) -> None:
         self._state = state
@@ -54,62 +57,69 @@ class SumFolder:
 
     def begin(self, begun: Begun, vector: bytes) -> None:
         """Keep a sum and the packed vector that the client gives to it."""
-        shutil.rmtree(self._path, ignore_errors=True)
-        self._path.mkdir(mode=0o700)
-        self._state.write_bytes(f"{SUM}/vector", vector)
-        told = asdict(begun)
-        told |= {name: base64.b64encode(told[name]).decode() for name in ("announcement", "server_key")}
-        self._state.write_json(f"{SUM}/{HEAD}", told)
+        with self._state.using():
+            shutil.rmtree(self._path, ignore_errors=True)
+            self._path.mkdir(mode=0o700)
+            self._state.write_bytes(f"{SUM}/vector", vector)
+            told = asdict(begun)
+            told |= {name: base64.b64encode(told[name]).decode() for name in ("announcement", "server_key")}
+            self._state.write_json(f"{SUM}/{HEAD}", told)
 
     def vector(self) -> bytes:
         """Return the packed vector."""
-        return (self._path / "vector").read_bytes()
+        with self._state.using():
+            return (self._path / "vector").read_bytes()
 
     def records(self) -> list[bytes]:
         """Return the records that are whole, in order."""
-        path = self._path / "records"
-        content = path.read_bytes() if path.exists() else b""
-        found, start = [], 0
-        while start + _LENGTH <= len(content):
-            end = start + _LENGTH + int.from_bytes(content[start : start + _LENGTH], "big")
-            if end > len(content):
-                break
-            found.append(content[start + _LENGTH : end])
-            start = end
-        if start < len(content):  # the process was killed as it wrote: nothing that follows from it has left
-            os.truncate(path, start)
-        return found
+        with self._state.using():
+            path = self._path / "records"
+            content = path.read_bytes() if path.exists() else b""
+            found, start = [], 0
+            while start + _LENGTH <= len(content):
+                end = start + _LENGTH + int.from_bytes(content[start : start + _LENGTH], "big")
+                if end > len(content):
+                    break
+                found.append(content[start + _LENGTH : end])
+                start = end
+            if start < len(content):  # the process was killed as it wrote: nothing that follows from it has left
+                os.truncate(path, start)
+            return found
 
     def append(self, records: Iterable[bytes]) -> None:
         """Append records."""
-        path = self._path / "records"
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "ab") as file:
-            for record in records:
-                file.write(len(record).to_bytes(_LENGTH, "big") + record)
-            file.flush()
-            os.fsync(file.fileno())
-        sync_folder(self._path)
+        with self._state.using():
+            path = self._path / "records"
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            with os.fdopen(descriptor, "ab") as file:
+                for record in records:
+                    file.write(len(record).to_bytes(_LENGTH, "big") + record)
+                file.flush()
+                os.fsync(file.fileno())
+            sync_folder(self._path)
 
     def end(self) -> None:
         """Note the sum's task as spent, and its round if the client has helped to unmask; forget all else of it."""
-        begun = self.begun()
-        if begun is not None:
-            descriptor = os.open(self._state.path / SPENT, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-            with os.fdopen(descriptor, "ab") as file:
-                file.truncate(file.tell() // _HASH * _HASH)  # a full disk may have cut the last name short
-                file.write(b"".join(spent_by(begun.announcement, self.records())))
-                file.flush()
-                os.fsync(file.fileno())
-        (self._path / HEAD).unlink(missing_ok=True)
-        sync_folder(self._path)
-        shutil.rmtree(self._path, ignore_errors=True)
+        with self._state.using():
+            begun = self.begun()
+            if begun is not None:
+                flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+                descriptor = os.open(self._state.path / SPENT, flags, 0o600)
+                with os.fdopen(descriptor, "ab") as file:
+                    file.truncate(file.tell() // _HASH * _HASH)  # a full disk may have cut the last name short
+                    file.write(b"".join(spent_by(begun.announcement, self.records())))
+                    file.flush()
+                    os.fsync(file.fileno())
+            (self._path / HEAD).unlink(missing_ok=True)
+            sync_folder(self._path)
+            shutil.rmtree(self._path, ignore_errors=True)
 
     def spent(self) -> frozenset[bytes]:
         """Return the tasks that this client ever took part in, and the rounds that it helped to unmask, as hashes."""
-        path = self._state.path / SPENT
-        content = path.read_bytes() if path.exists() else b""
-        return frozenset(content[start : start + _HASH] for start in range(0, len(content), _HASH))
+        with self._state.using():
+            path = self._state.path / SPENT
+            content = path.read_bytes() if path.exists() else b""
+            return frozenset(content[start : start + _HASH] for start in range(0, len(content), _HASH))
 
 
 def spent_by(announcement: bytes, records: Sequence[bytes]) -> list[bytes]:
