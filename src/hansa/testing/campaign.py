@@ -127,10 +127,8 @@ def _suffer(
     _give_budget(campaign.plans, federation)
     for name in names:  # the first start was to make the certificates; from now on the threads start and kill
         local.kill(name)
-    threads = [
-        threading.Thread(target=victim.run, args=(of,), daemon=True)
-        for victim, of in _victims(campaign, federation, services, network, tally)
-    ]
+    victims = [*_victims(campaign, federation, services, network, tally)]
+    threads = [threading.Thread(target=victim.run, daemon=True) for victim in victims]
     stop = threading.Event()
     if campaign.bad_network:
         own = random.Random(campaign.seed)  # noqa: S311 - repeats with the seed, protects nobody
@@ -148,8 +146,8 @@ def _suffer(
 
 def _victims(
     campaign: Campaign, federation: Hospitals, services: LocalServices, network: Network, tally: Tally
-) -> Iterator[tuple[Victim, list[str]]]:
-    """Yield who is to be killed, and at which points."""
+) -> Iterator[Victim]:
+    """Yield who is to be killed."""
     local, names, sites = federation.local, campaign.replica_names(), federation.sites
     coins = random.Random(campaign.seed)  # noqa: S311 - repeats with the seed, protects nobody
     url = local.url_at(network.port)
@@ -167,13 +165,13 @@ def _victims(
         Victim, local=local, tally=tally, coins=coins, passes=campaign.passes, ends=time.monotonic() + campaign.seconds
     )
     for name, of in zip(names, _shared(campaign.server, len(names)), strict=True):
-        yield victim(name, partial(local.launch_server, name), died=died, rivals=rivals, restless=len(names) > 1), of
+        yield victim(name, of, partial(local.launch_server, name), died=died, rivals=rivals, restless=len(names) > 1)
     for noun in NOUNS:
         wanted = [point for point in campaign.services if point.startswith(f"{noun}.")]
         for each, of in zip(services.of(noun), _shared(wanted, len(services.of(noun))), strict=True):
-            yield victim(each.operator, partial(each.launch, local)), of
+            yield victim(each.operator, of, partial(each.launch, local))
     for name, of in zip(sites, _shared(campaign.clients, len(sites)), strict=True):
-        yield victim(name, partial(agent, name), outage=campaign.outage, restless=campaign.outage > 0), of
+        yield victim(name, of, partial(agent, name), outage=campaign.outage, restless=campaign.outage > 0)
 
 
 def _work(

@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -84,6 +84,8 @@ class Victim:
     """One process of a federation, killed at one of the first ``passes`` of a point, and away for a while then."""
 
     name: str
+    wanted: Sequence[str]
+    """Points; from now on others may wait until it was killed at each."""
     start: Callable[[dict[str, str]], None]
     local: LocalFederation
     tally: Tally
@@ -98,10 +100,12 @@ class Victim:
     died: Callable[[str], None] = lambda _: None
     rivals: Rivals = field(default_factory=Rivals)
 
-    def run(self, wanted: Iterable[str]) -> None:
+    def __post_init__(self) -> None:
+        self.tally.suffering[self.name] = len(self.wanted)
+
+    def run(self) -> None:
         """Suffer, then live on unharmed. A point that was waited for in vain is tried again at the end: at any pass."""
-        left = deque((point, _TRIES) for point in wanted)
-        self.tally.suffering[self.name] = len(left)
+        left = deque((point, _TRIES) for point in self.wanted)
         while left and self.suffers:
             point, tries = left.popleft()
             passes = 1 if tries < _TRIES or point in _RARE else self.passes * _OFTEN.get(point, 1)
@@ -150,12 +154,13 @@ class Victim:
         return hit
 
     def _wait(self, patience: float, *, alone: bool) -> int | None:
-        """Wait until the process ends, somebody else has to be alone, or patience does; return how it ended.
+        """Wait until the process ends, or there is nothing to wait for any more; return how it ended.
 
-        ``alone``: whether it claims to be alone where it takes long.
+        That is where patience ends, somebody else has to be alone, or nobody is left to be killed. ``alone``: whether
+        it claims to be alone where it takes long.
         """
         process, began = self.local.processes[self.name], time.monotonic()
-        while (ended := process.poll()) is None and not self.tally.over.is_set():
+        while (ended := process.poll()) is None and self.tally.suffering and not self.tally.over.is_set():
             waited = time.monotonic() - began
             if waited >= patience or self.rivals.excludes(self.name):
                 break
