@@ -102,4 +102,4 @@ def test_a_rival_that_keeps_it_from_a_point_is_killed_and_away_until_it_was_ther
     assert tally.kills[ANYWHERE] >= 1
     assert tally.missed == {}
     assert lease.processes["first"].ended is None, "it lives on"
-    assert rivals.alone == ""
+    assert rivals.turns == []

@@ -59,24 +59,25 @@ class Tally:
 
 @dataclass
 class Rivals:
-    """Who does alone, for a while, what any of several processes may do: the replicas of a server, say."""
+    """Who does alone, one after another, what any of several processes may do: the replicas of a server, say."""
 
-    alone: str = ""
+    turns: list[str] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def claim(self, name: str) -> None:
-        """Ask the others to be away, unless another has asked."""
+        """Ask that the others be away, once those who asked before have had their turn."""
         with self.lock:
-            self.alone = self.alone or name
+            if name not in self.turns:
+                self.turns.append(name)
 
     def release(self, name: str) -> None:
-        """Let the others be there again."""
+        """Let the others be there again, if it was this one's turn; it asks for none any more."""
         with self.lock:
-            self.alone = "" if self.alone == name else self.alone
+            self.turns = [each for each in self.turns if each != name]
 
     def excludes(self, name: str) -> bool:
-        """Say whether somebody else has to be alone."""
-        return self.alone not in ("", name)
+        """Say whether it is somebody else's turn to be alone."""
+        return self.turns[:1] not in ([], [name])
 
 
 @dataclass
@@ -117,6 +118,7 @@ class Victim:
         del self.tally.suffering[self.name]
         while self.restless and self.tally.suffering and self.suffers:
             self.once(ANYWHERE, within=_LIFE)
+        self.rivals.release(self.name)
         if not self.tally.over.is_set():
             self.start({})
 
@@ -129,7 +131,7 @@ class Victim:
         """Be started, and killed at a point: at the one of its first passes that coins say. False if it never came.
 
         ``within`` is for a kill at no point: seconds, from and to. It is not started while a rival has to be alone, and
-        where that begins later it is killed at once: None.
+        where that begins later it is killed at once, and has the next turn: None.
         """
         while self.rivals.excludes(self.name) and not self.tally.over.is_set():
             time.sleep(0.01)
@@ -146,6 +148,8 @@ class Victim:
         self.died(self.name)
         self.rivals.release(self.name)
         if excluded:
+            if point != ANYWHERE:
+                self.rivals.claim(self.name)
             self.tally.note(ANYWHERE, hit=True)
             return None
         hit = ended == (None if point == ANYWHERE else -signal.SIGKILL)
