@@ -130,7 +130,7 @@ def test_what_an_attempt_reserved_that_is_given_up_is_given_back_once(tmp_path):
 @pytest.mark.soak
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("database", ["sqlite", "postgresql"])
-@pytest.mark.parametrize("plan", ["full", "short", "secure", "authority", "private"])
+@pytest.mark.parametrize("plan", [*PLANS])
 def test_killed_again_and_again_on_a_bad_network(plan, database, seed, tmp_path_factory):
     settings = {"seconds": 60.0}
     with ExitStack() as stack:

@@ -21,11 +21,11 @@ from pathlib import Path
 
 import httpx
 import pytest
-from tests.system.test_decryptors import SEEDED, hooks
 from tests.system.test_secure_bytes import HOOKS, files, given, hits, needles
 
 import hansa
 from hansa.cli.local_federation import free_port
+from hansa.testing.hooks import SEEDED, hooks
 
 PLAN = Path(__file__).parents[2] / "examples" / "heart_secure.toml"
 SHORT = ("rounds=2", "evaluation.every=2", "evaluation.baselines=[]")
