@@ -1,8 +1,9 @@
 """Published vectors of what secure sums are made of, and Hansa's own of what they are.
 
-Those of Project Wycheproof are not here: no dependency of Hansa ships them, nor does ``cryptography_vectors``, and nothing
-is downloaded by tests. What they are for, inputs that an implementation should refuse, is tried by hand: points of small
-order in ``test_attacks.py``, signatures with another S in ``test_hostile.py``, a tag of AES-GCM that does not fit below.
+Those of Project Wycheproof are not here: no dependency of Hansa ships them, nor does ``cryptography_vectors``, and
+nothing is downloaded by tests. What they are for, inputs that an implementation should refuse, is tried by hand: points
+of small order in ``test_attacks.py``, signatures with another S in ``test_hostile.py``, sealed bytes of AES-GCM of which
+one is changed below.
 """
 
 from __future__ import annotations
