@@ -2,7 +2,7 @@
 
 Those of Project Wycheproof are not here: no dependency of Hansa ships them, nor does ``cryptography_vectors``, and
 nothing is downloaded by tests. What they are for, inputs that an implementation should refuse, is tried by hand: points
-of small order in ``test_attacks.py``, signatures with another S in ``test_hostile.py``, sealed bytes of AES-GCM of which
+of small order in ``test_attacks.py``, signatures with another S in ``test_hostile.py``, sealed bytes of which
 one is changed below.
 """
 
