@@ -14,7 +14,7 @@ import pytest
 from hansa.algorithms.samplers import Uniform
 from hansa.algorithms.schedule import Sync
 from hansa.core.killpoints import KILL_POINTS
-from hansa.testing.campaign import AWAY, CORRELATED, ONESHOT, PRIVATE, SECURE, Campaign, torture
+from hansa.testing.campaign import Campaign, torture
 from hansa.testing.chaos import (
     ABANDONED,
     OF_AUTHORITIES,
@@ -25,6 +25,7 @@ from hansa.testing.chaos import (
     next_campaign,
     points_of,
 )
+from hansa.testing.chaos_plans import AUTHORITY, AWAY, CORRELATED, ONESHOT, PRIVATE, SECURE
 from hansa.testing.postgres import own_postgres
 from hansa.testing.victims import ANYWHERE
 
@@ -37,18 +38,27 @@ def holds(result, points):
     assert Counter(points) <= result.tally.kills
 
 
-def test_every_kill_point_is_passed_under_some_plan_but_those_of_authorities_which_have_tests_of_their_own():
-    assert {point for plan in PLANS for point in points_of(plan)} == set(KILL_POINTS) - set(OF_AUTHORITIES)
-    assert OF_AUTHORITIES
+def test_every_kill_point_is_passed_under_some_plan():
+    assert {point for plan in PLANS for point in points_of(plan)} == set(KILL_POINTS)
 
 
 def test_a_campaign_shares_out_every_point_that_was_not_hit_often_enough():
-    series = Series(points_of("oneshot"), 2)
-    series.kills.update({"server.enrolled": 2, "decryptor.summed": 1})
-    campaign = next_campaign(series, "oneshot", 0)
-    assert set(campaign.decryptors) == set(OF_DECRYPTORS)
-    wanted = {*campaign.server, *campaign.clients, *campaign.decryptors}
-    assert wanted == {*points_of("oneshot"), ANYWHERE} - {"server.enrolled"}
+    for plan, services in (("oneshot", OF_DECRYPTORS), ("authority", OF_AUTHORITIES)):
+        series = Series(points_of(plan), 2)
+        series.kills.update({"server.enrolled": 2, services[0]: 1})
+        campaign = next_campaign(series, plan, 0)
+        assert set(campaign.services) == set(services)
+        assert campaign.services[-1] == services[0], "what was hit less comes first"
+        wanted = {*campaign.server, *campaign.clients, *campaign.services}
+        assert wanted == {*points_of(plan), ANYWHERE} - {"server.enrolled"}
+
+
+def test_where_few_points_are_left_a_campaign_kills_there_as_often_as_they_lack():
+    series = Series(points_of("authority"), 5)
+    series.kills.update(dict.fromkeys(points_of("authority"), 5) | {"authority.drawn": 2, "sums.record-made": 4})
+    campaign = next_campaign(series, "authority", 0)
+    assert list(campaign.services) == ["authority.drawn"] * 3
+    assert [point for point in campaign.server if point != ANYWHERE] == ["sums.record-made"]
 
 
 @pytest.mark.parametrize("half", [0, pytest.param(1, marks=pytest.mark.slow)])
@@ -81,6 +91,11 @@ def test_killed_in_the_middle_of_secure_sums_a_federation_goes_on(tmp_path):
     holds(torture(campaign, tmp_path / "federation"), [*server, *clients])
 
 
+def test_killed_around_its_draw_an_authority_has_drawn_once_for_each_sum_and_the_model_is_the_same(tmp_path):
+    campaign = Campaign([], [], (AUTHORITY,), OF_AUTHORITIES, passes=1, bad_network=False)
+    holds(torture(campaign, tmp_path / "federation"), OF_AUTHORITIES)
+
+
 @pytest.mark.slow
 def test_killed_in_the_middle_of_a_sum_of_masks_a_decryptor_goes_on(tmp_path):
     campaign = Campaign([], [], (ONESHOT,), OF_DECRYPTORS, passes=1, bad_network=False)
@@ -96,7 +111,7 @@ def test_whoever_is_killed_every_model_is_charged_exactly_once(tmp_path):
 
 @pytest.mark.slow
 def test_on_postgresql_a_partial_sum_counts_once_whichever_replica_dies(tmp_path_factory):
-    server = ["coordinator.fold.written", "server.report.recorded", "coordinator.fold.committed"]  # the second's: 1
+    server = ["coordinator.fold.written", "server.report.recorded", "coordinator.fold.committed"]
     everybody = replace(PRIVATE, cohort=Uniform(size=4), schedule=Sync(report_goal=4, round_deadline=10.0))
     with own_postgres(tmp_path_factory.mktemp("pg")) as database:
         campaign = Campaign(server, [], (everybody,), database=database, replicas=2, passes=1, bad_network=False)
@@ -115,7 +130,7 @@ def test_what_an_attempt_reserved_that_is_given_up_is_given_back_once(tmp_path):
 @pytest.mark.soak
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("database", ["sqlite", "postgresql"])
-@pytest.mark.parametrize("plan", ["full", "short", "secure", "private"])
+@pytest.mark.parametrize("plan", [*PLANS])
 def test_killed_again_and_again_on_a_bad_network(plan, database, seed, tmp_path_factory):
     settings = {"seconds": 60.0}
     with ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""Every example builds and runs for a few rounds, and the demo needs the light package only."""
+"""Every example builds and runs for a few rounds, and a run needs the light package only."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_every_shipped_source_and_every_recipe_has_an_example() -> None:
     assert [kind for kind in PIECES["recipe"] if not any(f'"{kind}"' in text for text in texts)] == []
 
 
-def test_the_demo_needs_no_optional_package(tmp_path: Path) -> None:
+def test_a_run_needs_no_optional_package(tmp_path: Path) -> None:
     script = (
         "import sys\n"
         "sys.modules.update(dict.fromkeys(('torch', 'pyarrow', 'sklearn')))\n"

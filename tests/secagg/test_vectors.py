@@ -1,4 +1,10 @@
-"""Published vectors of what secure sums are made of, and Hansa's own of what they are."""
+"""Published vectors of what secure sums are made of, and Hansa's own of what they are.
+
+Those of Project Wycheproof are not here: no dependency of Hansa ships them, nor does ``cryptography_vectors``, and
+nothing is downloaded by tests. What they are for, inputs that an implementation should refuse, is tried by hand: points
+of small order in ``test_attacks.py``, signatures with another S in ``test_hostile.py``, sealed bytes of which
+one is changed below.
+"""
 
 from __future__ import annotations
 
@@ -108,6 +114,49 @@ def test_aes_256_in_counter_mode_of_sp_800_38a():
     )
     source = plain.stream(key)
     assert stream(key, 100) == bytes(next(source) for _ in range(100))
+
+
+@pytest.mark.parametrize(
+    ("key", "nonce", "content", "bound", "sealed"),
+    [
+        # McGrew and Viega 2004, The Galois/Counter Mode of Operation, appendix B, test cases 13 and 14: our own nonce
+        ("00" * 32, "00" * 12, "", "", "530f8afbc74536b9a963b4f1c4cb738b"),
+        ("00" * 32, "00" * 12, "00" * 16, "", "cea7403d4d606b6e074ec5d3baf39d18d0d1c8a799996bf0265b98b5d48ab919"),
+        # NIST CAVP, gcmtestvectors.zip, gcmEncryptExtIV256.rsp (CAVS 14.0), the first of four of its sections
+        ("b52c505a37d78eda5dd34f20c22540ea1b58963cf8e5bf8ffa85f9f2492505b4", "516c33929df5a3284ff463d7", "", "",
+         "bdc1ac884d332457a1d2664f168c76f0"),
+        ("31bdadd96698c204aa9ce1448ea94ae1fb4a9a0b3c9d773b51bb1822666b8f22", "0d18e06c7c725ac9e362e1ce",
+         "2db5168e932556f8089a0622981d017d", "",
+         "fa4362189661d163fcd6a56d8bf0405ad636ac1bbedd5cc3ee727dc2ab4a9489"),
+        ("92e11dcdaa866f5ce790fd24501f92509aacf4cb8b1339d50c9c1240935dd08b", "ac93a1a6145299bde902f21a",
+         "2d71bcfa914e4ac045b2aa60955fad24", "1e0889016f67601c8ebea4943bc23ad6",
+         "8995ae2e6df3dbf96fac7b7137bae67feca5aa77d51d4a0a14d9c51e1da474ab"),
+        ("24501ad384e473963d476edcfe08205237acfd49b5b8f33857f8114e863fec7f", "9ff18563b978ec281b3f2794",
+         ("27f348f9cdc0c5bd5e66b1ccb63ad920ff2219d14e8d631b3872265cf117ee86757accb158bd9abb3868fdc0d0b074b5"
+          "f01b2c"), "adb5ec720ccf9898500028bf34afccbcaca126ef",
+         ("eb7cb754c824e8d96f7c6d9b76c7d26fb874ffbf1d65c6f64a698d839b0b06145dae82057ad55994cf59ad7f67c0fa5e"
+          "85fab8bc95c532fecc594c36d1550286a7a3f0")),
+    ],
+)  # fmt: skip
+def test_aes_256_gcm_of_its_authors_and_of_nist(key, nonce, content, bound, sealed, monkeypatch):
+    key, nonce, content, bound, sealed = map(bytes.fromhex, (key, nonce, content, bound, sealed))
+    monkeypatch.setattr(keys, "_NONCE", nonce)
+    assert keys.seal(key, content, bound) == sealed
+    assert keys.unseal(key, sealed, bound) == content
+    for place in range(len(sealed)):
+        changed = bytearray(sealed)
+        changed[place] ^= 1
+        assert keys.unseal(key, bytes(changed), bound) is None
+    assert keys.unseal(key, sealed, bound + b"x") is None
+
+
+def test_aes_256_gcm_refuses_what_nist_says_it_must(monkeypatch):
+    """NIST CAVP, gcmDecrypt256.rsp (CAVS 14.0), 96-bit IV, 128 bits each of text, data and tag, count 2: FAIL."""
+    key = "9a0343f850a6427120f764789ffec6d237447b898fbf51d2182f065d3861497d"
+    sealed = "e93165935ac18e3a2845d15fe31a9286" + "f5fc50d18766bc3d9e16dd136d45816b"
+    monkeypatch.setattr(keys, "_NONCE", bytes.fromhex("3deef6f453dd70d92143adcd"))
+    bound = bytes.fromhex("dbb8226a624520863db6897017b2a4f8")
+    assert keys.unseal(bytes.fromhex(key), bytes.fromhex(sealed), bound) is None
 
 
 def test_hpke_of_rfc_9180():

@@ -14,15 +14,16 @@ import time
 from base64 import b64encode
 
 import pytest
-from tests.system.test_decryptors import SEEDED, hooks, simulated
+from tests.system.test_decryptors import simulated
 from tests.system.test_secure_bytes import SECURE
 
 from hansa.client.state import DECLINED
 from hansa.simulation.preparation import prepare
-from hansa.testing.authorities import hospitals_with_authority, start
-from hansa.testing.decryptors import LocalDecryptors, server_key
+from hansa.testing.hooks import SEEDED, hooks
 from hansa.testing.hospitals import finished, model_of, small_plan, submit
+from hansa.testing.services import hospitals_with, start
 
+NOTARY = {"notary": "authority"}
 LYING = """
 import hansa.server.authority_calls as authority_calls
 from hansa.secagg.keys import sign
@@ -34,8 +35,8 @@ authority_calls.AuthorityCalls.vouched = vouched
 """
 
 
-def plan_of(authority, **more):
-    section = {"phase_deadline": 30.0, **SECURE, **authority.of_a_plan, **more.pop("section", {})}
+def plan_of(services, **more):
+    section = {"phase_deadline": 30.0, **SECURE, **services.of_a_plan, **more.pop("section", {})}
     return small_plan(**{
         "name": "vouched", "rounds": 2, "secure_aggregation": section,
         "evaluation": {"every": 1, "metrics": ["auc"], "baselines": []}, **more,
@@ -67,13 +68,13 @@ def closed(calls, run):
 
 @pytest.mark.slow
 def test_a_full_graph_under_an_authority_learns_what_its_simulation_does_bit_for_bit(tmp_path):
-    with hospitals_with_authority(tmp_path) as (federation, authority):
-        local, plan = federation.local, plan_of(authority)
-        start(federation, authority, agents=hooks(tmp_path, SEEDED))
+    with hospitals_with(tmp_path, NOTARY) as (federation, services):
+        local, plan = federation.local, plan_of(services)
+        start(federation, services, agents=hooks(tmp_path, SEEDED))
         with federation.calls() as calls:
             run = finished(calls, submit(calls, plan), seconds=60)
             model = model_of(calls, prepare(plan), run)
-        log = local.log("authority")
+        log = local.log("notary")
     assert model == simulated(plan, tmp_path / "run")
     assert log.count("call answered") >= 2, "a roster for each sum"
     assert not any(key in log or name in log for name, key in local.peers(federation.sites).items())
@@ -81,18 +82,18 @@ def test_a_full_graph_under_an_authority_learns_what_its_simulation_does_bit_for
 
 @pytest.mark.slow
 def test_killed_and_started_again_the_authority_vouches_and_the_run_goes_on(tmp_path):
-    with hospitals_with_authority(tmp_path) as (federation, authority):
-        local, plan = federation.local, plan_of(authority, rounds=3)
-        start(federation, authority, agents=hooks(tmp_path, SEEDED))
-        local.kill("authority")
+    with hospitals_with(tmp_path, NOTARY) as (federation, services):
+        local, plan = federation.local, plan_of(services, rounds=3)
+        start(federation, services, agents=hooks(tmp_path, SEEDED))
+        local.kill("notary")
         with federation.calls() as calls:
             run = submit(calls, plan)
             until(lambda: "HANSA-AUTHORITY-UNREACHABLE" in local.log("server"))
             assert closed(calls, run) == []
-            authority.start(local)
+            services["notary"].start(local)
             until(lambda: closed(calls, run))
-            local.kill("authority")
-            authority.start(local)
+            local.kill("notary")
+            services["notary"].start(local)
             found = finished(calls, run, seconds=60)
             model = model_of(calls, prepare(plan), found)
     assert model == simulated(plan, tmp_path / "run")
@@ -100,51 +101,51 @@ def test_killed_and_started_again_the_authority_vouches_and_the_run_goes_on(tmp_
 
 @pytest.mark.slow
 def test_a_hospital_that_is_not_vouched_for_is_in_no_sum_until_it_is(tmp_path):
-    with hospitals_with_authority(tmp_path) as (federation, authority):
-        local, plan = federation.local, plan_of(authority)
+    with hospitals_with(tmp_path, NOTARY) as (federation, services):
+        local, plan = federation.local, plan_of(services)
         *known, unknown = federation.sites
         status, key = command("client", "key", "--state", local.state(unknown))
         assert status == 0
-        start(federation, authority, known)
+        start(federation, services, known)
         with federation.calls() as calls:
             run = submit(calls, plan)
             why = until(lambda: abandoned(calls, run))[0]
             assert "the authority does not vouch for the roster" in why
             assert "HANSA-AUTHORITY-STRANGER" in why
             assert closed(calls, run) == []
-            own = ("--folder", authority.own.place)
+            own = ("--folder", services["notary"].own.place)
             assert command("authority", "vouch", key, *own, "--comment", unknown)[0] == 0
             finished(calls, run, seconds=60)
-            log = local.log("authority")
+            log = local.log("notary")
             assert "HANSA-AUTHORITY-STRANGER" in log
             assert key not in log
             assert unknown not in log
             assert command("authority", "withdraw", key, *own)[0] == 0
-            second = submit(calls, plan_of(authority, name="after it was taken off"))
+            second = submit(calls, plan_of(services, name="after it was taken off"))
             until(lambda: abandoned(calls, second))
             assert closed(calls, second) == []
 
 
 def test_a_server_that_signs_the_roster_itself_gets_nothing_of_anybody(tmp_path):
-    with hospitals_with_authority(tmp_path) as (federation, authority):
+    with hospitals_with(tmp_path, NOTARY) as (federation, services):
         local = federation.local
-        start(federation, authority, known=[], server=hooks(tmp_path, LYING))
+        start(federation, services, known=[], server=hooks(tmp_path, LYING))
         with federation.calls() as calls:
-            run = submit(calls, plan_of(authority))
+            run = submit(calls, plan_of(services))
             for name in federation.sites:
                 path = local.state(name) / DECLINED
                 until(path.exists)
                 assert json.loads(path.read_text().splitlines()[0])["code"] == "HANSA-SECAGG-REFUSED"
             until(lambda: abandoned(calls, run))
             assert closed(calls, run) == []
-        assert "call answered" not in local.log("authority")
+        assert "call answered" not in local.log("notary")
 
 
 @pytest.mark.slow
 def test_killed_around_what_the_authority_answers_a_server_goes_on_and_the_model_is_the_simulations(tmp_path):
-    with hospitals_with_authority(tmp_path) as (federation, authority):
-        local, plan = federation.local, plan_of(authority, rounds=3)
-        start(federation, authority, agents=hooks(tmp_path, SEEDED))
+    with hospitals_with(tmp_path, NOTARY) as (federation, services):
+        local, plan = federation.local, plan_of(services, rounds=3)
+        start(federation, services, agents=hooks(tmp_path, SEEDED))
         with federation.calls() as calls:
             run = submit(calls, plan)
         local.kill("server")
@@ -155,8 +156,8 @@ def test_killed_around_what_the_authority_answers_a_server_goes_on_and_the_model
             if not local.is_running("server"):
                 point = left.pop(0)
                 local.launch_server("server", {} if point is None else {"HANSA_KILL_AT": point})
-                local.kill("authority")
-                authority.start(local)
+                local.kill("notary")
+                services["notary"].start(local)
             time.sleep(0.02)
         local.wait_until_ready()
         with federation.calls() as calls:
@@ -171,31 +172,30 @@ def ten(federation):
     federation.sites = {f"site {number}": data[number % len(data)] for number in range(10)}
 
 
-def sparse(authority, **more):
+def sparse(services, **more):
     section = {"protocol": "secagg-plus", "server": "malicious", "beacon": "authority", "expected_dropout": 0.0,
                "maximum_cohort": 10}  # fmt: skip
-    return plan_of(authority, section=section, **more)
+    return plan_of(services, section=section, **more)
 
 
-def drawn(authority):
-    """Return the draws of an authority's book: attempts by task."""
-    with contextlib.closing(sqlite3.connect(authority.own.place / "authority.sqlite")) as book:
-        return dict(book.execute("SELECT task, attempt FROM draws"))
+def drawn(services):
+    """Return the draws of an authority's book: the value of each task."""
+    with contextlib.closing(sqlite3.connect(services["notary"].own.place / "authority.sqlite")) as book:
+        return dict(book.execute("SELECT task, value FROM draws"))
 
 
 @pytest.mark.slow
 def test_ten_sites_that_suspect_the_server_train_on_graphs_that_the_authority_draws(tmp_path):
-    with hospitals_with_authority(tmp_path) as (federation, authority):
+    with hospitals_with(tmp_path, NOTARY) as (federation, services):
         ten(federation)
         local = federation.local
-        start(federation, authority)
+        start(federation, services)
         with federation.calls() as calls:
-            run = finished(calls, submit(calls, sparse(authority), wait_for=10), seconds=200)
-            found = {each["kind"]: each for each in closed(calls, run["id"])}
-    assert "training" in found
-    assert drawn(authority)
-    assert set(drawn(authority).values()) == {1}
-    assert "/v1/beacons" in local.log("authority")
+            run = finished(calls, submit(calls, sparse(services), wait_for=10), seconds=200)
+            rounds = closed(calls, run["id"])
+    assert "training" in {each["kind"] for each in rounds}
+    assert len(drawn(services)) == len(rounds), "a draw for each sum"
+    assert "/v1/beacons" in local.log("notary")
 
 
 @pytest.mark.slow
@@ -205,22 +205,22 @@ def test_ten_sites_that_suspect_the_server_train_on_graphs_that_the_authority_dr
 def test_killed_around_the_draw_authority_and_server_go_on_with_the_one_beacon_of_the_sum(tmp_path, point):
     """Of a sum's writes the eleventh, with the last advert, fixes who advertised; the twelfth is the beacon's."""
     who = point.partition(".")[0]
-    with hospitals_with_authority(tmp_path) as (federation, authority):
+    with hospitals_with(tmp_path, NOTARY) as (federation, services):
         ten(federation)
         local = federation.local
-        start(federation, authority)
+        start(federation, services)
         with federation.calls() as calls:
             if who == "authority":
-                local.kill("authority")
-                authority.start(local, {"HANSA_KILL_AT": point})
-            run = submit(calls, sparse(authority, rounds=1), wait_for=10)
+                local.kill("notary")
+                services["notary"].start(local, {"HANSA_KILL_AT": point})
+            run = submit(calls, sparse(services, rounds=1), wait_for=10)
             if who == "authority":
-                until(lambda: not local.is_running("authority"))
-                before = drawn(authority)
+                until(lambda: not local.is_running("notary"))
+                before = drawn(services)
                 assert bool(before) is point.endswith("written")
-                authority.start(local)
+                services["notary"].start(local)
                 assert finished(calls, run, seconds=200)
-                assert before.items() <= drawn(authority).items()
+                assert before.items() <= drawn(services).items()
         if who == "sums":
             local.kill("server")
             local.launch_server("server", {"HANSA_KILL_AT": point})
@@ -233,17 +233,10 @@ def test_killed_around_the_draw_authority_and_server_go_on_with_the_one_beacon_o
 
 @pytest.mark.slow
 def test_decryptors_that_demand_the_authority_help_and_the_model_is_the_simulations(tmp_path):
-    operators = ("north", "south")
-    decryptors = LocalDecryptors(tmp_path / "decryptors", operators)
-    with hospitals_with_authority(tmp_path, **decryptors.of_the_server) as (federation, authority):
-        federation.trusted = decryptors.keys
-        decryptors.settings = {"registrar": "authority", "authority_key": authority.key}
-        section = {"protocol": "oneshot-seeds", "decryptors": decryptors.of_a_plan}
-        local, plan = federation.local, plan_of(authority, section=section)
-        start(federation, authority, agents=hooks(tmp_path, SEEDED))
-        decryptors.write(server_key(local), [])
-        for each in operators:
-            decryptors.start(local, each)
+    nouns = {"north": "decryptor", "south": "decryptor", **NOTARY}
+    with hospitals_with(tmp_path, nouns) as (federation, services):
+        plan = plan_of(services, section={"protocol": "oneshot-seeds"})
+        start(federation, services, agents=hooks(tmp_path, SEEDED))
         with federation.calls() as calls:
             run = finished(calls, submit(calls, plan), seconds=60)
             model = model_of(calls, prepare(plan), run)

@@ -11,7 +11,6 @@ import sys
 import time
 from functools import partial
 from os import environ
-from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
@@ -22,24 +21,13 @@ import hansa
 from hansa.algorithms.plan import Plan
 from hansa.cli.job_building import build_job
 from hansa.simulation.preparation import prepare
-from hansa.testing.decryptors import hospitals_with_decryptors, start
+from hansa.testing.hooks import SEEDED, hooks
 from hansa.testing.hospitals import finished, model_of, small_plan, submit
+from hansa.testing.services import hospitals_with, start
 from hansa.wire.models import sha256
 from hansa.wire.server_models import ServedModel
 
-OPERATORS = ("north", "south")
-SEEDED = """
-import hansa.core.streams as streams
-
-of = streams.Streams.of
-
-def seeded(self, purpose, round_number=0):
-    if purpose == "rounding":
-        return streams.Stream(streams._key(self.seed, purpose, round_number))
-    return of(self, purpose, round_number)
-
-streams.Streams.of = seeded
-"""
+OPERATORS = {"north": "decryptor", "south": "decryptor"}
 HEARD = """
 import hansa.decryptor.service as service
 
@@ -73,19 +61,11 @@ class Kept(NamedTuple):
 
 
 def one_shot(decryptors, **more):
-    section = {"protocol": "oneshot-seeds", "decryptors": decryptors.of_a_plan, "phase_deadline": 30.0, **SECURE}
+    section = {"protocol": "oneshot-seeds", "decryptors": decryptors, "phase_deadline": 30.0, **SECURE}
     return small_plan(**{
         "name": "one-shot", "rounds": 1, "secure_aggregation": section,
         "evaluation": {"every": 1, "metrics": ["auc"], "baselines": []}, **more,
     })  # fmt: skip
-
-
-def hooks(folder, code):
-    """Return the environment of processes that run some code as they start."""
-    place = folder / f"hooks-{len(code)}"
-    place.mkdir()
-    (place / "sitecustomize.py").write_text(code)
-    return {"PYTHONPATH": ":".join(filter(None, [str(place), environ.get("PYTHONPATH", "")]))}
 
 
 def simulated(plan, folder):
@@ -95,12 +75,12 @@ def simulated(plan, folder):
 
 @pytest.mark.slow
 def test_killed_wherever_it_may_be_a_server_or_a_decryptor_the_model_is_the_simulations(tmp_path):
-    with hospitals_with_decryptors(tmp_path, OPERATORS) as (federation, decryptors):
-        local, plan = federation.local, one_shot(decryptors, rounds=5)
-        start(federation, decryptors, agents=hooks(tmp_path, SEEDED))
+    with hospitals_with(tmp_path, OPERATORS) as (federation, services):
+        local, plan = federation.local, one_shot(services.of_a_plan["decryptors"], rounds=5)
+        start(federation, services, agents=hooks(tmp_path, SEEDED))
         with federation.calls() as calls:
             run = submit(calls, plan)
-        launch = {"north": partial(decryptors.launch, local, "north"), "server": partial(local.launch_server, "server")}
+        launch = {"north": partial(services["north"].launch, local), "server": partial(local.launch_server, "server")}
         left = {"north": [*DECRYPTOR_POINTS, None], "server": [*SERVER_POINTS, None]}
         for name in left:
             local.kill(name)
@@ -143,11 +123,11 @@ def waiting_for_ever(calls, run):
 
 @pytest.mark.slow
 def test_after_a_decryptor_is_lost_for_good_another_run_goes_on_from_the_model_as_the_event_says(tmp_path):
-    with hospitals_with_decryptors(tmp_path, (*OPERATORS, "east")) as (federation, decryptors):
-        start(federation, decryptors, south={"HANSA_KILL_AT": "decryptor.summed:4"})
-        named = {each["name"]: each for each in decryptors.of_a_plan}
-        before = one_shot(SimpleNamespace(of_a_plan=[named["north"], named["south"]]), rounds=5)
-        after = one_shot(SimpleNamespace(of_a_plan=[named["north"], named["east"]]), rounds=2)
+    with hospitals_with(tmp_path, {**OPERATORS, "east": "decryptor"}) as (federation, services):
+        start(federation, services, south={"HANSA_KILL_AT": "decryptor.summed:4"})
+        named = {each["name"]: each for each in services.of_a_plan["decryptors"]}
+        before = one_shot([named["north"], named["south"]], rounds=5)
+        after = one_shot([named["north"], named["east"]], rounds=2)
         with federation.calls() as calls:
             run = submit(calls, before)
             why = waiting_for_ever(calls, run)
@@ -184,15 +164,15 @@ def kept(tmp_path_factory):
         (folder / f"own-{name}").mkdir()
         code = HOOKS + (HEARD if name in OPERATORS else SEEDED if name == "agents" else "")
         environments[name] = {**hooks(folder / f"own-{name}", code), "HANSA_TEST_DUMP": str(dump)}
-    with hospitals_with_decryptors(folder / "federation", OPERATORS) as (federation, decryptors):
-        start(federation, decryptors, **environments)
+    with hospitals_with(folder / "federation", OPERATORS) as (federation, services):
+        start(federation, services, **environments)
         with federation.calls() as calls:
-            plan = one_shot(decryptors)
+            plan = one_shot(services.of_a_plan["decryptors"])
             run = finished(calls, submit(calls, plan), seconds=60)
             model = model_of(calls, prepare(plan), run)
         local = federation.local
         found = {"server": files(local.folder / "server")}
-        found |= {each: files(decryptors.place(each)) for each in OPERATORS}
+        found |= {each: files(services[each].own.place) for each in OPERATORS}
         for name, corpus in found.items():
             corpus["log"] = local.log(name).encode()
     sealed = {each.name: each.read_bytes() for each in dumps["server"].glob("sealed-*")}

@@ -12,11 +12,11 @@ from contextlib import ExitStack
 
 import httpx
 import pytest
-from tests.system.test_decryptors import hooks
 
 from hansa.cli.local_federation import LocalFederation
-from hansa.testing.decryptors import hospitals_with_decryptors, start
+from hansa.testing.hooks import hooks
 from hansa.testing.hospitals import POPULATION
+from hansa.testing.services import hospitals_with, start
 
 SHORT = """
 import hansa.serving.bodies as bodies
@@ -35,10 +35,10 @@ KEYS = b"POST /v1/keys HTTP/1.1\r\nHost: localhost\r\n"
 def running(tmp_path_factory):
     """A server with four agents and the decryptor of one operator, and where both listen."""
     folder = tmp_path_factory.mktemp("slow")
-    with hospitals_with_decryptors(folder / "federation", ("north",), http2="false") as (federation, decryptors):
+    with hospitals_with(folder / "federation", {"north": "decryptor"}, http2="false") as (federation, services):
         short = hooks(folder, SHORT)
-        start(federation, decryptors, server=short, north=short)
-        yield federation, {"server": federation.local.port, "decryptor": decryptors.ports["north"]}
+        start(federation, services, server=short, north=short)
+        yield federation, {"server": federation.local.port, "decryptor": services["north"].port}
 
 
 def connected(port, protocols=()):

@@ -103,16 +103,20 @@ class LocalFederation:
             options += ["--policy", str(self._policy(name))]
         self.start(name, ["client", *options], {"HANSA_TOKEN": token, **(environment or {})})
 
-    def introduce(self, names: Iterable[str], decryptors: Mapping[str, str] | None = None, authority: str = "") -> None:
+    def introduce(
+        self,
+        names: Iterable[str],
+        decryptors: Mapping[str, str] | None = None,
+        demands: Mapping[str, str] | None = None,
+    ) -> None:
         """Let agents know each other's keys before they start, as sites that pin their peers do.
 
-        ``decryptors``: the operators that they trust -> the keys of their decryptors. ``authority``: the key of the one
-        that they trust instead of each other's keys.
+        ``decryptors``: the operators that they trust -> the keys of their decryptors. ``demands``: what else they
+        demand of secure sums; where those name a registrar, that one is trusted instead of each other's keys.
         """
-        keys = self.peers(names)
-        lines = ["[secure_sums]", f"peers = {json.dumps([*keys.values()])}"]
-        if authority:
-            lines = ["[secure_sums]", 'registrar = "authority"', f'authority_key = "{authority}"']
+        keys, demanded = self.peers(names), dict(demands or {})
+        pinned = {} if "registrar" in demanded else {"peers": [*keys.values()]}
+        lines = ["[secure_sums]", *(f"{name} = {json.dumps(value)}" for name, value in {**pinned, **demanded}.items())]
         for operator, key in (decryptors or {}).items():
             lines += ["[[secure_sums.decryptors]]", f"operator = {json.dumps(operator)}", f'key = "{key}"']
         for name in keys:

@@ -1,8 +1,8 @@
 """A campaign of chaos: a federation whose processes are killed at named instants, one after another, and the audit.
 
-Four hospitals' agents and a server, or several on PostgreSQL, and decryptors where a plan names some: whoever comes to
-its kill point of :mod:`hansa.core.killpoints` is killed and started again, on a bad network if wanted, until every
-point had its turn.
+Four hospitals' agents and a server, or several on PostgreSQL, and decryptors or an authority where a plan names some:
+whoever comes to its kill point of :mod:`hansa.core.killpoints` is killed and started again, on a bad network if wanted,
+until every point had its turn.
 """
 
 from __future__ import annotations
@@ -18,117 +18,37 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from hansa.algorithms.aggregators import FixedMean
 from hansa.algorithms.plan import Plan
-from hansa.algorithms.samplers import MinSeparation
-from hansa.algorithms.schedule import Sync
+from hansa.algorithms.samplers import Full
 from hansa.cli.operator_client import Operator
 from hansa.core.errors import HansaError
-from hansa.core.privacy import Privacy
-from hansa.core.secure_aggregation import Decryptor, SecureAggregation
+from hansa.core.secure_aggregation import SecureAggregation
 from hansa.core.settings import UPLOAD_PART
 from hansa.simulation.preparation import prepare
 from hansa.simulation.run import run as simulate
 from hansa.testing.audit import Books, client_problems, problems, read_books, recomputed
-from hansa.testing.decryptors import LocalDecryptors, hospitals_with_decryptors, server_key
-from hansa.testing.hospitals import POPULATION, Hospitals, as_simulated, small_plan, submit
+from hansa.testing.chaos_plans import FULL
+from hansa.testing.draw_audit import draw_problems
+from hansa.testing.hooks import SEEDED, hooks
+from hansa.testing.hospitals import POPULATION, Hospitals, as_simulated, submit
 from hansa.testing.ledger_audit import ledger_problems, read_accounts
 from hansa.testing.network import Network
-from hansa.testing.victims import ENROLMENT, Tally, Victim
+from hansa.testing.services import NOUNS, LocalServices, Noun, hospitals_with, server_key
+from hansa.testing.victims import ENROLMENT, Rivals, Tally, Victim
 
-WITH_STATE: Final = {
-    "trainer": {
-        "kind": "linear",
-        "epochs": 1,
-        "batch_size": 64,
-        "optimizer": {"kind": "sgd", "learning_rate": 0.05},
-        "hooks": [{"kind": "control-variate"}],
-    },
-    "transforms": [],
-    "server_optimizer": {
-        "kind": "momentum",
-        "learning_rate": 1.0,
-        "branches": {"control": {"kind": "sgd", "learning_rate": "included/population"}},
-    },
-}
-"""What makes the small plan keep rows on its clients and slots on its server."""
-FULL: Final = small_plan(name="all take part", rounds=3, **WITH_STATE)
-"""Full participation: whatever is killed, the model is the same."""
-_DEADLINE: Final = 4.0
-"""Seconds, where outages are longer: whoever is there must answer in time, on a busy machine too."""
-SHORT: Final = small_plan(
-    name="some are late",
-    rounds=3,
-    cohort={"kind": "uniform", "size": 2},
-    devices={"preset": "hospitals"},  # for a simulation; nothing of it is deployed
-    schedule={"kind": "sync", "over_selection": 0.5, "report_goal": 2, "round_deadline": _DEADLINE},
-    evaluation={"every": 3, "metrics": ["auc"], "baselines": []},
-)
-"""Over-selection, a goal and a deadline shorter than outages: who is late is made up for."""
-AWAY: Final = small_plan(
-    name="whoever is away is missed",
-    rounds=3,
-    cohort={"kind": "uniform", "size": 2},
-    devices={"preset": "hospitals"},  # as above
-    schedule={"kind": "sync", "report_goal": 2, "round_deadline": _DEADLINE},
-    features={"label": "disease", "scaling": "none"},
-    evaluation={"federated": False},
-)
-"""Training only, and a goal that nobody on top makes up for: with outages, rounds are abandoned."""
-SECURE: Final = small_plan(
-    name="only the sum is seen",
-    rounds=3,
-    secure_aggregation={"maximum_cohort": 4, "max_weight": 300.0, "phase_deadline": 30.0},
-    **{**WITH_STATE, "transforms": [{"kind": "weigh-by-size"}]},
-)
-"""Full participation under secure sums; what is rounded is rounded by each client's own coins, so models differ."""
-ONESHOT: Final = replace(
-    SECURE,
-    name="decryptors remove the masks",
-    secure_aggregation=SecureAggregation(
-        protocol="oneshot-seeds",
-        maximum_cohort=4,
-        max_weight=300.0,
-        phase_deadline=30.0,
-        decryptors=tuple(Decryptor(name=each, url="https://localhost", operator=each) for each in ("north", "south")),
-    ),
-)
-"""As above, by one upload of each client and the decryptors of two operators: the campaign's own, when it runs."""
-_NOISE: Final[dict[str, Any]] = {"clip_norm": 1.0, "delta": 1e-5, "noise_multiplier": 2.0}
-PRIVATE: Final = small_plan(
-    name="each round is charged",
-    rounds=3,
-    cohort={"kind": "uniform", "size": 2},
-    devices={"preset": "hospitals"},  # as above
-    schedule={"kind": "sync", "report_goal": 2, "round_deadline": _DEADLINE},
-    features={"label": "disease", "scaling": "declared"},
-    evaluation={"federated": False},
-    transforms=[],
-    aggregator={"kind": "fixed-mean", "divisor": 2},
-    privacy=_NOISE,
-)
-"""Noise by the server, independent: with outages, attempts are given up, and what they reserved with them."""
-CORRELATED: Final = replace(
-    PRIVATE,
-    name="the run is charged as a whole",
-    cohort=MinSeparation(size=1, rounds=2),
-    schedule=Sync(report_goal=1, round_deadline=_DEADLINE),
-    aggregator=FixedMean(divisor=1.0),
-    privacy=Privacy(**_NOISE, mechanism="banded-matrix"),
-)
-"""Correlated noise: one charge, and a row of noise for each model, whatever attempt gave it."""
 _RUN: Final = 150.0
 """Seconds that a run may take to its end once nobody is killed any more: rounds that failed often rest for long."""
 
 
 @dataclass(frozen=True)
 class Campaign:
-    """What is tortured, and how: points that are shared out among the replicas, the agents and the decryptors."""
+    """What is tortured, and how: points that are shared out among the replicas, the agents and the services."""
 
     server: Sequence[str]
     clients: Sequence[str]
     plans: Sequence[Plan] = (FULL,)
-    decryptors: Sequence[str] = ()
+    services: Sequence[str] = ()
+    """Each of a decryptor or an authority, as its first word says."""
     database: str = ""
     replicas: int = 1
     seed: int = 0
@@ -146,10 +66,16 @@ class Campaign:
         """Return the replicas' names."""
         return ["server", *(f"server-{number}" for number in range(2, self.replicas + 1))]
 
-    def operators(self) -> tuple[str, ...]:
-        """Return who runs decryptors."""
+    def nouns(self) -> dict[str, Noun]:
+        """Return who runs what beside the server: operator -> noun."""
         sections = [plan.secure_aggregation for plan in self.plans if plan.secure_aggregation is not None]
-        return tuple(sorted({each.operator for section in sections for each in section.decryptors}))
+        found: dict[str, Noun] = {each.operator: "decryptor" for section in sections for each in section.decryptors}
+        return found | {section.authority.operator: "authority" for section in sections if section.authority}
+
+    def demands(self) -> dict[str, str]:
+        """Return what sites demand of secure sums that they do not demand otherwise: less, for a small graph."""
+        sections = [plan.secure_aggregation for plan in self.plans if plan.secure_aggregation is not None]
+        return {"server": "curious"} if any(_is_small(each) for each in sections) else {}
 
 
 @dataclass(frozen=True)
@@ -170,48 +96,39 @@ def torture(campaign: Campaign, folder: Path) -> Result:
     if campaign.database:
         settings["database"] = campaign.database
     with (
-        hospitals_with_decryptors(folder, campaign.operators(), **settings) as (federation, decryptors),
+        hospitals_with(folder, campaign.nouns(), **settings) as (federation, services),
         Network(federation.local.port, campaign.seed) as network,
     ):
-        campaign = replace(campaign, plans=[_with_keys(plan, decryptors) for plan in campaign.plans])
-        submitted = _suffer(campaign, federation, decryptors, network, tally)
+        federation.demands = {**federation.demands, **campaign.demands()}
+        campaign = replace(campaign, plans=[services.named_in(plan) for plan in campaign.plans])
+        submitted = _suffer(campaign, federation, services, network, tally)
         states = [federation.local.state(name) for name in federation.sites]
     url = campaign.database or f"sqlite+aiosqlite:///{folder / 'server' / 'hansa.sqlite'}"
     books = asyncio.run(read_books(url))
     found = [*tally.surprises, *(f"{run}: {problem}" for run in submitted for problem in problems(books[run]))]
     found += [problem for state in states for problem in client_problems(state, books)]
     found += _charges(submitted, books, url)
+    found += [problem for each in services.of("authority") for problem in draw_problems(each.own.place, books)]
     found += list(_other_models(campaign, submitted, books, folder))
     abandoned = sum(each.state == "abandoned" for run in submitted for each in books[run].rounds)
     return Result(tally, len(submitted), abandoned, tuple(found), time.monotonic() - began)
 
 
-def _with_keys(plan: Plan, decryptors: LocalDecryptors) -> Plan:
-    """Return a plan with decryptors as they really are, where it names some."""
-    section = plan.secure_aggregation
-    if section is None or not section.decryptors:
-        return plan
-    real = tuple(Decryptor(**each) for each in decryptors.of_a_plan)
-    return replace(plan, secure_aggregation=replace(section, decryptors=real))
-
-
 def _suffer(
-    campaign: Campaign, federation: Hospitals, decryptors: LocalDecryptors, network: Network, tally: Tally
+    campaign: Campaign, federation: Hospitals, services: LocalServices, network: Network, tally: Tally
 ) -> dict[str, Plan]:
     """Start everything, kill what is to be killed while runs go on; return the runs, all at their end."""
     local, names = federation.local, campaign.replica_names()
     for name in names:
         local.start_server(name)
     federation.invite()
-    if decryptors.operators:
-        decryptors.write(server_key(local), local.peers(federation.sites).values())
+    if services.nouns:
+        services.write(server_key(local), local.peers(federation.sites).values())
     _give_budget(campaign.plans, federation)
     for name in names:  # the first start was to make the certificates; from now on the threads start and kill
         local.kill(name)
-    threads = [
-        threading.Thread(target=victim.run, args=(of,), daemon=True)
-        for victim, of in _victims(campaign, federation, decryptors, network, tally)
-    ]
+    victims = [*_victims(campaign, federation, services, network, tally)]
+    threads = [threading.Thread(target=victim.run, daemon=True) for victim in victims]
     stop = threading.Event()
     if campaign.bad_network:
         own = random.Random(campaign.seed)  # noqa: S311 - repeats with the seed, protects nobody
@@ -228,29 +145,33 @@ def _suffer(
 
 
 def _victims(
-    campaign: Campaign, federation: Hospitals, decryptors: LocalDecryptors, network: Network, tally: Tally
-) -> Iterator[tuple[Victim, list[str]]]:
-    """Yield who is to be killed, and at which points."""
+    campaign: Campaign, federation: Hospitals, services: LocalServices, network: Network, tally: Tally
+) -> Iterator[Victim]:
+    """Yield who is to be killed."""
     local, names, sites = federation.local, campaign.replica_names(), federation.sites
     coins = random.Random(campaign.seed)  # noqa: S311 - repeats with the seed, protects nobody
-    url, part = local.url_at(network.port), {UPLOAD_PART.name: str(campaign.part)}
+    url = local.url_at(network.port)
+    own = {UPLOAD_PART.name: str(campaign.part), **hooks(local.folder, SEEDED)}
 
     def died(name: str) -> None:
         living = [other for other in names if other != name and local.is_running(other)]
         network.lead_to(local.ports[coins.choice(living or [name])])
 
     def agent(name: str, more: dict[str, str]) -> None:
-        federation.start_agent(name, url, {**part, **more})
+        federation.start_agent(name, url, {**own, **more})
 
+    rivals = Rivals()
     victim = partial(
         Victim, local=local, tally=tally, coins=coins, passes=campaign.passes, ends=time.monotonic() + campaign.seconds
     )
     for name, of in zip(names, _shared(campaign.server, len(names)), strict=True):
-        yield victim(name, partial(local.launch_server, name), died=died), of
-    for name, of in zip(decryptors.operators, _shared(campaign.decryptors, len(decryptors.operators)), strict=True):
-        yield victim(name, partial(decryptors.launch, local, name)), of
+        yield victim(name, of, partial(local.launch_server, name), died=died, rivals=rivals, restless=len(names) > 1)
+    for noun in NOUNS:
+        wanted = [point for point in campaign.services if point.startswith(f"{noun}.")]
+        for each, of in zip(services.of(noun), _shared(wanted, len(services.of(noun))), strict=True):
+            yield victim(each.operator, of, partial(each.launch, local))
     for name, of in zip(sites, _shared(campaign.clients, len(sites)), strict=True):
-        yield victim(name, partial(agent, name), outage=campaign.outage, restless=campaign.outage > 0), of
+        yield victim(name, of, partial(agent, name), outage=campaign.outage, restless=campaign.outage > 0)
 
 
 def _work(
@@ -278,6 +199,11 @@ def _wait(campaign: Campaign, federation: Hospitals, runs: Iterable[str], enough
             if found["state"] != "running" or time.monotonic() > until:
                 break
             time.sleep(0.05)
+
+
+def _is_small(section: SecureAggregation) -> bool:
+    """Say whether a sum has a graph that is not safe from a server that lies."""
+    return section.protocol == "secagg-plus" and section.server == "curious"
 
 
 def _charges(submitted: dict[str, Plan], books: Mapping[str, Books], url: str) -> list[str]:
@@ -327,13 +253,13 @@ def _shared(wanted: Sequence[str], count: int) -> Iterator[list[str]]:
 def _other_models(campaign: Campaign, submitted: dict[str, Plan], books: Any, folder: Path) -> Iterator[str]:
     """Yield the runs that gave another model than the one that follows from their rounds, or from none being killed."""
     for plan in campaign.plans:
-        if plan.secure_aggregation is not None or plan.privacy is not None:
-            continue  # nobody but the clients knows what is in the sum, or the server what the noise was
+        if plan.privacy is not None:
+            continue  # nobody but the server knows what the noise was
         prepared = prepare(plan)
         runs = [run for run, of in submitted.items() if of is plan]
         wanted = None
-        if runs and plan is FULL:
-            wanted = simulate(plan, out=folder / "undisturbed", executor="serial").summary["model_sha256"]
+        if runs and isinstance(plan.cohort, Full):
+            wanted = simulate(plan, out=folder / "undisturbed" / plan.name, executor="serial").summary["model_sha256"]
         for run in runs:
             found = books[run].run
             content = (folder / "server" / "blobs" / "models" / found.model).read_bytes()

@@ -4,8 +4,8 @@
 ``--postgres`` two servers on a PostgreSQL of its own; ``--plan`` chooses what they do. It prints how often each point
 was hit, which were waited for in vain, and what was wrong: a model that differs in a bit, a report that was
 acknowledged and not counted exactly once in a round that closed, a round that closed twice; under ``--plan private`` a
-model that the ledger has not charged exactly once, or a chain that is broken. It ends with 1 where anything was wrong,
-or where points were not hit in the time given.
+model that the ledger has not charged exactly once, or a chain that is broken; under ``--plan authority`` a sum for
+which it has drawn twice. It ends with 1 where anything was wrong, or where points were not hit in the time given.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from hansa.core.killpoints import KILL_POINTS
-from hansa.testing.campaign import AWAY, CORRELATED, FULL, ONESHOT, PRIVATE, SECURE, SHORT, Campaign, Result, torture
+from hansa.testing.campaign import Campaign, Result, torture
+from hansa.testing.chaos_plans import AUTHORITY, AWAY, CORRELATED, FULL, ONESHOT, PRIVATE, SECURE, SHORT
 from hansa.testing.postgres import own_postgres
 from hansa.testing.victims import ANYWHERE
 
@@ -35,31 +36,36 @@ PLANS: Final = {
     "short": (SHORT, AWAY),
     "secure": (SECURE,),
     "oneshot": (ONESHOT,),
+    "authority": (AUTHORITY,),
     "private": (PRIVATE, CORRELATED),
 }
-OUTAGES: Final = {"full": 0.0, "short": 5.0, "secure": 0.0, "oneshot": 0.0, "private": 5.0}
-PARTS: Final = {"full": 6000, "short": 6000, "secure": 6000, "oneshot": 6000, "private": 150}
+OUTAGES: Final = {**dict.fromkeys(PLANS, 0.0), "short": 5.0, "private": 5.0}
+PARTS: Final = {**dict.fromkeys(PLANS, 6000), "private": 150}
 """Bytes of one part of an upload: what is private has no evaluation by clients, and updates of 200 bytes only."""
 ABANDONED: Final = "coordinator.round.abandoned"
 OF_SUMS: Final = ("sums.record-made", "sums.record-written", "client.sum-answered", "client.sum-recorded")
 OF_DECRYPTORS: Final = tuple(point for point in KILL_POINTS if point.startswith("decryptor."))
 OF_AUTHORITIES: Final = tuple(point for point in KILL_POINTS if point.startswith("authority."))
-"""In no plan of these: the graphs that an authority draws have more clients than four."""
+_MANY: Final = 12
+"""Points that are worth a campaign."""
+_SERVICES: Final = (*OF_DECRYPTORS, *OF_AUTHORITIES)
 _FOLDS: Final = ("coordinator.fold.written", "coordinator.fold.committed")
-_STATELESS: Final = ("client.rows-written", "client.rows-current", *OF_SUMS, *OF_DECRYPTORS)
-_SUMS_OWN: Final = tuple(f"coordinator.round.{each}" for each in ("collecting", "frozen"))
+_STATELESS: Final = ("client.rows-written", "client.rows-current", *OF_SUMS, *_SERVICES)
+_SUMMED: Final = (ABANDONED, *_FOLDS, *(f"coordinator.round.{each}" for each in ("collecting", "frozen")))
+"""A sum collects and freezes by itself."""
 _ABSENT: Final = {
-    "full": (ABANDONED, *OF_SUMS, *OF_DECRYPTORS, *_FOLDS),  # everybody is waited for, and floats have their order
+    "full": (ABANDONED, *OF_SUMS, *_SERVICES, *_FOLDS),  # everybody is waited for, and floats have their order
     "short": (*_STATELESS, *_FOLDS),  # nothing is kept with clients
     "private": _STATELESS,  # as above
-    "secure": (ABANDONED, *_FOLDS, *_SUMS_OWN, *OF_DECRYPTORS),  # a sum collects and freezes by itself
-    "oneshot": (ABANDONED, *_FOLDS, *_SUMS_OWN),  # as above
+    "secure": (*_SUMMED, *_SERVICES),
+    "oneshot": (*_SUMMED, *OF_AUTHORITIES),
+    "authority": (*_SUMMED, *OF_DECRYPTORS),
 }
 
 
 def points_of(plan: str) -> list[str]:
     """Return the kill points that a federation passes under the plans of that name."""
-    return [point for point in KILL_POINTS if point not in (*_ABSENT[plan], *OF_AUTHORITIES)]
+    return [point for point in KILL_POINTS if point not in _ABSENT[plan]]
 
 
 @dataclass
@@ -101,15 +107,20 @@ class Series:
 
 
 def next_campaign(series: Series, plan: str, seed: int, **settings: Any) -> Campaign:
-    """Return a campaign that kills once at each point that was not hit often enough, and a few times anywhere."""
+    """Return a campaign that kills once at each point that was not hit often enough, and a few times anywhere.
+
+    Points that were hit least come first, as a campaign may end before the last; where few are left, they come again.
+    """
     coins = random.Random(seed)  # noqa: S311 - repeats with the seed, protects nobody
-    chosen = coins.sample(series.missing, len(series.missing))
-    decryptors = [point for point in chosen if point in OF_DECRYPTORS]
+    missing = sorted(coins.sample(series.missing, len(series.missing)), key=lambda point: series.kills[point])
+    again = max(1, _MANY // max(1, len(missing)))
+    chosen = [point for turn in range(again) for point in missing if series.kills[point] + turn < series.times]
+    services = [point for point in chosen if point in _SERVICES]
     clients = [point for point in chosen if point.startswith("client.")] + [ANYWHERE] * 4
-    server = [point for point in chosen if point not in {*decryptors, *clients}] + [ANYWHERE] * 4
+    server = [point for point in chosen if point not in {*services, *clients}] + [ANYWHERE] * 4
     passes = 2 if OUTAGES[plan] else 3  # of rounds that fail now and then, and ask some of the agents
     settings |= {"passes": passes, "outage": OUTAGES[plan], "part": PARTS[plan], "seed": seed}
-    return Campaign(server, clients, PLANS[plan], decryptors, **settings)
+    return Campaign(server, clients, PLANS[plan], services, **settings)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

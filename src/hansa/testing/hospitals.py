@@ -57,8 +57,8 @@ class Hospitals:
     """What the agents enrol with: their names -> one-time tokens."""
     trusted: Mapping[str, str] = field(default_factory=dict)
     """Operators of decryptors that the agents trust -> their keys."""
-    authority_key: str = ""
-    """The authority that the agents trust instead of a list of peers, if they do."""
+    demands: Mapping[str, str] = field(default_factory=dict)
+    """What else the agents demand of secure sums: of another registrar than their own lists of peers, say."""
 
     @contextmanager
     def calls(self, server: str | None = None) -> Iterator[Operator]:
@@ -70,7 +70,7 @@ class Hospitals:
         """Make the population, and invite the hospitals in their order: that of the population's list."""
         with self.calls() as calls:
             calls.call("POST", "/populations", {"name": POPULATION})
-            self.local.introduce(self.sites, self.trusted, self.authority_key)
+            self.local.introduce(self.sites, self.trusted, self.demands)
             for name in names or self.sites:
                 made = calls.call("POST", f"/populations/{POPULATION}/invitations", {"name": name})
                 self.tokens[name] = made["token"]

@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -29,6 +29,8 @@ in the end longer than anybody waits."""
 _TRIES: Final = 3
 _PATIENCE: Final = 40.0
 """Seconds that a point may be waited for."""
+_SHARED: Final = 6.0
+"""Seconds of them after which a rival has to be away: what leads to the point may be the rival's to do."""
 
 
 @dataclass
@@ -56,10 +58,35 @@ class Tally:
 
 
 @dataclass
+class Rivals:
+    """Who does alone, one after another, what any of several processes may do: the replicas of a server, say."""
+
+    turns: list[str] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def claim(self, name: str) -> None:
+        """Ask that the others be away, once those who asked before have had their turn."""
+        with self.lock:
+            if name not in self.turns:
+                self.turns.append(name)
+
+    def release(self, name: str) -> None:
+        """Let the others be there again, if it was this one's turn; it asks for none any more."""
+        with self.lock:
+            self.turns = [each for each in self.turns if each != name]
+
+    def excludes(self, name: str) -> bool:
+        """Say whether it is somebody else's turn to be alone."""
+        return self.turns[:1] not in ([], [name])
+
+
+@dataclass
 class Victim:
     """One process of a federation, killed at one of the first ``passes`` of a point, and away for a while then."""
 
     name: str
+    wanted: Sequence[str]
+    """Points; from now on others may wait until it was killed at each."""
     start: Callable[[dict[str, str]], None]
     local: LocalFederation
     tally: Tally
@@ -72,19 +99,26 @@ class Victim:
     ends: float = math.inf
     """When to suffer no more, as ``time.monotonic`` tells it."""
     died: Callable[[str], None] = lambda _: None
+    rivals: Rivals = field(default_factory=Rivals)
 
-    def run(self, wanted: Iterable[str]) -> None:
+    def __post_init__(self) -> None:
+        self.tally.suffering[self.name] = len(self.wanted)
+
+    def run(self) -> None:
         """Suffer, then live on unharmed. A point that was waited for in vain is tried again at the end: at any pass."""
-        left = deque((point, _TRIES) for point in wanted)
-        self.tally.suffering[self.name] = len(left)
+        left = deque((point, _TRIES) for point in self.wanted)
         while left and self.suffers:
             point, tries = left.popleft()
             passes = 1 if tries < _TRIES or point in _RARE else self.passes * _OFTEN.get(point, 1)
-            if not self.once(point, passes) and tries > 1:
+            hit = self.once(point, passes)
+            if hit is None:
+                left.appendleft((point, tries))
+            elif not hit and tries > 1:
                 left.append((point, tries - 1))
         del self.tally.suffering[self.name]
         while self.restless and self.tally.suffering and self.suffers:
             self.once(ANYWHERE, within=_LIFE)
+        self.rivals.release(self.name)
         if not self.tally.over.is_set():
             self.start({})
 
@@ -93,24 +127,48 @@ class Victim:
         """Say whether it is still to be killed."""
         return time.monotonic() < self.ends and not self.tally.over.is_set()
 
-    def once(self, point: str, most: int = 1, *, within: tuple[float, float] = (0.5, 4.0)) -> bool:
+    def once(self, point: str, most: int = 1, *, within: tuple[float, float] = (0.5, 4.0)) -> bool | None:
         """Be started, and killed at a point: at the one of its first passes that coins say. False if it never came.
 
-        ``within`` is for a kill at no point: seconds, from and to.
+        ``within`` is for a kill at no point: seconds, from and to. It is not started while a rival has to be alone, and
+        where that begins later it is killed at once, and has the next turn: None.
         """
-        passes = self.coins.randint(1, most)
-        until = time.monotonic() + (self.coins.uniform(*within) if point == ANYWHERE else _PATIENCE)
-        self.start({} if point == ANYWHERE else {KILL_AT.name: f"{point}:{passes}"})
-        process = self.local.processes[self.name]
-        while (ended := process.poll()) is None and time.monotonic() < until and not self.tally.over.is_set():
+        while self.rivals.excludes(self.name) and not self.tally.over.is_set():
             time.sleep(0.01)
+        passes = self.coins.randint(1, most)
+        patience = self.coins.uniform(*within) if point == ANYWHERE else _PATIENCE
+        self.start({} if point == ANYWHERE else {KILL_AT.name: f"{point}:{passes}"})
+        ended = self._wait(patience, alone=point != ANYWHERE)
+        excluded = ended is None and self.rivals.excludes(self.name)
         if ended is None:
             self.local.kill(self.name)
         elif ended != -signal.SIGKILL:
             said = " / ".join(self.local.log(self.name).splitlines()[-3:])
             self.tally.surprises.append(f"{self.name} ended with {ended} before {point}: {said}")
         self.died(self.name)
+        self.rivals.release(self.name)
+        if excluded:
+            if point != ANYWHERE:
+                self.rivals.claim(self.name)
+            self.tally.note(ANYWHERE, hit=True)
+            return None
         hit = ended == (None if point == ANYWHERE else -signal.SIGKILL)
         self.tally.note(point, hit=hit)
         self.tally.over.wait(self.coins.choice((0.0, self.coins.uniform(0.6, 1.0))) * self.outage)
         return hit
+
+    def _wait(self, patience: float, *, alone: bool) -> int | None:
+        """Wait until the process ends, or there is nothing to wait for any more; return how it ended.
+
+        That is where patience ends, somebody else has to be alone, or nobody is left to be killed. ``alone``: whether
+        it claims to be alone where it takes long.
+        """
+        process, began = self.local.processes[self.name], time.monotonic()
+        while (ended := process.poll()) is None and self.tally.suffering and not self.tally.over.is_set():
+            waited = time.monotonic() - began
+            if waited >= patience or self.rivals.excludes(self.name):
+                break
+            if alone and waited >= _SHARED:
+                self.rivals.claim(self.name)
+            time.sleep(0.01)
+        return ended
