@@ -209,7 +209,9 @@ class MaskingServer:
     def _take_masked(self, content: Buffer, known: Known) -> None:
         message = Masked.decode(content, self.task.hash)
         if not known.trusted:
-            fields = self.task.hash, u32(message.client), known.content_of(content)
+            present = self.graph.holders_within(message.client, self._shares)
+            with_whom = b"".join(self._adverts[each].masking for each in present if each != message.client)
+            fields = self.task.hash, u32(message.client), with_whom, known.content_of(content)
             self._check_signature(message.client, message.signature, "masked", *fields)
         add(self._total, self.task.ring.unpack(message.vector))
 
