@@ -135,7 +135,8 @@ def _others(section: SecureAggregation, code: RingCode, clients: int) -> Iterato
     yield Sentence(
         "a network observer sees",
         f"who talks to the server, when and how much: {bytes_text(float(code.ring.nbytes))} of masked vector for each "
-        "client alike. What is said is encrypted by TLS, and without it would be masked vectors and sealed shares",
+        "client alike. What is said is encrypted by TLS; without it, who reads all of it sees what the server sees, "
+        "and so the sum, but no single update",
     )
 
 
@@ -159,8 +160,8 @@ def _full_graph(section: SecureAggregation, clients: int) -> list[Sentence]:
         Sentence(
             "may collude",
             f"the server with up to {fewest} of {clients} clients, and they learn the sum of the others only "
-            f"(t = floor(2n/3) + 1 = {threshold}, and t > (n + c)/2 holds for c up to {colluders}{few}); the plan assumes "
-            f"{section.assumed_colluding} at most. With more they could read single updates",
+            f"(t = floor(2n/3) + 1 = {threshold}, and t > (n + c)/2 holds for c up to {colluders}{few}); the plan "
+            f"assumes {section.assumed_colluding} at most. With more they could read single updates",
         ),
         *([Sentence("", _why_full(section, clients))] if section.protocol == "secagg-plus" else []),
         *([Sentence("", costs)] if clients > _MANY else []),

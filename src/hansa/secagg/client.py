@@ -134,7 +134,7 @@ class MaskingClient:
         spent: Container[bytes] = (),
     ) -> tuple[MaskingClient, Step]:
         """Return the client of its records, and its last message again. Another vector than the first is refused."""
-        reader = Reader(records[0])
+        reader = Reader(records[0] if records else b"")
         if reader.fixed(len(_RECORD)) != _RECORD:
             raise malformed("The first record is not that of a client.")
         seed, content = reader.fixed(SEED_BYTES), reader.fixed(32)
