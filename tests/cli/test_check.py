@@ -129,6 +129,9 @@ def test_a_plan_with_secure_sums_says_who_sees_what_and_on_which_assumptions(han
     assert "the server with up to 1 of 4 clients" in told["may_collude"][0]
     assert "t = floor(2n/3) + 1 = 3, and t > (n + c)/2 holds for c up to 1" in told["may_collude"][0]
     assert told["may_drop_out"][0].startswith("1 of 4 clients, at any moment")
+    assert told["a_network_observer_sees"][0].endswith(
+        "sees what the server sees, and so the sum, but no single update"
+    )
     assert "each site's own list holds the keys of its peers" in told["it_assumes"][1]
     assert "one of as few as 2 that nobody else knows" in told["it_does_not_hide"][0]
     assert "in the clear" not in found.said
@@ -432,6 +435,23 @@ def test_the_limits_of_a_plan_for_a_federation_are_those_of_the_graph_of_its_coh
     told = hansa("check", path, *(word for each in settings for word in ("--set", each)), "--json")
     assert told.status == 0, told.err
     assert told.json["promises"]["may_drop_out"][0].startswith(limits)
+
+
+@pytest.mark.parametrize(
+    ("minimum", "fewest", "few"),
+    [
+        (3, 1, " where all begin, and up to 1 where only 3 do"),
+        (40, 13, " where all begin, and up to 13 where only 40 do"),
+        (100, 33, ""),
+    ],
+)
+def test_who_may_collude_is_counted_for_the_fewest_with_which_a_server_may_begin(hansa, tmp_path, minimum, fewest, few):
+    path = tmp_path / "full.toml"
+    path.write_text(SPARSE.replace("secagg-plus", "secagg-full"))
+    found = hansa("check", path, "--set", f"secure_aggregation.minimum_cohort={minimum}", "--json")
+    told = found.json["promises"]["secure_aggregation"]["may_collude"][0]
+    assert told.startswith(f"the server with up to {fewest} of 100 clients, and they learn the sum of the others only")
+    assert f"holds for c up to 33{few});" in told
 
 
 def test_what_a_full_graph_of_many_costs_is_told(hansa, tmp_path):

@@ -215,5 +215,6 @@ class Client:
             total = added(total, mask(self.pair(other, masking), self.shape), self.shape, sign)
         content = packed(total, self.shape)
         unsigned = message(6, self.index, self.task, u32(64), u32(0), content, bytes(64))
-        signature = self.sign("masked", self.task, u32(self.index), hashlib.sha256(unsigned[:-64]).digest())
+        keys = b"".join(masking for _, (_, masking) in sorted(neighbours.items()))
+        signature = self.sign("masked", self.task, u32(self.index), keys, hashlib.sha256(unsigned[:-64]).digest())
         return unsigned[:-64] + signature

@@ -105,14 +105,14 @@ def changed(coins, value):
     return changed_list(coins, value)
 
 
-def signed(message, signer):
-    """Return a message with the signature of whoever sends it."""
+def signed(message, signer, masked_with=b""):
+    """Return a message with the signature of whoever sends it; ``masked_with``: the keys behind a masked vector."""
     kind, content = type(message), content_of(message.encode())
     own = message.task, keys.u32(message.client)
     if kind in PURPOSES:
         return replace(message, signature=keys.sign(signer, PURPOSES[kind], *message.signed_fields()))
     if kind is Masked:
-        return replace(message, signature=keys.sign(signer, "masked", *own, content))
+        return replace(message, signature=keys.sign(signer, "masked", *own, masked_with, content))
     if kind is Beacon:
         return replace(message, signature=keys.sign(signer, "beacon", message.task, b"\x7f", message.value))
     if kind is Report:
@@ -123,7 +123,7 @@ def signed(message, signer):
     return message
 
 
-def hostile(coins, message, signer, count):
+def hostile(coins, message, signer, count, masked_with=b""):
     """Yield changed messages, most of them signed by their sender, then cut ones and those of every other kind."""
     header = header_of(message)
     whole = KINDS[header.kind].decode(message, header.task)
@@ -133,7 +133,7 @@ def hostile(coins, message, signer, count):
         for _ in range(coins.choice((1, 1, 2))):
             name = coins.choice(names)
             bad = replace(bad, **{name: changed(coins, getattr(bad, name))})
-        yield (signed(bad, signer) if coins.random() < 0.8 else bad).encode()
+        yield (signed(bad, signer, masked_with) if coins.random() < 0.8 else bad).encode()
     for kind in KINDS:
         yield message[:4] + kind.to_bytes(4, "little") + message[8:]
     for size in coins.sample(range(len(message)), 8):
@@ -175,6 +175,12 @@ def asks(one, coins, count, found):
     return asked
 
 
+def masked_with(one, client):
+    """Return the keys that a client's vector is masked with, as it signs them."""
+    server = one.server
+    return b"".join(server._adverts[each].masking for each in server.graph.neighbours(client) if each in server._shares)
+
+
 def delivers(one, coins, count, found):
     """Return a way to deliver to the server that delivers many wrong messages before."""
     deliver = one.deliver
@@ -184,7 +190,8 @@ def delivers(one, coins, count, found):
         authorities = {one.clients: one.authority_key}
         signers = one.decryptor_keys if header.kind in {Valid.kind, Answer.kind} else one.identities
         signer = authorities.get(header.client) or signers[header.client]
-        for bad in hostile(coins, message, signer, count):
+        keys_used = masked_with(one, header.client) if header.kind == Masked.kind else b""
+        for bad in hostile(coins, message, signer, count, keys_used):
             server = one.server
             taken = takes(lambda bad=bad: one.server.on_message(bad), lambda: (one.server.phase, one.server.waits_for))
             found.append(taken)

@@ -9,7 +9,8 @@ import pytest
 from tests.secagg.test_attacks import quorum_message, refuses, survivors_message, to_phase
 
 from hansa.core.errors import RefusedError
-from hansa.core.ring import Ring
+from hansa.core.ring import Ring, Segment
+from hansa.core.secure_aggregation import SecureAggregation
 from hansa.secagg import field, keys, unmasking
 from hansa.secagg.client import MaskingClient
 from hansa.secagg.composing import deliveries, keys_of
@@ -34,7 +35,7 @@ from hansa.secagg.protocols import restore_client, start_client
 from hansa.secagg.roster import Roster
 from hansa.secagg.server import Phase
 from hansa.secagg.task import Task, read_task
-from hansa.testing.secagg import PHASE_OF, Federation, coins, public, random_vector
+from hansa.testing.secagg import PHASE_OF, Federation, OneShotFederation, coins, public, random_vector
 
 
 def is_exact(one):
@@ -246,6 +247,83 @@ def test_a_signature_has_one_form():
     scalar = int.from_bytes(message[-32:], "little") + order
     with pytest.raises(RefusedError, match="not signed by its sender"):
         one.server.on_message(message[:-32] + scalar.to_bytes(32, "little"))
+
+
+def test_no_key_of_small_order_signs():
+    """Under such a key (zeros are one) a signature fits many messages, whoever wrote them."""
+    prime = 2**255 - 19
+    eighth = bytes.fromhex("c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a")
+    y = int.from_bytes(eighth, "little")
+    universal = (1).to_bytes(32, "little") + bytes(32)
+    for point in (0, 1, prime - 1, y, prime - y, prime, prime + 1):
+        for sign in (0, 1):
+            key = (point | sign << 255).to_bytes(32, "little")
+            assert not any(keys.signed(key, universal, "surv", bytes([each])) for each in range(64))
+    own = Federation(6).identities[0]
+    assert keys.signed(public(own), keys.sign(own, "surv", b"x"), "surv", b"x")
+
+
+def test_a_server_begins_with_as_few_as_clients_allow_and_so_many_may_collude():
+    """Of ten, three that collude are less than a third; of the four that the server lets begin they are all but one."""
+    one = Federation(10)
+    result = one.run(drop={(client, "advertise") for client in range(1, 7)})
+    known = [one.vectors[each] for each in (7, 8, 9)]
+    found = [whole - sum(parts) for whole, *parts in zip(result, *known, strict=True)]
+    mine = one.ring.reduce(found)
+    assert all(np.array_equal(*pair) for pair in zip(mine, one.vectors[0], strict=True))
+    section = SecureAggregation(minimum_cohort=3)
+    assert [section.tolerated_colluders(clients) for clients in (3, 4, 5, 10)] == [1, 1, 2, 3]
+    guarded = Federation(10, demands={"minimum_cohort": 8}, settings={"minimum_cohort": 8})
+    assert guarded.run(drop={(client, "advertise") for client in range(1, 7)}) is None
+
+
+def test_a_round_may_have_two_sums_of_clients_that_unmask_one_each():
+    """Seven of ten unmask the sum of all; the others may still unmask another, of no fewer than the policy's floor."""
+    first, again = Federation(10), Federation(10, settings={"attempt": 2})
+    assert first.run(drop={(client, "unmask") for client in (7, 8, 9)}) is not None
+    helped = {client for client, machine in first.machines.items() if machine.revealed}
+    assert helped == set(range(7))
+    assert again.run(drop={(client, "advertise") for client in helped}) is not None
+    assert again.server.survivors == (7, 8, 9)
+    fewer = Federation(10, settings={"attempt": 3}, demands={"minimum_cohort": 4})
+    assert fewer.run(drop={(client, "advertise") for client in helped}) is None
+
+
+def test_random_numbers_that_repeat_among_clients_let_one_of_them_in():
+    """The keys of a round would be the same, and nobody else's mask would hide either."""
+    one = Federation(6)
+    one.start_client = lambda client, announcement: starts_with_the_same(one, client, announcement)
+    assert one.run() is None
+    assert one.refused.count(("server", "HANSA-SECAGG-REFUSED")) == 5
+
+
+def starts_with_the_same(one, client, announcement):
+    one.machines[client], step = start_client(
+        announcement, signer=one.identities[client], identity=one.roster.identities[client], policy=one.policy,
+        given=one.given(client), random=coins("the same for all"),
+    )  # fmt: skip
+    return step
+
+
+def test_random_numbers_that_repeat_mask_another_attempt_anew():
+    """The seed is the same, and every key of it is bound to the task."""
+    sent = []
+    for attempt in (1, 2):
+        one, asked = to_phase("mask", 6, settings={"attempt": attempt}, ring=Ring((Segment("params", 500, 32),)))
+        sent.append(one.ring.unpack(Masked.decode(one.ask(0, asked[0]), one.task.hash).vector)[0])
+    assert len(np.unique(sent[0] - sent[1])) > 490  # the vector was the same
+
+
+def test_a_machine_of_no_records_is_refused():
+    one = Federation(5)
+    who = {"signer": one.identities[0], "identity": one.roster.identities[0], "policy": one.policy}
+    for restore in (restore_client, MaskingClient.restore):
+        with pytest.raises(RefusedError, match="ends within a field"):
+            restore([], given=one.given(0), **who)
+    drawn = OneShotFederation(5)
+    drawn.decryptor_logs[0] = []
+    with pytest.raises(RefusedError, match="ends within a field"):
+        drawn.kill_decryptor(0)
 
 
 def test_another_vector_behind_the_same_signature_changes_nothing():

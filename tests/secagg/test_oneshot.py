@@ -18,7 +18,7 @@ from hansa.secagg.decryptor import Decryptor
 from hansa.secagg.encoding import to_bitmap
 from hansa.secagg.known import content_of
 from hansa.secagg.masks import Mask, apply
-from hansa.secagg.messages import Announcement, header_of
+from hansa.secagg.messages import Abort, Announcement, header_of
 from hansa.secagg.oneshot_client import ReportingClient
 from hansa.secagg.oneshot_messages import Answer, Batch, Report, Request, Valid
 from hansa.secagg.oneshot_server import Phase, SummingServer
@@ -251,6 +251,35 @@ def test_decryptors_stand_ready_once_and_only_for_tasks_that_keep_their_floors()
         Decryptor.start(*start, secret=one.secrets[1], **mine)
     with pytest.raises(RefusedError, match="not signed by its registrar"):
         Decryptor.start(one.task.content, bytes(64), secret=one.secrets[0], **mine)
+
+
+def test_a_task_whose_vector_no_memory_holds_is_refused():
+    """A few bytes name 32 GB of zeros, which a decryptor would add masks to."""
+    one = OneShotFederation(4)
+    vast = replace(one.task, ring=Ring((Segment("params", 2**32 - 1, 64),)))
+    with pytest.raises(RefusedError, match="1073741824 at most"):
+        Decryptor.start(vast.content, one.convention.registration, secret=one.secrets[0], **one._decryptor(0))
+    with pytest.raises(RefusedError, match="the policy takes 129 at most"):
+        OneShotFederation(4, floors={"largest_vector": 129}).start()
+    OneShotFederation(4, floors={"largest_vector": 130}).start()
+
+
+def test_that_another_clients_task_is_over_is_no_news():
+    one = OneShotFederation(4)
+    one.ask(0, one.start().send[0].message)
+    with pytest.raises(RefusedError, match="another client"):
+        one.machines[0].on_message(Abort(1, one.task.hash).encode())
+    assert one.machines[0].on_message(Abort(0, one.task.hash).encode()).send == ()
+
+
+def test_seeds_that_are_drawn_again_mask_another_attempt_anew():
+    """Where a machine's random numbers repeat (a copy of it was started), no two vectors share a mask."""
+    sent = []
+    for attempt in (1, 2):
+        one = OneShotFederation(4, settings={"attempt": attempt}, ring=Ring((Segment("params", 500, 32),)))
+        report = Report.decode(one.ask(0, one.start().send[0].message), one.task.hash)
+        sent.append(one.ring.unpack(report.vector)[0])
+    assert len(np.unique(sent[0] - sent[1])) > 490  # the vector and the coins were the same
 
 
 def test_a_client_reports_once_a_task():

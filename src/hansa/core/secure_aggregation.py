@@ -171,9 +171,12 @@ class SecureAggregation:
         return 2 * clients // 3 + 1 if self.protocol == "secagg-full" else None
 
     def tolerated_colluders(self, clients: int) -> int | None:
-        """Return the most clients of a full graph that learn nothing together with the server: c < 2t - n."""
+        """Return the most clients of a full graph that learn nothing together with the server: c < 2t - n.
+
+        Two others are left at least: of one, the sum is its vector.
+        """
         threshold = self.threshold(clients)
-        return None if threshold is None else 2 * threshold - clients - 1
+        return None if threshold is None else min(2 * threshold - clients - 1, clients - 2)
 
     def _protocol_problems(self) -> Iterator[str]:
         """Yield what does not protect as the plan says it does."""

@@ -124,6 +124,7 @@ class DecryptorService:
             authority_key=key_of(settings.authority_key),
             pinned=settings.known_peers,
             minimum_survivors=settings.minimum_survivors,
+            largest_vector=settings.largest_vector_bytes,
         )
 
 

@@ -54,6 +54,11 @@ class DecryptorSettings(ServiceSettings):
         float, Gt(0), Doc("days that the keys of a round are kept while nobody asks, and an answer for who repeats")
     ] = 7.0
     largest_request_bytes: Annotated[int, Ge(4096), Doc("the largest body of a call")] = 64 * _MIB
+    largest_vector_bytes: Annotated[
+        int,
+        Ge(1),
+        Doc("the largest vector of a sum, packed; answering takes a few times as much memory"),
+    ] = 1024 * _MIB
     threads: Annotated[int, Ge(1), Doc("threads that add masks")] = 1
 
     @property

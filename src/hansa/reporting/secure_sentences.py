@@ -135,7 +135,8 @@ def _others(section: SecureAggregation, code: RingCode, clients: int) -> Iterato
     yield Sentence(
         "a network observer sees",
         f"who talks to the server, when and how much: {bytes_text(float(code.ring.nbytes))} of masked vector for each "
-        "client alike. What is said is encrypted by TLS, and without it would be masked vectors and sealed shares",
+        "client alike. What is said is encrypted by TLS; without it, who reads all of it sees what the server sees, "
+        "and so the sum, but no single update",
     )
 
 
@@ -143,10 +144,14 @@ def _full_graph(section: SecureAggregation, clients: int) -> list[Sentence]:
     """Return how many may collude and drop out where every pair of clients masks; nothing for other protocols."""
     if graph_of(section, clients)[0] != "secagg-full":
         return []
-    full = replace(section, protocol="secagg-full", beacon=None)
+    full, begins = replace(section, protocol="secagg-full", beacon=None), floors_of(section, clients)[0]
     threshold, colluders = full.threshold(clients), full.tolerated_colluders(clients)
     if threshold is None or colluders is None:
         return []
+    # a server that lies begins with as few as it may; of three numbers in a row one stands fewest
+    small = min((clients, *range(begins, min(begins + 3, clients))), key=lambda n: full.tolerated_colluders(n) or 0)
+    fewest = full.tolerated_colluders(small) or 0
+    few = f" where all begin, and up to {fewest} where only {small} do" if fewest < colluders else ""
     costs = (
         f"each client has {count_text(clients - 1)} neighbours: it agrees a key with each of them, gives each a share "
         "of its secrets and adds a mask for each; more than a sparse graph or oneshot-seeds takes by far"
@@ -154,9 +159,9 @@ def _full_graph(section: SecureAggregation, clients: int) -> list[Sentence]:
     return [
         Sentence(
             "may collude",
-            f"the server with up to {colluders} of {clients} clients, and they learn the sum of the others only "
-            f"(t = floor(2n/3) + 1 = {threshold}, and t > (n + c)/2 holds for c up to {colluders}); the plan assumes "
-            f"{section.assumed_colluding} at most. With more they could read single updates",
+            f"the server with up to {fewest} of {clients} clients, and they learn the sum of the others only "
+            f"(t = floor(2n/3) + 1 = {threshold}, and t > (n + c)/2 holds for c up to {colluders}{few}); the plan "
+            f"assumes {section.assumed_colluding} at most. With more they could read single updates",
         ),
         *([Sentence("", _why_full(section, clients))] if section.protocol == "secagg-plus" else []),
         *([Sentence("", costs)] if clients > _MANY else []),

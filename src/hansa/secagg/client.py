@@ -66,6 +66,7 @@ class _Pair:
     """What a client keeps about one neighbour."""
 
     identity: bytes
+    masking: bytes
     sending: bytes
     receiving: bytes
     mask: bytes
@@ -133,7 +134,7 @@ class MaskingClient:
         spent: Container[bytes] = (),
     ) -> tuple[MaskingClient, Step]:
         """Return the client of its records, and its last message again. Another vector than the first is refused."""
-        reader = Reader(records[0])
+        reader = Reader(records[0] if records else b"")
         if reader.fixed(len(_RECORD)) != _RECORD:
             raise malformed("The first record is not that of a client.")
         seed, content = reader.fixed(SEED_BYTES), reader.fixed(32)
@@ -284,6 +285,7 @@ class MaskingClient:
             publics = self._sealing, advert.sealing
             pairs[other] = _Pair(
                 identity,
+                advert.masking,
                 keys.derive(sealed, "share-enc", task, advertised, *ids, *publics),
                 keys.derive(sealed, "share-enc", task, advertised, *ids[::-1], *publics[::-1]),
                 keys.pair_key(shared, task, (self.index, other), (self._masking, advert.masking)),
@@ -312,11 +314,12 @@ class MaskingClient:
         self._received = {dealer: both for dealer, both in received.items() if both is not None}
         ring, behind = self.task.ring, keys.SIGNATURE_BYTES
         front = vector_front(Masked.kind, self.index, self.task.hash, ring.nbytes, behind)
-        masks = self._masks(present)
-        return masked(ring, self._given.vector, masks, front=front, behind=behind, end=self._signed)
+        masked_with = b"".join(self._pairs[each].masking for each in present)
 
-    def _signed(self, content: bytes) -> bytes:
-        return keys.sign(self._signer, "masked", self.task.hash, u32(self.index), content)
+        def end(content: bytes) -> bytes:
+            return keys.sign(self._signer, "masked", self.task.hash, u32(self.index), masked_with, content)
+
+        return masked(ring, self._given.vector, self._masks(present), front=front, behind=behind, end=end)
 
     def _check_enough(self, present: Sequence[int]) -> None:
         if len(present) < max(self.task.minimum_survivors, self._policy.minimum_survivors):

@@ -25,6 +25,7 @@ Noise = Callable[[Ring], RingVector]
 """Integer noise of a decryptor's own, which is added to the clients' sum."""
 
 _RECORD: Final = b"HSD1"
+LARGEST_VECTOR: Final = 1 << 30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +38,8 @@ class DecryptorPolicy:
     authority_key: bytes = b""
     pinned: frozenset[bytes] = frozenset()
     minimum_survivors: int = SMALLEST
+    largest_vector: int = LARGEST_VECTOR
+    """Bytes of a packed vector, at most: a task of a few bytes may name a ring that no memory holds."""
 
     def accepted(self, content: bytes, registered: bytes, identity: bytes, sealing: bytes) -> tuple[Task, int]:
         """Return a task, and this decryptor's place in it. Raises RefusedError unless keys and floors hold."""
@@ -56,6 +59,8 @@ class DecryptorPolicy:
             raise untrusted(
                 f"The task is for {task.minimum_survivors} survivors; the policy demands {self.minimum_survivors}."
             )
+        if task.ring.nbytes > self.largest_vector:
+            raise untrusted(f"A vector has {task.ring.nbytes} bytes; the policy takes {self.largest_vector} at most.")
         return task, mine[0]
 
 
@@ -137,7 +142,7 @@ class Decryptor:
         threads: int = 1,
     ) -> tuple[Decryptor, Step]:
         """Return the decryptor of its records, and its last message again."""
-        reader = Reader(records[0])
+        reader = Reader(records[0] if records else b"")
         if reader.fixed(len(_RECORD)) != _RECORD:
             raise malformed("The first record is not that of a decryptor.")
         first = reader.blob(), reader.blob(), reader.blob()

@@ -38,6 +38,9 @@ _SMALL: Final = frozenset({
     39382357235489614581723060781553021112529911719440698176882885853963445705823,
 })  # fmt: skip
 """The coordinates of the points of order 1, 2, 4 and 8, on the curve and its twist."""
+_EIGHTH: Final = 0x7A03AC9277FDC74EC6CC392CFA53202A0F67100D760B3CBA4FD84D3D706A17C7
+_SMALL_EDWARDS: Final = frozenset({0, 1, _FIELD - 1, _EIGHTH, _FIELD - _EIGHTH})
+"""The same on Ed25519's curve: there y. Under such a key one signature fits many messages, or all."""
 
 
 class Signer(Protocol):
@@ -122,7 +125,9 @@ def sign(signer: Signer, purpose: Purpose, *fields: Buffer) -> bytes:
 
 
 def signed(public: bytes, signature: bytes, purpose: Purpose, *fields: Buffer) -> bool:
-    """Say whether a signature is by a key over a purpose and length-prefixed fields."""
+    """Say whether a signature is by a key over a purpose and length-prefixed fields. No key of small order signs."""
+    if (int.from_bytes(public, "little") & (1 << 255) - 1) % _FIELD in _SMALL_EDWARDS:
+        return False
     try:
         Ed25519PublicKey.from_public_bytes(public).verify(signature, _context(purpose) + prefixed(*fields))
     except (InvalidSignature, ValueError):

@@ -62,7 +62,8 @@ class ReportingClient:
 
     def on_message(self, message: Buffer) -> Step:
         """Take the news that a task was given up; there is nothing else to answer."""
-        Abort.decode(message, self.task_hash)
+        if Abort.decode(message, self.task_hash).client != self.index:
+            raise unexpected("A message came that is for another client.")
         self._report = b""
         return Step()
 

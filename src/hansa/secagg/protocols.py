@@ -49,7 +49,7 @@ def restore_client(  # noqa: PLR0913 - as for start_client
     spent: Container[bytes] = (),
 ) -> tuple[Client, Step]:
     """Return the client of its records, and its last message again."""
-    if is_message(records[0]):
+    if records and is_message(records[0]):
         return ReportingClient.restore(records)
     return MaskingClient.restore(records, signer=signer, identity=identity, policy=policy, given=given, spent=spent)
 

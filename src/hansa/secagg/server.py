@@ -209,7 +209,9 @@ class MaskingServer:
     def _take_masked(self, content: Buffer, known: Known) -> None:
         message = Masked.decode(content, self.task.hash)
         if not known.trusted:
-            fields = self.task.hash, u32(message.client), known.content_of(content)
+            around, shared = self.graph.neighbours(message.client), self._shares
+            masked_with = b"".join([self._adverts[each].masking for each in around if each in shared])
+            fields = self.task.hash, u32(message.client), masked_with, known.content_of(content)
             self._check_signature(message.client, message.signature, "masked", *fields)
         add(self._total, self.task.ring.unpack(message.vector))
 
