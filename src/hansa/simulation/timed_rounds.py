@@ -16,7 +16,6 @@ from hansa.core.layout import Int64s
 from hansa.core.nouns import Assignment, ServerState
 from hansa.core.secure_aggregation import SecureAggregation
 from hansa.core.streams import Coins
-from hansa.secagg.planned import floors_of, least_shown
 from hansa.simulation.client_store import ClientStore
 from hansa.simulation.devices import HOUR
 from hansa.simulation.work import ATTEMPTS, DRAWS, WAIT, Cost, Opened, Part, stalled
@@ -144,5 +143,7 @@ class TimedRounds:
 
 def _least(section: SecureAggregation, clients: int) -> int:
     """Return how many of so many must be left for their sum to be shown; more than there are, if too few began."""
+    from hansa.secagg.planned import floors_of, least_shown  # noqa: PLC0415 - cryptography, where it is used
+
     fewest = section.minimum_cohort if clients < section.minimum_cohort else floors_of(section, clients)[0]
     return least_shown(section, clients, clients) if clients >= fewest else fewest
