@@ -12,13 +12,14 @@ import statistics
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from secrets import token_bytes
+from threading import Lock
 from typing import Any, BinaryIO, Final
 
 import numpy as np
@@ -47,10 +48,10 @@ SAMPLED: Final = 8
 ALL_FOR_REAL: Final = 100
 """Cohorts of which every client masks for real."""
 DECRYPTORS: Final = 2
-WINDOW: Final = 4
+WINDOW: Final = 8
 """Answers for each thread of the server that reach it at once."""
 ARRIVAL: Final = "arrive"
-"""Before the names of the server's parts that every upload costs: its SHA-256."""
+"""Before the names of the server's parts that every upload costs: its SHA-256, as far as it is not beside others."""
 
 _NAMES: Final = {
     1: "task", 2: "advert", 3: "keys", 4: "shares", 5: "deliveries", 6: "masked", 8: "survivors", 9: "consistent",
@@ -105,10 +106,17 @@ class Stopwatch:
             self.synced.append(time.perf_counter() - began)
         return step
 
-    def arrive(self, name: str, contents: Iterable[bytes]) -> list[bytes]:
-        """Return the hashes of what arrives, and note how long they take."""
-        with self.timed(f"{ARRIVAL} {name}"):
-            return list(contents)
+    @contextmanager
+    def arriving(self, name: str) -> Iterator[None]:
+        """Note by how much what is done within, on several threads, takes longer than its parts that are noted."""
+        began, spent, noted, processor = time.perf_counter(), time.process_time(), self._noted(), self.processor
+        yield
+        more = time.perf_counter() - began - (self._noted() - noted)
+        self.seconds[f"{ARRIVAL} {name}"].append(max(0.0, more))
+        self.processor = processor + time.process_time() - spent
+
+    def _noted(self) -> float:
+        return sum(map(sum, self.seconds.values())) + sum(self.synced)
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
@@ -153,7 +161,7 @@ class Bench:
             left if count <= ALL_FOR_REAL or self.work.protocol == "oneshot-seeds" else left[:SAMPLED]
         )
         self.clients, self.server, self.decryptors = Stopwatch(), Stopwatch(), Stopwatch()
-        self.pool = ThreadPoolExecutor(self.work.threads)
+        self.pool, self.taking = ThreadPoolExecutor(self.work.threads), Lock()
 
     def run(self) -> dict[str, Any]:
         """Run it and return what was measured."""
@@ -236,7 +244,7 @@ class Bench:
                     reply = self.clients.run(name, partial(answer, client, message))
                     self.clients.weigh(reply.send)
                     answers += [reply.send[0].message]
-                step = self._deliver(server, phase, answers)
+                step = (self._upload if phase == "mask" else self._deliver)(server, phase, answers)
             if not step.send and server.phase.name.lower() == phase:
                 step = self.server.run(f"close {phase}", server.on_deadline)
         if server.phase is not Phase.DONE:
@@ -249,18 +257,30 @@ class Bench:
         yield from (asked[start : start + size] for start in range(0, len(asked), size))
 
     def _deliver(self, server: MaskingServer | SummingServer, phase: str, messages: Sequence[bytes]) -> Step:
-        """Give answers to the server; the last one of a phase also closes it.
-
-        Vectors are hashed on its threads, as all that is uploaded: that is their arrival.
-        """
-        step, contents = Step(), [b""] * len(messages)
-        if phase in {"mask", "collect"}:
-            hashed = (map if self.work.threads == 1 else self.pool.map)(content_of, messages)
-            contents = self.server.arrive(phase, hashed)
-        for message, content in zip(messages, contents, strict=True):
-            name = f"{'close' if len(server.waits_for) == 1 else 'take'} {phase}"
-            step = self.server.run(name, partial(server.on_message, message, content))
+        """Give answers to the server; the last one of a phase also closes it."""
+        step = Step()
+        for message in messages:
+            step = self._taken(server, phase, message, b"")
         return step
+
+    def _upload(self, server: MaskingServer | SummingServer, phase: str, messages: Sequence[bytes]) -> Step:
+        """Give vectors to the server: each is hashed on one of its threads, as all that is uploaded, and then taken.
+
+        The server takes one at a time, while others are hashed; arrival is what hashing adds to that.
+        """
+
+        def upload(message: bytes) -> Step:
+            content = content_of(message)
+            with self.taking:
+                return self._taken(server, phase, message, content)
+
+        with self.server.arriving(phase):
+            steps = list((map if self.work.threads == 1 else self.pool.map)(upload, messages))
+        return next((step for step in steps if step.send), steps[-1])
+
+    def _taken(self, server: MaskingServer | SummingServer, phase: str, message: bytes, content: bytes) -> Step:
+        name = f"{'close' if len(server.waits_for) == 1 else 'take'} {phase}"
+        return self.server.run(name, partial(server.on_message, message, content))
 
     def _one_shot(self) -> tuple[RingVector | None, tuple[int, ...]]:
         secrets = [token_bytes(32) for _ in range(DECRYPTORS)]
@@ -293,7 +313,7 @@ class Bench:
                 reply = self.clients.run("report", partial(self._report, client, message, policy))
                 self.clients.weigh(reply.send)
                 reports += [reply.send[0].message]
-            step = self._deliver(server, "collect", reports)
+            step = self._upload(server, "collect", reports)
         step = step if step.send else self.server.run("close collect", server.on_deadline)
         for phase in ("check", "decrypt"):
             for place, message in step.send:

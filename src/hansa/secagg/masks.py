@@ -50,29 +50,39 @@ def stream(key: bytes, size: int) -> bytes:
 def apply(masks: Iterable[Mask], total: RingVector) -> None:
     """Add masks to a vector, or take them away, in place; the entries wrap in their types."""
     room, rest = memoryview(bytearray(BLOCK + 15)), iter(masks)
-    while streams := [_Stream(each) for each in islice(rest, TOGETHER)]:
-        for array in total:
-            for part in _parts(array, BLOCK):
-                _apply(streams, part, room)
+    parts = [part for array in total for part in _parts(array, BLOCK)]
+    while parts and (streams := _opened(islice(rest, TOGETHER), parts[0], room)):
+        for part in parts[1:]:
+            _apply(streams, part, room)
 
 
 def masked(  # noqa: PLR0913 - a vector, what masks it, and the message that it stands in
-    ring: Ring, vector: RingVector, masks: Iterable[Mask], *, front: bytes, behind: int, end: Callable[[bytes], bytes]
-) -> bytes:
+    ring: Ring, vector: RingVector, masks: Iterable[Mask], *, front: bytes, behind: int, end: Callable[[bytes], bytes],
+    meanwhile: Callable[[], None] = lambda: None,
+) -> bytes:  # fmt: skip
     """Return the message of a vector with masks added and packed: ``front``, the vector, and what ``end`` returns.
 
     That has ``behind`` bytes; ``end`` is given SHA-256 of all that stands before it. The message is written where it
-    stays, and a thread of its own hashes what is masked already.
+    stays, and a thread of its own hashes what is masked already; ``meanwhile`` is called while it hashes the rest, and
+    what it raises is raised in place of the message.
     """
-    message, digest, begin = BytesIO(bytes(len(front) + ring.nbytes + behind)), hashlib.sha256(front), len(front)
+    message, digest = BytesIO(bytes(len(front) + ring.nbytes + behind)), hashlib.sha256(front)
+    written = hashed = len(front)
     with message.getbuffer() as room:
-        room[:begin] = front
+
+        def hash_written() -> None:  # all at once: it waits for Python's one lock after each time
+            nonlocal hashed
+            begin, hashed = hashed, written
+            digest.update(room[begin:hashed])
+
+        room[:written] = front
         with ThreadPoolExecutor(1) as hashing:
             for packed in _masked_parts(ring, vector, [_Stream(each) for each in masks]):
-                room[begin : begin + len(packed)] = packed.data
-                hashing.submit(digest.update, room[begin : begin + len(packed)])
-                begin += len(packed)
-        room[begin:] = end(digest.digest())
+                room[written : written + len(packed)] = packed.data
+                written += len(packed)
+                hashing.submit(hash_written)
+            meanwhile()
+        room[written:] = end(digest.digest())
     return message.getvalue()
 
 
@@ -123,25 +133,37 @@ def _apply(streams: Sequence[_Stream], part: UInts, room: memoryview) -> None:
         each.change(part, words, out=part)
 
 
-def apply_on_threads(masks: Iterable[Mask], total: RingVector, ring: Ring, threads: int) -> None:
-    """Do as :func:`apply` on several threads: each adds the next masks that are to be had to a vector of its own.
+def _opened(masks: Iterable[Mask], part: UInts, room: memoryview) -> list[_Stream]:
+    """Open streams and apply the first words of each to a part of a vector, before the next mask is made.
 
-    Masks may be made as they are taken: while one thread makes some, the others expand theirs. Where one cannot be
+    Making one may keep Python's one lock, so that other threads get no further than to the end of what they expand.
+    """
+    streams = []
+    for mask in masks:
+        streams.append(_Stream(mask))
+        _apply(streams[-1:], part, room)
+    return streams
+
+
+def apply_on_threads(masks: Iterable[Mask], total: RingVector, ring: Ring, threads: int) -> None:
+    """Do as :func:`apply` on several threads: each adds the next mask that is to be had to a vector of its own.
+
+    Masks may be made as they are taken: while one thread makes one, the others expand theirs. Where one cannot be
     made, the error is raised and the total is as it was.
     """
     rest, taking = iter(masks), Lock()
     parts = [ring.zeros() for _ in range(threads)]
 
-    def take() -> list[Mask]:
-        with taking:
-            return list(islice(rest, TOGETHER))
-
-    def work(part: RingVector) -> None:
-        while some := take():
-            apply(some, part)
+    def taken() -> Iterator[Mask]:
+        while True:
+            with taking:
+                mask = next(rest, None)
+            if mask is None:
+                return
+            yield mask
 
     with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(work, parts))
+        list(pool.map(lambda part: apply(taken(), part), parts))
     for part in parts:
         add(total, part)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Sequence
 
 from hansa.secagg import keys
 from hansa.secagg.contribution import Contribution
@@ -10,7 +10,7 @@ from hansa.secagg.encoding import Buffer, u32
 from hansa.secagg.masks import Mask, masked
 from hansa.secagg.messages import SEALED_SEED_BYTES, Abort, Announcement, header_of, vector_front
 from hansa.secagg.oneshot_messages import Report
-from hansa.secagg.policy import ClientPolicy
+from hansa.secagg.policy import ClientPolicy, announced
 from hansa.secagg.refusals import answered, unexpected, untrusted
 from hansa.secagg.sealing import Binding, seal_seed, seed_key
 from hansa.secagg.step import Outgoing, Step
@@ -40,18 +40,21 @@ class ReportingClient:
     ) -> tuple[ReportingClient, Step]:
         """Return a client that has accepted a task, and its report. Arguments are those of ``MaskingClient.start``.
 
-        The ephemeral keys of HPKE are drawn by the library, so the record of this client is the report itself.
+        The ephemeral keys of HPKE are drawn by the library, so the record of this client is the report itself. Who
+        signed the task is checked while the masked vector is hashed, before a seed is sealed or anything is signed.
         """
         header = header_of(announcement)
-        task = policy.accepted(Announcement.decode(announcement, header.task), identity)
+        message = Announcement.decode(announcement, header.task)
+        task = announced(message)
         if task.protocol != "oneshot-seeds":
             raise unexpected("The task is of another protocol.")
+        policy.check_terms(task, message, identity)
         if (given.plan_sha256, given.model_sha256) != (task.plan_sha256, task.model_sha256):
             raise untrusted("The task is for another plan or model than the vector was computed for.")
         if task.hash in spent or task.report_id in spent:
             raise answered("This client has taken part in the task before, or helped to unmask its round.")
         given.check(task.ring)
-        report = _report(task, header.client, signer, given, random)
+        report = _report(task, header.client, signer, given, random, lambda: policy.check_signatures(task, message))
         return cls(report), Step(persist=(report,), send=(Outgoing(header.client, report),))
 
     @classmethod
@@ -72,7 +75,14 @@ class ReportingClient:
         return Step()
 
 
-def _report(task: Task, client: int, signer: keys.Signer, given: Contribution, random: keys.Random) -> bytes:
+def _report(  # noqa: PLR0913, PLR0917 - a task, whose report, what it gives, and what is checked before it is signed
+    task: Task,
+    client: int,
+    signer: keys.Signer,
+    given: Contribution,
+    random: keys.Random,
+    check: Callable[[], None],
+) -> bytes:
     seeds = [random(keys.KEY_BYTES) for _ in task.decryptors]
     masks = [Mask(seed_key(seed, task.hash, client, place)) for place, seed in enumerate(seeds)]
 
@@ -88,4 +98,4 @@ def _report(task: Task, client: int, signer: keys.Signer, given: Contribution, r
 
     behind = len(seeds) * SEALED_SEED_BYTES + keys.SIGNATURE_BYTES
     front = vector_front(Report.kind, client, task.hash, task.ring.nbytes, behind)
-    return masked(task.ring, given.vector, masks, front=front, behind=behind, end=end)
+    return masked(task.ring, given.vector, masks, front=front, behind=behind, end=end, meanwhile=check)

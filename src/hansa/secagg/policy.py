@@ -41,25 +41,36 @@ class ClientPolicy:
 
     def accepted(self, message: Announcement, identity: bytes) -> Task:
         """Return the task that is announced. Raises RefusedError unless keys, signatures and floors hold."""
-        task = read_task(message.descriptor)
-        if task.hash != message.task:
-            raise untrusted("The task is not the one that its message names.")
-        if not signed(self.server_key, message.signature, "task", task.hash):
-            raise untrusted("The task is not signed by the server's key that was pinned.")
+        task = announced(message)
+        self.check_signatures(task, message)
+        self.check_terms(task, message, identity)
+        return task
+
+    def check_terms(self, task: Task, message: Announcement, identity: bytes) -> None:
+        """Raise RefusedError unless those named, and the floors, are what is demanded, whoever signed the task."""
         self._check_roster(task, message, identity)
         self._check_floors(task)
         if task.decryptors:
-            self._check_decryptors(task, message.decryptors)
-        return task
+            self._check_decryptors(task)
+
+    def check_signatures(self, task: Task, message: Announcement) -> None:
+        """Raise RefusedError unless server, registrar and decryptors signed what is announced."""
+        if not signed(self.server_key, message.signature, "task", task.hash):
+            raise untrusted("The task is not signed by the server's key that was pinned.")
+        registrar = self.authority_key if self.registrar == "authority" else self.server_key
+        if not signed(registrar, message.registration, "roster", *task.registered):
+            raise untrusted("The roster is not signed by its registrar.")
+        if len(message.decryptors) != len(task.decryptors):
+            raise untrusted("Not every decryptor has signed the task.")
+        for each, signature in zip(task.decryptors, message.decryptors, strict=True):
+            if not signed(each.identity, signature, "task", task.hash):
+                raise untrusted("A decryptor has not signed the task.")
 
     def _check_roster(self, task: Task, message: Announcement, identity: bytes) -> None:
         if task.registrar != self.registrar:
             raise untrusted(f"The roster's registrar is {task.registrar!r}; the policy demands {self.registrar!r}.")
-        key = self.authority_key if self.registrar == "authority" else self.server_key
-        if self.registrar == "authority" and key == self.server_key:
+        if self.registrar == "authority" and self.authority_key == self.server_key:
             raise untrusted("The policy's authority_key is the server's own key.")
-        if not signed(key, message.registration, "roster", *task.registered):
-            raise untrusted("The roster is not signed by its registrar.")
         self.check_member(task, message.client, identity, message.proof)
 
     def check_member(self, task: Task, client: int, identity: bytes, proof: tuple[bytes, ...]) -> None:
@@ -88,13 +99,16 @@ class ClientPolicy:
                 f" from a malicious server with {self.assumed_colluding} of them."
             )
 
-    def _check_decryptors(self, task: Task, signatures: tuple[bytes, ...]) -> None:
+    def _check_decryptors(self, task: Task) -> None:
         if len(task.decryptors) < max(2, self.minimum_operators):
             raise untrusted("There are fewer decryptors than the policy demands.")
-        if len(signatures) != len(task.decryptors):
-            raise untrusted("Not every decryptor has signed the task.")
-        for each, signature in zip(task.decryptors, signatures, strict=True):
-            if self.decryptors.get(each.operator) != each.identity:
-                raise untrusted("A decryptor is not among those that the policy names.")
-            if not signed(each.identity, signature, "task", task.hash):
-                raise untrusted("A decryptor has not signed the task.")
+        if any(self.decryptors.get(each.operator) != each.identity for each in task.decryptors):
+            raise untrusted("A decryptor is not among those that the policy names.")
+
+
+def announced(message: Announcement) -> Task:
+    """Return the task that a message announces, of which nothing is checked but that its parameters fit together."""
+    task = read_task(message.descriptor)
+    if task.hash != message.task:
+        raise untrusted("The task is not the one that its message names.")
+    return task
