@@ -58,6 +58,11 @@ _RECIPES: Final = (
     "A recipe is a part of a plan under a name: what a published method fixes. The plan gives the rest, and may change "
     "what the recipe says.\n"
 )
+_POLICY: Final = (
+    "Keys of the file that `hansa client --policy` names (TOML), and of `hansa.client.Policy`. Everything may be left out; "
+    "a key that is not in the list is an error. [What the limits mean, exactly]"
+    "(../../how-to/run-a-client.md#what-the-limits-limit).\n"
+)
 _SOURCES: Final = (
     '`data.source`. A source may also be a function of your own, `"package.module:function"`, of the plan\'s `[data]` '
     "and `[features]`.\n"
@@ -359,12 +364,7 @@ def service_settings_page(settings: type[ServiceSettings], named: str) -> str:
 
 def policy_page() -> str:
     """Return the page of a site's policy."""
-    parts = [
-        "(reference-policy)=\n# The policy of a site\n",
-        "Keys of the file that `hansa client --policy` names (TOML), and of `hansa.client.Policy`. Everything may be left "
-        "out; a key that is not in the list is an error. [What the limits mean, exactly](../../how-to/run-a-client.md"
-        "#what-the-limits-limit).\n",
-    ]
+    parts = ["(reference-policy)=\n# The policy of a site\n", _POLICY]
     for path, section in _subsections("", Policy):
         many = get_origin(_without_none(_field_at(path, Policy).inner)) is tuple
         title = f"`[[{path}]]`" if many else f"`[{path}]`"

@@ -55,6 +55,23 @@ def test_without_a_token_it_says_how_to_give_one(server, data, tmp_path):
     assert client(*words, "--token-file", tmp_path / "none", cwd=tmp_path).returncode == 2
 
 
+def test_once_enrolled_a_client_needs_no_token_any_more(server, data, tmp_path):
+    """As the unit has it: its credential is the token, and an empty line once that is removed."""
+    token = tmp_path / "credential"
+    token.write_text("\n")
+    words = ["--server", server.url, "--data", data, "--state", tmp_path / "s", "--token-file", token, "--dry-run"]
+    without = client(*words, cwd=tmp_path)
+    assert without.returncode == 2
+    assert "a client that is not enrolled needs --token-file" in " ".join(without.stderr.split())
+    token.write_text(TOKEN)
+    assert client(*words, cwd=tmp_path).returncode == 0
+    token.write_text("\n")
+    assert client(*words, cwd=tmp_path).returncode == 0
+    token.unlink()
+    assert client(*words, cwd=tmp_path).returncode == 0
+    assert len(server.enrolments) == 1
+
+
 def test_a_refused_token_ends_with_the_servers_code(server, data, tmp_path):
     words = ["--server", server.url, "--data", data, "--state", tmp_path / "s", "--json"]
     ended = client(*words, cwd=tmp_path, HANSA_TOKEN="wrong")  # noqa: S106 - it lets nobody in
