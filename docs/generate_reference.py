@@ -59,8 +59,8 @@ _RECIPES: Final = (
     "what the recipe says.\n"
 )
 _POLICY: Final = (
-    "Keys of the file that `hansa client --policy` names (TOML), and of `hansa.client.Policy`. Everything may be left out; "
-    "a key that is not in the list is an error. [What the limits mean, exactly]"
+    "Keys of the file that `hansa client --policy` names (TOML), and of `hansa.client.Policy`. Everything may be left "
+    "out; a key that is not in the list is an error. [What the limits mean, exactly]"
     "(../../how-to/run-a-client.md#what-the-limits-limit).\n"
 )
 _SOURCES: Final = (
