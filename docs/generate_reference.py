@@ -22,6 +22,7 @@ import typer
 from hansa.algorithms.plan import Plan
 from hansa.authority.settings import AuthoritySettings
 from hansa.cli.main import VERBS, build
+from hansa.client.policy import Policy
 from hansa.core.errors import CATALOGUE
 from hansa.core.registry import PIECES, resolve
 from hansa.core.schema import Field, fields_of
@@ -57,6 +58,11 @@ _RECIPES: Final = (
     "A recipe is a part of a plan under a name: what a published method fixes. The plan gives the rest, and may change "
     "what the recipe says.\n"
 )
+_POLICY: Final = (
+    "Keys of the file that `hansa client --policy` names (TOML), and of `hansa.client.Policy`. Everything may be left "
+    "out; a key that is not in the list is an error. [What the limits mean, exactly]"
+    "(../../how-to/run-a-client.md#what-the-limits-limit).\n"
+)
 _SOURCES: Final = (
     '`data.source`. A source may also be a function of your own, `"package.module:function"`, of the plan\'s `[data]` '
     "and `[features]`.\n"
@@ -86,6 +92,7 @@ def generate(folder: Path = GENERATED) -> None:
         "devices": devices_page(),
         "commands": commands_page(),
         "errors": errors_page(),
+        "policy": policy_page(),
         "server-settings": server_settings_page(),
         "decryptor-settings": service_settings_page(DecryptorSettings, "a decryptor"),
         "authority-settings": service_settings_page(AuthoritySettings, "an authority"),
@@ -140,8 +147,7 @@ def plan_page() -> str:
     return "\n".join(parts)
 
 
-def _field_at(path: str) -> Field:
-    section: type = Plan
+def _field_at(path: str, section: type = Plan) -> Field:
     *above, last = path.split(".")
     for name in above:
         section = _section_of(fields_of(section)[name]) or section
@@ -354,6 +360,16 @@ def service_settings_page(settings: type[ServiceSettings], named: str) -> str:
         "serve --config` names (TOML, no tables). Paths are from the folder that it is started in. A key that is not "
         "in the list is an error.\n\n" + settings_table(settings, "")
     )
+
+
+def policy_page() -> str:
+    """Return the page of a site's policy."""
+    parts = ["(reference-policy)=\n# The policy of a site\n", _POLICY]
+    for path, section in _subsections("", Policy):
+        many = get_origin(_without_none(_field_at(path, Policy).inner)) is tuple
+        title = f"`[[{path}]]`" if many else f"`[{path}]`"
+        parts += [f"## {title}\n", _docstring(section), settings_table(section, path)]
+    return "\n".join(parts)
 
 
 def roles_page() -> str:

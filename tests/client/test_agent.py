@@ -347,7 +347,7 @@ def test_rehearsing_sends_nothing(server, agent):
 
 
 def test_rehearsing_says_that_the_client_would_rest(server, agent, monkeypatch):
-    monkeypatch.setattr("hansa.client.agent.obstacles", lambda *_: ["it is not the hour"])
+    monkeypatch.setattr("hansa.client.limits.obstacles", lambda *_: ["it is not the hour"])
     assert agent.rehearse() == {"assignment": None, "rests_because": ["it is not the hour"]}
     server.assign(job_of())
     assert agent.rehearse()["rests_because"] == ["it is not the hour"]
@@ -369,7 +369,7 @@ def test_who_withdraws_consent_sends_nothing_of_before_and_learns_that_the_serve
         agent.step()
     assert agent.state.pending() is not None
     agent.consent = False
-    monkeypatch.setattr("hansa.client.agent.obstacles", lambda *_: ["it is not the hour"])
+    monkeypatch.setattr("hansa.client.limits.obstacles", lambda *_: ["it is not the hour"])
     server.assignments.clear()
     server.outcomes[path] = wire.OUTCOME_NOT_INCLUDED
     with caplog.at_level("INFO", logger="hansa.client"):

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import os
+import pty
+import select
 import subprocess
 import sys
 from pathlib import Path
@@ -53,6 +55,79 @@ def test_without_a_token_it_says_how_to_give_one(server, data, tmp_path):
     assert ended.returncode == 2
     assert "--token-file" in ended.stderr
     assert client(*words, "--token-file", tmp_path / "none", cwd=tmp_path).returncode == 2
+
+
+def at_a_terminal(*words, cwd, typed):
+    """Run the client with a terminal of its own, type a line when it asks, and return its status and what is shown."""
+    ours, its = pty.openpty()
+    home = {name: value for name, value in os.environ.items() if name != "HANSA_TOKEN"}
+    home["PYTHONPATH"] = str(Path(hansa.__file__).parents[1])
+    command = [sys.executable, "-P", "-c", "from hansa.cli.main import main; main()", "client", *map(str, words)]
+    process = subprocess.Popen(command, env=home, cwd=cwd, preexec_fn=lambda: os.login_tty(its))  # noqa: PLW1509 - one thread
+    os.close(its)
+    shown = b""
+    with process, os.fdopen(ours, "r+b", buffering=0) as terminal:
+        while select.select([terminal], [], [], 60)[0]:
+            try:
+                block = terminal.read(4096)
+            except OSError:  # the other end is closed
+                break
+            if b"one-time token: " in shown + block and b"one-time token: " not in shown:
+                terminal.write(typed.encode() + b"\n")
+            shown += block
+        else:
+            process.kill()
+    return process.returncode, shown.decode()
+
+
+def test_a_token_is_asked_for_at_a_terminal_and_never_shown(server, data, tmp_path):
+    words = ["--server", server.url, "--data", data, "--state", tmp_path / "s", "--dry-run"]
+    status, shown = at_a_terminal(*words, cwd=tmp_path, typed=TOKEN)
+    assert status == 0, shown
+    assert [each.token for each in server.enrolments] == [TOKEN]
+    assert shown.count("one-time token: ") == 1
+    assert TOKEN not in shown
+    status, shown = at_a_terminal(*words, cwd=tmp_path, typed="")
+    assert status == 0, shown
+    assert "one-time token" not in shown, "it is enrolled"
+
+
+@pytest.mark.parametrize(("typed", "status"), [("", 2), ("sesame-open", 3)], ids=["nothing", "another"])
+def test_a_token_that_is_typed_wrong_is_told_without_showing_it(server, data, tmp_path, typed, status):
+    words = ["--server", server.url, "--data", data, "--state", tmp_path / "s"]
+    ended, shown = at_a_terminal(*words, cwd=tmp_path, typed=typed)
+    assert ended == status, shown
+    assert ("--token-file" if not typed else "HANSA-ENROL-TOKEN") in shown
+    assert "sesame" not in shown
+    assert "Traceback" not in shown
+
+
+def test_a_secret_as_an_argument_is_refused_at_a_terminal_too_before_anything_is_asked(server, data, tmp_path):
+    words = ["--server", server.url, "--data", data, "--state", tmp_path / "s", "--token", "sesame-open"]
+    status, shown = at_a_terminal(*words, cwd=tmp_path, typed=TOKEN)
+    assert status == 2
+    assert "a secret is no argument" in " ".join(shown.split())
+    assert "sesame" not in shown
+    assert "one-time token: " not in shown
+    assert server.requests == []
+    assert not (tmp_path / "s").exists()
+
+
+def test_once_enrolled_a_client_needs_no_token_any_more(server, data, tmp_path):
+    """As the unit has it: its credential is the token, and an empty line once that is removed."""
+    token = tmp_path / "credential"
+    token.write_text("\n")
+    words = ["--server", server.url, "--data", data, "--state", tmp_path / "s", "--token-file", token, "--dry-run"]
+    without = client(*words, cwd=tmp_path)
+    assert without.returncode == 2
+    assert "a client that is not enrolled needs --token-file" in " ".join(without.stderr.split())
+    token.write_text(TOKEN)
+    assert client(*words, cwd=tmp_path).returncode == 0
+    token.write_text("\n")
+    assert client(*words, cwd=tmp_path).returncode == 0
+    token.unlink()
+    assert client(*words, cwd=tmp_path).returncode == 0
+    assert len(server.enrolments) == 1
 
 
 def test_a_refused_token_ends_with_the_servers_code(server, data, tmp_path):

@@ -124,7 +124,7 @@ def test_what_a_policy_does_not_accept_is_declined_and_the_server_told_no_reason
 def test_names_in_a_refusal_are_as_they_were_written():
     job = replace(JOB, operator="Charité Berlin")
     reasons = objections(
-        Policy(accept=Accept(operators=("NHS",), purposes=("Care",))), Asked("training", 1, job, 4, 9, 1)
+        Policy(accept=Accept(operators=("NHS",), purposes=("Care",))), Asked("training", 1, job, 4, 9)
     )
     found = refused(reasons).found
     assert found == "The purpose 'research' is not accepted; the operator 'Charité Berlin' is not accepted."
@@ -138,12 +138,6 @@ def test_what_is_accepted_is_answered(server, data, tmp_path):
     agent.step()
     agent.close()
     assert path in server.reports
-
-
-def test_a_model_larger_than_the_disk_share_is_declined():
-    asked = Asked("training", 1, JOB, 4, 9, 2_000_000)
-    assert objections(Policy(resources=Resources(disk_mb=1)), asked) != []
-    assert objections(Policy(resources=Resources(disk_mb=2)), asked) == []
 
 
 KEY = base64.b64encode(bytes(range(32))).decode()
@@ -171,13 +165,13 @@ KEY = base64.b64encode(bytes(range(32))).decode()
 def test_a_plan_names_the_authority_that_the_site_trusts_or_is_declined(section, operator, reasons):
     demands = SecureSums(registrar="authority", authority_key=KEY, authority_operator=operator)
     job = replace(JOB, plan={**JOB.plan, "secure_aggregation": section})
-    assert objections(Policy(secure_sums=demands), Asked("training", 1, job, 4, 9, 1)) == reasons
+    assert objections(Policy(secure_sums=demands), Asked("training", 1, job, 4, 9)) == reasons
 
 
 def test_a_job_has_as_many_rounds_as_the_policy_bears_and_as_its_plan_says():
     def reasons(round_, rounds, **accept):
         job = job_of({**PLAN, "rounds": rounds})
-        return objections(Policy(accept=Accept(**accept)), Asked("training", round_, job, 4, 9, 1))
+        return objections(Policy(accept=Accept(**accept)), Asked("training", round_, job, 4, 9))
 
     assert reasons(10_000, 10_000) == []
     assert reasons(1, 10_001) == ["the plan has 10001 rounds, more than most_rounds (10000)"]
@@ -203,7 +197,7 @@ def test_a_round_beyond_the_plans_last_is_declined(server, data, tmp_path):
 )
 def test_work_is_done_within_hours(hours, hour, rests):
     machine = Machine(hour=lambda _: hour)
-    assert bool(obstacles(Resources(hours=hours), Noon(), 0, machine)) == rests
+    assert bool(obstacles(Resources(hours=hours), Noon(), machine)) == rests
 
 
 @pytest.mark.parametrize("text", ["22", "a-b", "5-5", "1-25", "-1-3"])
@@ -234,34 +228,18 @@ def supplies(tmp_path, **supplies):
 def test_a_low_battery_rests(tmp_path, mains, status, capacity, least, rests):
     battery = {"type": "Battery", "status": status, "capacity": capacity}
     machine = supplies(tmp_path, AC={"type": "Mains", "online": mains}, BAT0=battery)
-    assert bool(obstacles(Resources(battery=least), Noon(), 0, machine)) == rests
+    assert bool(obstacles(Resources(battery=least), Noon(), machine)) == rests
 
 
 def test_a_machine_that_tells_nothing_works(tmp_path):
     machine = Machine(power=tmp_path / "none", metered=lambda: False)
-    assert obstacles(Resources(battery=1.0, metered_network=False), Noon(), 0, machine) == []
+    assert obstacles(Resources(battery=1.0, metered_network=False), Noon(), machine) == []
 
 
 def test_a_metered_network_rests_where_the_policy_says_so(tmp_path):
     machine = supplies(tmp_path)
-    assert obstacles(Resources(metered_network=False), Noon(), 0, machine) == ["the network is metered"]
-    assert obstacles(Resources(), Noon(), 0, machine) == []
-
-
-def test_a_days_bytes_are_kept_over_a_restart(server, data, tmp_path):
-    policy = Policy(resources=Resources(bytes_a_day=2000))
-    agent = Agent(server.url, data, tmp_path / "state", policy, wait=0.0)
-    agent.enrol(TOKEN)
-    path = server.assign(JOB)
-    agent.step()
-    agent.close()
-    again = Agent(server.url, data, tmp_path / "state", policy, wait=0.0)
-    assert again.used_today() > 2000
-    before = len(server.requests)
-    assert again.step() > 1
-    assert len(server.requests) == before
-    again.close()
-    assert path in server.reports
+    assert obstacles(Resources(metered_network=False), Noon(), machine) == ["the network is metered"]
+    assert obstacles(Resources(), Noon(), machine) == []
 
 
 @pytest.mark.parametrize("kind", [wire.KIND_TRAINING, wire.KIND_EVALUATION])

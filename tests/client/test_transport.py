@@ -289,13 +289,18 @@ def test_no_answer_becomes_larger_than_answers_are(server, agent, monkeypatch, s
         handler._answer(status, content, headers)
 
     read = []
+
+    def received(size):
+        read[-1] += size
+
     monkeypatch.setattr("fake_server._Handler._route", route)
-    monkeypatch.setattr(agent._transport, "_sent", lambda _, down: read.append(down))
+    monkeypatch.setattr(agent._limits, "begin_call", lambda _: read.append(0))
+    monkeypatch.setattr(agent._limits, "received", received)
     with pytest.raises(RefusedError):
         agent.step()
     with pytest.raises(RefusedError):
         agent._transport.job("0" * 64, 10)
-    assert max(read, default=0) <= 2**20
+    assert max(read) <= 2**20 + 2**16, "it is read until it is too large, by a block"
 
 
 def test_enrolling_by_certificate_proves_both_keys(tmp_path):

@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from pages import ROOT
 
 BASH, MAKE = (shutil.which(name) or name for name in ("bash", "make"))
 SCRIPTS = [*(ROOT / "scripts").glob("*.sh"), ROOT / ".ci" / "run"]
-UNITS = [*(ROOT / "deploy").glob("*.service")]
 LEFT_OUT = shutil.ignore_patterns(".venv*", ".git", ".*_cache", ".hypothesis", "runs", "_build", "__pycache__")
 
 
@@ -31,21 +29,6 @@ def test_every_make_target_that_a_page_names_exists() -> None:
     for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / ".ci" / "run"):
         named = set(re.findall(r"(?:`|^ {4}|: |step \S+ )make ([a-z-]+)", page.read_text(), flags=re.MULTILINE))
         assert named <= targets, page.name
-
-
-@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
-def test_a_unit_is_one_and_starts_a_command_that_there_is(unit: Path, tmp_path: Path) -> None:
-    (command,) = re.findall(
-        r"^ExecStart=/opt/hansa/bin/(hansa .*)$", unit.read_text().replace("\\\n", ""), re.MULTILINE
-    )
-    started = [sys.executable, "-P", "-c", "from hansa.cli.main import main; main()", *command.split()[1:], "--help"]
-    done = subprocess.run(started, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
-    assert done.returncode == 0, done.stderr
-    verifier = shutil.which("systemd-analyze")
-    if verifier is None:
-        pytest.skip("systemd is not installed")
-    done = subprocess.run([verifier, "verify", str(unit)], capture_output=True, text=True, check=False, timeout=60)
-    assert [line for line in done.stderr.splitlines() if "is not executable" not in line] == []
 
 
 def test_make_says_so_where_python_is_too_old(tmp_path: Path) -> None:

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from hansa.client.example_count import count_training
-from hansa.client.machine import Machine, obstacles
+from hansa.client.limits import NOT_NOW, WAITS, Limits, require_fits
+from hansa.client.machine import Machine
 from hansa.client.participations import Participations
 from hansa.client.pauses import OBSTRUCTED, backoff, rest
 from hansa.client.policy import Policy, objections, refused
 from hansa.client.records import Id, Identity, Pending, Report
-from hansa.client.rehearsal import asked, rehearsed
+from hansa.client.rehearsal import asked, offered, rehearsed, too_costly
 from hansa.client.reports import AGAIN, Reports
 from hansa.client.site_data import Own, SiteData
 from hansa.client.state import DECLINED, OWN_METRICS, StateFolder
@@ -80,12 +81,12 @@ class Agent:
         self.consent = consent
         self.wait = wait
         self._clock = clock or SystemClock()
-        self._machine = machine or Machine()
-        reach = Reach(server, ca=ca, certificate=certificate, plain=plain)
-        self.state = StateFolder(Path(state_folder))
+        reach, resources = Reach(server, ca=ca, certificate=certificate, plain=plain), self.policy.resources
+        self.state = StateFolder(Path(state_folder), resources.disk_bytes)
         self._participations = Participations(self.state)
-        self._usage = Usage(self.state, self._clock, kept=self.policy.resources.bytes_a_day is not None)
-        self._transport = Transport(reach, clock=self._clock, sent=self._usage.count)
+        usage = Usage(self.state, self._clock, kept=resources.bytes_a_day is not None)
+        self._limits = Limits(resources, usage, self._clock, machine or Machine())
+        self._transport = Transport(reach, clock=self._clock, meter=self._limits)
         self._sums = Summing(self.state, self._transport, self.policy.secure_sums, self._clock)
         self._reports = Reports(self.state, self._transport, self._participations)
         source = data if callable(data) else Path(data)
@@ -120,7 +121,8 @@ class Agent:
                 consent=self.consent,
             )
         )
-        answer = self._transport.enrol(request)
+        with self._limits.lifted():
+            answer = self._transport.enrol(request)
         reached("client.enrolled")
         identity = Identity(
             server=self._transport.reach.server,
@@ -168,29 +170,37 @@ class Agent:
                 return
 
     def step(self) -> float:
-        """Do what is next: send what is on disk, else check in and answer; return in how many seconds to come back."""
+        """Do what is next: send what is on disk, else check in and answer; return in how many seconds to come back.
+
+        What the policy does not allow now stays as it is on disk.
+        """
         try:
-            pending = self.state.pending()
-            if not self.consent:
-                if pending is not None:
-                    self._reports.keep_back(pending)
-            elif pending is not None:
+            return self._do_next()
+        except RefusedError as error:
+            if error.code not in WAITS:
+                raise
+            log.info("resting code=%s because=%r", error.code, error.found)
+            return OBSTRUCTED
+        finally:
+            self._limits.usage.write()
+
+    def _do_next(self) -> float:
+        pending = self.state.pending()
+        if pending is not None and (not self.consent or self._limits.never(pending.size)):
+            self._reports.keep_back(pending)
+            pending = None
+        if self.consent:
+            if pending is not None:
                 self._enrolled()
                 return self._reports.send(pending, resumes=True)
-            elif (begun := self._sums.begun()) is not None:
+            if (begun := self._sums.begun()) is not None:
                 return self._sum(begun)
-            hindered = obstacles(self.policy.resources, self._clock, self.used_today(), self._machine)
-            if hindered and (self.consent or self._withdrawn):
-                log.info("resting because=%r", "; ".join(hindered))
-                return OBSTRUCTED
-            answer = self._check_in(self.wait)
-            if not answer.HasField("assignment"):
-                return rest(answer.come_back_seconds)
-            assigned = believed(answer.assignment, self._enrolled())
-            self._settle(assigned)
-            return self._take(assigned, answer.assignment.key_id)
-        finally:
-            self._usage.write()
+        answer = self._check_in(self.wait)
+        if not answer.HasField("assignment"):
+            return rest(answer.come_back_seconds)
+        assigned = believed(answer.assignment, self._enrolled())
+        self._settle(assigned)
+        return self._take(assigned, answer.assignment.key_id)
 
     def rotate_key(self) -> None:
         """Take another key, known to the server from now on. One that was begun with and interrupted is ended."""
@@ -200,37 +210,45 @@ class Agent:
         request = wire.RotateKeyRequest(
             public_key=key.public_key().public_bytes_raw(), key_proof=key.sign(client_key(identity.client))
         )
-        try:
-            self._transport.rotate_key(request)
-        except RefusedError as error:
-            if error.code != "HANSA-AUTH-SIGNATURE":
-                raise
-            self._transport.sign_as(identity.client, key)  # the server may have it already: it then signs for itself
-            self._transport.rotate_key(request)
+        with self._limits.lifted():
+            try:
+                self._transport.rotate_key(request)
+            except RefusedError as error:
+                if error.code != "HANSA-AUTH-SIGNATURE":
+                    raise
+                self._transport.sign_as(identity.client, key)  # the server may have it already: it signs for itself
+                self._transport.rotate_key(request)
         self.state.take_next_key()
         self._transport.sign_as(identity.client, key)
         log.info("rotated key client=%s", identity.client)
 
     def goodbye(self) -> None:
         """End this client's part for good: it is never picked again."""
-        self._transport.goodbye()
+        with self._limits.lifted():
+            self._transport.goodbye()
 
     def rehearse(self) -> dict[str, Any]:
         """Return what the server asks now, or would if it picked this client, and what would leave this machine.
 
-        The federation stays as it is: the call only looks. Nothing is reported or declined.
+        The federation stays as it is: the call only looks. Nothing is reported or declined. Where the client would rest
+        now, nothing is fetched or computed.
         """
-        rests = obstacles(self.policy.resources, self._clock, self.used_today(), self._machine)
-        answer = self._transport.check_in(self._declaring(looks=True))
+        rests = self._limits.obstacles()
+        with self._limits.lifted():
+            answer = self._transport.check_in(self._declaring(looks=True))
         self._learn_keys(answer)
-        if not answer.HasField("assignment"):
-            return {"assignment": None, "rests_because": rests}
-        assigned = believed(answer.assignment, self._enrolled())
-        return rehearsed(assigned, self._workshop, self._transport, self.policy) | {"rests_because": rests}
+        told: dict[str, Any] = {"assignment": None}
+        if answer.HasField("assignment"):
+            assigned = believed(answer.assignment, self._enrolled())
+            told = offered(assigned)
+            if not rests:
+                told |= rehearsed(assigned, self._workshop, self._transport, self._limits, self.policy)
+        self._limits.usage.write()
+        return told | {"rests_because": rests}
 
     def used_today(self) -> int:
         """Return the bytes sent and received today."""
-        return self._usage.today()
+        return self._limits.usage.today()
 
     def _settle(self, assigned: wire.Assignment) -> None:
         """Learn what became of the run's own reports before its next answer builds on the rows that they left."""
@@ -245,8 +263,10 @@ class Agent:
             request.reported.CopyFrom(on_the_wire(report.id))
         if self._declined is not None:
             request.declined.CopyFrom(on_the_wire(self._declined))
-        answer = self._transport.check_in(request)
-        if not self.consent and not self._withdrawn:
+        withdraws = not self.consent and not self._withdrawn
+        with self._limits.lifted(lifts=withdraws):
+            answer = self._transport.check_in(request)
+        if withdraws:
             self._withdrawn = True
             log.info("no consent: the server knows, and asks nothing of this client until it consents again")
         if report is not None:
@@ -284,9 +304,9 @@ class Agent:
         try:
             pending = self._compute(assigned, assignment, key_id)
         except (HansaError, MemoryError) as error:
-            if passes_by_itself(error):
-                raise
             code = error.code if isinstance(error, HansaError) else "HANSA-RUN-MEMORY"
+            if passes_by_itself(error) or code == NOT_NOW:
+                raise
             return self._decline(assigned, assignment, code, str(error))
         except (Exception, SystemExit) as error:
             log.debug("failed", exc_info=True)
@@ -299,15 +319,18 @@ class Agent:
 
     def _compute(self, assigned: wire.Assignment, assignment: Id, key_id: str) -> Pending | None:
         """Return the report that is to be sent; None where the answer goes into a secure sum, which is begun."""
+        if costs := too_costly(assigned, self._workshop, self._limits):
+            raise refused(costs)
         job = self._workshop.job(assigned, self._transport)
-        reasons = objections(self.policy, asked(assigned, job))
-        reasons += self._too_many_bytes(assigned.model_size) + self._participations.objections(job, assignment)
+        reasons = objections(self.policy, asked(assigned, job)) + self._participations.objections(job, assignment)
         if reasons:
             raise refused(reasons)
-        count_training(self.state, assignment, job.plan)
         model = self._workshop.model(assigned, self._transport)
+        self._limits.require_now()
+        count_training(self.state, assignment, job.plan)
         answer = self._workshop.answer(assigned, assignment, job, model)
         reached("client.trained")
+        require_fits(self._limits, self.state.room, answer, assigned.cohort_size)
         if answer.own is not None:
             own = {"run": assignment.run, "job": job.name, "round": assignment.round, **answer.own}
             self.state.note(OWN_METRICS, own)
@@ -327,12 +350,6 @@ class Agent:
             if not self.state.answered(begun.id):  # else its vector may be in the sum without its further help
                 self._participations.forget(begun.id)
         return rest(pause)
-
-    def _too_many_bytes(self, model_size: int) -> list[str]:
-        limit = self.policy.resources.bytes_a_day
-        if limit is None or self.used_today() + model_size <= limit:
-            return []
-        return [f"the model's {model_size} bytes are more than is left of today's"]
 
     def _decline(self, assigned: wire.Assignment, assignment: Id, code: str, why: str) -> float:
         """Tell the server, at the next check-in, that an assignment is not answered; the reason stays here."""

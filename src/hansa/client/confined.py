@@ -54,6 +54,7 @@ def confined_answer(workshop: Workshop, assigned: wire.Assignment, assignment: I
             "request": [assignment.kind, assignment.round, assigned.number, assigned.population, assigned.cohort_size],
             "memory": resources.memory_mb,
             "processors": _some_processors(resources.cpu_share),
+            "room": [str(workshop.state.path), workshop.state.room.most],
         }
         (folder / _ORDER).write_text(json.dumps(order), encoding="utf-8")
         left = assigned.deadline_ms / 1000 - SystemClock().now() if assigned.deadline_ms > 0 else math.inf
@@ -125,6 +126,7 @@ def _compute(folder: Path, order: Mapping[str, Any]) -> dict[str, Any]:
     import safetensors.numpy  # noqa: PLC0415 - under the limits
 
     from hansa.client.learner import Learner, Request  # noqa: PLC0415 - likewise
+    from hansa.client.room import Room  # noqa: PLC0415 - likewise
     from hansa.client.site_data import SiteData  # noqa: PLC0415 - likewise
     from hansa.core.allowed import Allowance  # noqa: PLC0415 - likewise
     from hansa.wire.jobs import JobDescriptor  # noqa: PLC0415 - likewise
@@ -137,9 +139,12 @@ def _compute(folder: Path, order: Mapping[str, Any]) -> dict[str, Any]:
     model = ServedModel.from_bytes(Path(order["model"]).read_bytes(), learner.layout.size)
     rows = {} if order["rows"] is None else _load(Path(order["rows"]))
     answer = learner.answer(Request(*order["request"]), model, examples, rows)
+    kept = safetensors.numpy.save(dict(answer.rows)) if answer.rows else b""
+    within, most = order["room"]
+    Room(Path(within), most).make(len(answer.content) + len(kept))
     (folder / _CONTENT).write_bytes(answer.content)
     if answer.rows:
-        (folder / _ROWS).write_bytes(safetensors.numpy.save(dict(answer.rows)))
+        (folder / _ROWS).write_bytes(kept)
     ring = None if answer.ring is None else [astuple(each) for each in answer.ring.segments]
     return {"rows": bool(answer.rows), "own": None if answer.own is None else dict(answer.own), "ring": ring}
 

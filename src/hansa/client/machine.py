@@ -69,7 +69,7 @@ class Machine:
             return
 
 
-def obstacles(resources: Resources, clock: Clock, used_today: int, machine: Machine) -> list[str]:
+def obstacles(resources: Resources, clock: Clock, machine: Machine) -> list[str]:
     """Return why the machine is not to work now, a sentence each; none where it may."""
     reasons = []
     hours, hour = hours_of(resources.hours), machine.hour(clock.now())
@@ -80,8 +80,6 @@ def obstacles(resources: Resources, clock: Clock, used_today: int, machine: Mach
         reasons.append("the machine runs on battery")
     if not resources.metered_network and machine.metered():
         reasons.append("the network is metered")
-    if resources.bytes_a_day is not None and used_today >= resources.bytes_a_day:
-        reasons.append("the day's bytes are used up")
     return reasons
 
 

@@ -56,16 +56,50 @@ class Resources:
             "most seconds that one answer is computed for; absent: no limit, and a plan may keep a client busy for ever"
         ),
     ] = None
-    disk_mb: Annotated[int | None, Ge(1), Doc("largest model that is kept on disk, in MB; absent: no limit")] = None
-    bytes_a_day: Annotated[int | None, Ge(0), Doc("most bytes sent and received in a day; absent: no limit")] = None
-    hours: Annotated[str, Doc('local hours in which training may run: "22-6" or "8-12 13-18"; empty: always')] = ""
+    disk_mb: Annotated[
+        int | None,
+        Ge(1),
+        Doc(
+            "most disk of the client's folder, in MB (a million bytes), all files counted: no model, job, report, row "
+            "or part of a secure sum is written that does not fit; absent: no limit"
+        ),
+    ] = None
+    bytes_a_day: Annotated[
+        int | None,
+        Ge(0),
+        Doc(
+            "most bytes sent and received in a local day: the bodies of all calls, check-ins, messages of secure sums "
+            "and repeats included, without headers and TLS; absent: no limit"
+        ),
+    ] = None
+    hours: Annotated[
+        str,
+        Doc(
+            'local hours in which the client calls and begins to compute: "22-6" or "8-12 13-18"; what is being '
+            "computed then is brought to its end; empty: always"
+        ),
+    ] = ""
     battery: Annotated[
-        float, Ge(0), Le(1), Doc("on battery, least charge at which training runs; 1: only on mains; 0: always")
+        float,
+        Ge(0),
+        Le(1),
+        Doc("on battery, least charge at which the client calls and begins to compute; 1: only on mains; 0: always"),
     ] = 0.0
-    metered_network: Annotated[bool, Doc("also work over a network that is told to be metered")] = True
+    metered_network: Annotated[
+        bool,
+        Doc(
+            "also work over a network that is told to be metered; false: nothing is sent or fetched there, no message "
+            "of a begun secure sum either"
+        ),
+    ] = True
 
     def __post_init__(self) -> None:
         hours_of(self.hours)
+
+    @property
+    def disk_bytes(self) -> int | None:
+        """Most bytes of the client's folder; None without a limit."""
+        return None if self.disk_mb is None else self.disk_mb * 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,7 +233,6 @@ class Asked:
     job: JobDescriptor
     cohort_size: int
     population: int
-    model_size: int
 
 
 def read_policy(path: Path) -> Policy:
@@ -238,7 +271,7 @@ def allow(path: Path, pattern: str) -> Allowance:
 def objections(policy: Policy, asked: Asked) -> list[str]:
     """Return why a site does not take part in this, a sentence each; none where it does."""
     accept, job = policy.accept, asked.job
-    disk, rounds = policy.resources.disk_mb, job.rounds
+    rounds = job.rounds
     reasons = {
         f"the plan {job.plan_sha256} is not accepted": bool(accept.plans) and job.plan_sha256 not in accept.plans,
         f"the purpose {job.purpose!r} is not accepted": bool(accept.purposes) and job.purpose not in accept.purposes,
@@ -252,8 +285,6 @@ def objections(policy: Policy, asked: Asked) -> list[str]:
         < accept.smallest_cohort,
         f"{asked.population} clients are eligible, fewer than {accept.smallest_population}": asked.population
         < accept.smallest_population,
-        f"the model has {asked.model_size} bytes, more than disk_mb allows": disk is not None
-        and asked.model_size > disk * 1_000_000,
     }
     return [*(reason for reason, holds in reasons.items() if holds), *_other_authority(policy.secure_sums, job.plan)]
 

@@ -32,6 +32,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from hansa.client.records import Id, Identity, Outcome, Pending, Report
+from hansa.client.room import Room
 from hansa.core.errors import RefusedError, RunError
 from hansa.core.killpoints import reached
 from hansa.core.layout import Array
@@ -57,8 +58,9 @@ _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 class StateFolder:
     """A client's folder, for one process at a time. Raises RunError where it cannot be used, or is open to others."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, most: int | None = None) -> None:
         self.path = path.expanduser().absolute()
+        self.room = Room(self.path, most)
         with self.using():
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             _refuse_open(self.path)

@@ -87,13 +87,14 @@ class SumFolder:
             return found
 
     def append(self, records: Iterable[bytes]) -> None:
-        """Append records."""
+        """Append records. Raises RefusedError, with nothing written, where the policy's disk has no room for them."""
+        framed = [len(record).to_bytes(_LENGTH, "big") + record for record in records]
+        self._state.room.make(sum(map(len, framed)))
         with self._state.using():
             path = self._path / "records"
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
             with os.fdopen(descriptor, "ab") as file:
-                for record in records:
-                    file.write(len(record).to_bytes(_LENGTH, "big") + record)
+                file.writelines(framed)
                 file.flush()
                 os.fsync(file.fileno())
             sync_folder(self._path)

@@ -71,9 +71,12 @@ class Summing:
         """Go on by one message; return in how many seconds to come back. ``report`` sends a masked vector."""
         try:
             part = self._part_of(begun)
+            gives = part.gives_vector and not self.state.answered(part.id)
+            if gives:
+                self.state.room.make(len(part.reply))
         except RefusedError as error:
             return self._leave(begun, error)
-        if part.gives_vector and not self.state.answered(part.id):
+        if gives:
             digest = hashlib.sha256(part.reply).hexdigest()
             pending = self.state.write_pending(part.id, part.reply, digest, {})
             reached("client.pending-written")

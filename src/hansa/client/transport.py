@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 import ssl
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +41,8 @@ _PASSING: Final = frozenset({
     _UNREACHABLE, "HANSA-SERVER-BUSY", "HANSA-SERVER-LIMIT", "HANSA-SERVER-STORAGE", "HANSA-REQUEST-SLOW"
 })  # fmt: skip
 """What is tried again."""
+ANSWER: Final = 1024
+"""Bytes that are to be left for the answer to a call, before it is made."""
 _LARGEST: Final = 2**20
 """Bytes of an answer, at most: what is larger, models and jobs, has a size that is known before it is read."""
 _AS_IT_IS: Final = {"Accept-Encoding": "identity"}
@@ -52,8 +54,22 @@ _LONGEST_PAUSE: Final = 30.0
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
 Reply = TypeVar("Reply", bound=Message)
-Sent = Callable[[int, int], None]
-"""Is told (bytes up, bytes down) of every transfer."""
+
+
+class Meter:
+    """Is asked before each call and told of every byte of a body. This one allows all and counts nothing."""
+
+    def begin_call(self, up: int) -> None:
+        """Count the bytes of a call. Raises RefusedError where it is not to be made now."""
+
+    def require_now(self) -> None:
+        """Raise RefusedError where nothing is to be sent or fetched now."""
+
+    def require_bytes(self, size: int) -> None:
+        """Raise RefusedError where so many bytes are too many."""
+
+    def received(self, size: int) -> None:
+        """Count bytes that came."""
 
 
 @dataclass(frozen=True)
@@ -84,11 +100,11 @@ class Reach:
 class Transport:
     """A connection to the server, kept between calls. One thread uses it."""
 
-    def __init__(self, reach: Reach, *, clock: Clock | None = None, sent: Sent | None = None) -> None:
+    def __init__(self, reach: Reach, *, clock: Clock | None = None, meter: Meter | None = None) -> None:
         self.reach = reach
         self._http = reach.client()
         self._clock = clock or SystemClock()
-        self._sent = sent or (lambda _up, _down: None)
+        self._meter = meter or Meter()
         self._signer: tuple[str, Ed25519PrivateKey] | None = None
 
     def sign_as(self, client: str, key: Ed25519PrivateKey) -> None:
@@ -124,12 +140,7 @@ class Transport:
         path = f"/v1/jobs/{sha256}"
         for attempt in self._tries():
             with attempt, self._stream("GET", path) as response:
-                content = b""
-                for block in response.iter_raw():
-                    content += block
-                    if len(content) > limit:
-                        raise _other_digest("job")
-                self._sent(0, len(content))
+                content = self._whole(response, limit, _other_digest("job"))
         if hashlib.sha256(content).hexdigest() != sha256:
             raise _other_digest("job")
         return content
@@ -153,18 +164,22 @@ class Transport:
         if have >= size > 0:
             return
         resumed = {"Range": f"bytes={have}-", "If-Range": f'"{sha256}"'} if have else {}
+        self._meter.require_bytes(size - have)
         with self._stream("GET", path, headers=resumed) as response:
             goes_on = response.status_code == httpx.codes.PARTIAL_CONTENT
             if goes_on and not response.headers.get("content-range", "").startswith(f"bytes {have}-"):
                 raise _other_digest("model")
             total = have if goes_on else 0
+            self._meter.require_bytes(size - total)
             with partial.open("ab" if goes_on else "wb") as file:
                 for block in response.iter_raw():
+                    self._meter.received(len(block))
                     total += len(block)
                     if total > size:
                         raise _other_digest("model")
                     file.write(block)
-                    self._sent(0, len(block))
+                    if total // PART > (total - len(block)) // PART:
+                        self._meter.require_now()
         if total < size:
             raise _unreachable("The connection ended in the middle of a model.")
 
@@ -175,6 +190,7 @@ class Transport:
 
         Returns what became of the whole.
         """
+        self._meter.require_bytes(size + ANSWER)
         repr_digest = f"sha-256=:{base64.b64encode(bytes.fromhex(sha256)).decode()}:"
         asks, answer, longest = resumes, wire.ReportResponse(), part_bytes()
         for attempt in self._tries():
@@ -233,14 +249,14 @@ class Transport:
         self, method: str, path: str, body: bytes, *, headers: dict[str, str], wait: float = 0.0
     ) -> tuple[bytes, httpx.Headers]:
         """Send one request and return its answer. Raises RefusedError for an error, of the server or on the way."""
+        self._meter.begin_call(len(body))
         timeout = httpx.Timeout(self.reach.timeout, read=self.reach.timeout + wait)
         signed = {**_AS_IT_IS, **headers, **self._signature(method, path, body)}
         with (
             _on_the_way(),
             self._http.stream(method, path, content=body, headers=signed, timeout=timeout) as response,
         ):
-            content = _whole(response)
-        self._sent(len(body), len(content))
+            content = self._whole(response)
         if response.is_error:
             raise refusal(response.status_code, content, response.headers)
         return content, response.headers
@@ -248,11 +264,25 @@ class Transport:
     @contextmanager
     def _stream(self, method: str, path: str, headers: dict[str, str] | None = None) -> Iterator[httpx.Response]:
         """Give an answer that is read block by block."""
+        self._meter.begin_call(0)
         signed = {**_AS_IT_IS, **(headers or {}), **self._signature(method, path, b"")}
         with _on_the_way(), self._http.stream(method, path, headers=signed) as response:
             if response.is_error:
-                raise refusal(response.status_code, _whole(response), response.headers)
+                raise refusal(response.status_code, self._whole(response), response.headers)
             yield response
+
+    def _whole(self, response: httpx.Response, limit: int = _LARGEST, too_large: RefusedError | None = None) -> bytes:
+        """Return the body of an answer, as it came, of at most so many bytes. Raises RefusedError for a larger one."""
+        told = response.headers.get("content-length", "")
+        if response.request.method != "HEAD":
+            self._meter.require_bytes(min(limit, int(told)) if told.isdecimal() else limit)
+        content = b""
+        for block in response.iter_raw():
+            self._meter.received(len(block))
+            content += block
+            if len(content) > limit:
+                raise too_large or _unreachable(f"It answers with more than {limit} bytes.")
+        return content
 
     def _signature(self, method: str, path: str, body: bytes) -> dict[str, str]:
         if self._signer is None:
@@ -269,16 +299,6 @@ def part_bytes() -> int:
     """Return the most bytes of one part of an upload: smaller ones lose less where connections break often."""
     wanted = value_of(UPLOAD_PART) or ""
     return max(1, min(PART, int(wanted))) if wanted.isdecimal() else PART
-
-
-def _whole(response: httpx.Response) -> bytes:
-    """Return the body of a small answer, as it came. Raises RefusedError for one that is not small."""
-    content = b""
-    for block in response.iter_raw():
-        content += block
-        if len(content) > _LARGEST:
-            raise _unreachable(f"It answers with more than {_LARGEST} bytes.")
-    return content
 
 
 @contextmanager

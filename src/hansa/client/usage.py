@@ -9,6 +9,8 @@ from hansa.client.state import StateFolder
 from hansa.core.clock import Clock
 
 USAGE: Final = "usage.json"
+_UNWRITTEN: Final = 8 * 2**20
+"""Bytes, at most, that came and that a process which is killed forgets. What it sends is on disk before it leaves."""
 
 
 class Usage:
@@ -18,6 +20,7 @@ class Usage:
         self._state, self._clock, self._kept = state, clock, kept
         nothing = {"day": "", "up": 0, "down": 0}
         self._counts: dict[str, Any] = (state.read_json(USAGE) or nothing) if kept else nothing
+        self._unwritten = 0
 
     def today(self) -> int:
         """Return the bytes sent and received today."""
@@ -25,15 +28,19 @@ class Usage:
         return int(self._counts["up"] + self._counts["down"])
 
     def count(self, up: int, down: int) -> None:
-        """Add bytes."""
+        """Add bytes; those that go up are on disk when this returns."""
         self._new_day()
         self._counts["up"] += up
         self._counts["down"] += down
+        self._unwritten += up + down
+        if up or self._unwritten >= _UNWRITTEN:
+            self.write()
 
     def write(self) -> None:
         """Bring the counts to disk."""
-        if self._kept:
+        if self._kept and self._unwritten:
             self._state.write_json(USAGE, self._counts)
+        self._unwritten = 0
 
     def _new_day(self) -> None:
         day = time.strftime("%Y-%m-%d", time.localtime(self._clock.now()))

@@ -43,7 +43,9 @@ class Workshop:
         """Return the job of an assignment, fetched once. Raises RefusedError for one that it does not name."""
         path = self.state.job(assigned.job_sha256)
         if not path.exists():
-            self.state.save_job(assigned.job_sha256, transport.job(assigned.job_sha256, LARGEST))
+            content = transport.job(assigned.job_sha256, LARGEST)
+            self.state.room.make(len(content))
+            self.state.save_job(assigned.job_sha256, content)
         if self._learner is not None and self._learner[0] == assigned.job_sha256:
             return self._learner[1].job
         job = JobDescriptor.from_bytes(path.read_bytes())
@@ -60,8 +62,25 @@ class Workshop:
         """Return the file of the model that an assignment starts from."""
         path = self.state.model(assigned.model_sha256)
         if not path.exists():
+            self.state.room.make(self.to_fetch(assigned), self._needed(assigned))
             transport.download(assigned.model_sha256, path, assigned.model_size)
         return path
+
+    def to_fetch(self, assigned: wire.Assignment) -> int:
+        """Return how many bytes of an assignment's model are not here yet."""
+        path = self.state.model(assigned.model_sha256)
+        partial = path.with_name(f"{path.name}.part")
+        have = partial.stat().st_size if partial.exists() else 0
+        return 0 if path.exists() else max(0, assigned.model_size - have)
+
+    def objections(self, assigned: wire.Assignment, kind: Kind) -> list[str]:
+        """Return why model and answer do not fit the folder; an answer in training is taken to be like the model."""
+        size = self.to_fetch(assigned) + about(assigned, kind)
+        return self.state.room.objections(size, self._needed(assigned))
+
+    def _needed(self, assigned: wire.Assignment) -> list[Path]:
+        model = self.state.model(assigned.model_sha256)
+        return [self.state.job(assigned.job_sha256), model, model.with_name(f"{model.name}.part")]
 
     def answer(self, assigned: wire.Assignment, assignment: Id, job: JobDescriptor, model: Path) -> Answer:
         """Return what the client reports."""
@@ -101,3 +120,8 @@ class Workshop:
         if self._examples is None or self._examples[0] != version:
             self._examples = version, self.data.examples(learner.plan.features, learner.job.signature)
         return self._examples[1]
+
+
+def about(assigned: wire.Assignment, kind: Kind) -> int:
+    """Return about how many bytes an answer has, before it is computed: in training those of the model."""
+    return assigned.model_size if kind == "training" else 0

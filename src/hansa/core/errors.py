@@ -191,6 +191,12 @@ CATALOGUE: Final[dict[str, Entry]] = {
     ),
     "HANSA-RUN-ATTEMPTS": Entry(4, "a round was given up too often; the run is paused", 500, "internal"),
     "HANSA-POLICY-REFUSED": Entry(3, "the site's policy does not allow what a plan asks", 403, "permission_denied"),
+    "HANSA-POLICY-WAITS": Entry(
+        3, "the site's policy does not let the client work now: hours, battery or network", 403, "permission_denied"
+    ),
+    "HANSA-POLICY-BYTES": Entry(
+        3, "more than what is left of the bytes that the site's policy allows in a day", 403, "permission_denied"
+    ),
     "HANSA-POLICY-INVALID": Entry(2, "the site's policy file has problems", 400, "invalid_argument"),
     "HANSA-CODE-FORBIDDEN": Entry(3, "a plan names code that is not on the allow-list", 403, "permission_denied"),
     "HANSA-CODE-CHANGED": Entry(3, "allowed code is not the file that was allowed", 403, "permission_denied"),
