@@ -123,9 +123,7 @@ def test_what_a_policy_does_not_accept_is_declined_and_the_server_told_no_reason
 
 def test_names_in_a_refusal_are_as_they_were_written():
     job = replace(JOB, operator="Charité Berlin")
-    reasons = objections(
-        Policy(accept=Accept(operators=("NHS",), purposes=("Care",))), Asked("training", 1, job, 4, 9)
-    )
+    reasons = objections(Policy(accept=Accept(operators=("NHS",), purposes=("Care",))), Asked("training", 1, job, 4, 9))
     found = refused(reasons).found
     assert found == "The purpose 'research' is not accepted; the operator 'Charité Berlin' is not accepted."
 

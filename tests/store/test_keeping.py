@@ -7,6 +7,7 @@ import os
 import time
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from tests.store.rows import enrolled, opened, seeded
 
@@ -14,6 +15,7 @@ from hansa.core.errors import StoreError
 from hansa.store.backup import back_up, check, restore
 from hansa.store.blobs import LocalBlobs
 from hansa.store.keys import LocalKeys
+from hansa.store.numbers import among_packed, packed
 from hansa.store.records import Release
 from hansa.store.retention import Swept, sweep
 from hansa.store.store import Store
@@ -53,6 +55,43 @@ def test_only_what_is_over_or_orphaned_and_old_is_removed(run_on, tmp_path):
         blobs.close()
 
     run_on(test)
+
+
+def test_who_called_long_ago_is_forgotten_and_who_called_lately_is_not(run_on, tmp_path):
+    async def test(store, seed):
+        blobs, keys, now = LocalBlobs(tmp_path / "blobs"), LocalKeys(tmp_path / "keys"), time.time()
+        of = seed.population.id
+        async with store.transaction() as rows:
+            await rows.recent_callers.add(of, packed(np.array([1, 9])), at=now - 5 * HOUR)
+            await rows.recent_callers.add(of, packed(np.array([0, 17, 8])), at=now - 3 * HOUR)
+            await rows.recent_callers.add(of, packed(np.array([3])), at=now - 2 * HOUR)
+
+        async def called(since, population=of):
+            async with store.reading() as rows:
+                packs = await rows.recent_callers.since(population, since)
+            return np.flatnonzero(among_packed(packs, 18)).tolist()
+
+        assert await called(now - 3 * HOUR) == [0, 3, 8, 17]
+        await sweep(store, blobs, keys, now=now)
+        assert await called(0.0) == [0, 3, 8, 17]
+        async with store.transaction() as rows:
+            await rows.recent_callers.forget(now, population="another")
+            await rows.recent_callers.forget(now - 2 * HOUR, population=of)
+        assert await called(0.0) == [3]
+        assert await called(0.0, "another") == []
+        blobs.close()
+
+    run_on(test)
+
+
+@pytest.mark.parametrize("size", [1, 7, 8, 9, 1000])
+def test_numbers_come_back_as_they_were_packed(size):
+    halves = [np.arange(0, size, 2), np.arange(1, size, 2)]
+    packs = [packed(half) for half in halves if len(half)]
+    assert among_packed(packs, size).all()
+    assert np.flatnonzero(among_packed(packs[:1], size)).tolist() == halves[0].tolist()
+    assert not among_packed([], size).any()
+    assert len(among_packed([packed(np.array([10**6]))], size)) == size, "no pack takes more than its population"
 
 
 def test_of_a_run_that_ended_long_ago_the_last_model_stays_and_those_in_use(run_on, tmp_path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import structlog
@@ -13,6 +13,7 @@ from hansa.core.errors import HansaError
 from hansa.server.lifecycle import TAKES_REPORTS
 from hansa.server.opening import posted
 from hansa.server.services import Services
+from hansa.server.shared_callers import SharedCallers
 from hansa.store.records import RoundKey
 from hansa.store.retention import sweep
 
@@ -27,10 +28,14 @@ _DAY: Final = 86400.0
 
 @dataclass
 class Follower:
-    """Reads the store once a second, and cleans it up once an hour."""
+    """Reads the store once a second, tells others now and then who called, and cleans the store up once an hour."""
 
     services: Services
     swept_at: float = 0.0
+    callers: SharedCallers = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.callers = SharedCallers(self.services)
 
     async def start(self) -> None:
         """Put up what was open when this replica last died."""
@@ -38,10 +43,11 @@ class Follower:
         await self.look()
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Follow until told to stop."""
+        """Follow until told to stop; those who called last are not forgotten then."""
         while not stop.is_set():
             try:
                 await self.look()
+                await self.callers.share()
                 await self._sweep()
             except HansaError as error:
                 _LOG.error("could not follow", code=error.code)
@@ -50,6 +56,8 @@ class Follower:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_SECONDS):
                     await stop.wait()
+        with suppress(HansaError):
+            await self.callers.share(at_once=True)
 
     async def _sweep(self) -> None:
         """Once an hour, remove what nothing refers to any more."""

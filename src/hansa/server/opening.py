@@ -23,13 +23,12 @@ from hansa.server.eligibility import Eligibility
 from hansa.server.lifecycle import Upcoming, at_goal, goal_of
 from hansa.server.rounds_at_rest import round_name
 from hansa.server.services import Services
+from hansa.server.shared_callers import recent_callers
 from hansa.store.backup import ATTEMPTS
 from hansa.store.records import Assigned, Client, Round, RoundKey, Run
 
 RESUMED: Final = "resumed"
 """The note of a run that says when the operator let it go on: attempts that were given up before count no more."""
-_WINDOW: Final = 3.0
-"""Check-in intervals within which a client must have called to be picked where admission is "checked-in"."""
 _UNAFFORDABLE: Final = frozenset(
     {"HANSA-BUDGET-OVERDRAWN", "HANSA-BUDGET-MISSING", "HANSA-BUDGET-SCOPE", "HANSA-BUDGET-CLAIM",
      "HANSA-BUDGET-SETTLED", "HANSA-BUDGET-RESTORED", "HANSA-NOISE-ROW"}
@@ -117,15 +116,13 @@ def next_attempt(run: Run, last: Round | None) -> int:
 
 async def eligible_of(services: Services, context: RunContext) -> Eligible:
     """Return who may be picked for a run now: all active clients, or those of them that called lately."""
-    callers: Int64s | None = None
     async with services.store.reading() as rows:
         population = await rows.populations.get(context.run.population)
         if population is None:
             raise LookupError("a run has a population")
+        callers = None
         if population.admission == "checked-in":
-            size = await rows.clients.size(population.id)
-            window = _WINDOW * max(services.pace.seconds(size), services.settings.long_poll_seconds)
-            callers = services.board.callers.recent(population.id, services.clock.now() - window)
+            callers = await recent_callers(services, rows, population.id)
         eligibility = Eligibility(context.job.eligibility, population.minimum_version)
         return await eligible_clients(rows, population.id, eligibility, callers=callers)
 

@@ -25,9 +25,13 @@ class Pace:
 
         Where a round needs so many of the callers ``within`` some seconds, all that may be asked call in that time.
         """
-        seconds = population / self.calls_per_second
+        seconds = self.interval(population)
         if needed and within is not None:
-            seconds = min(seconds, max(within / 2, population / (4 * self.calls_per_second)))
-        seconds = min(max(seconds, self.shortest), self.longest)
+            sooner = max(within / 2, population / (4 * self.calls_per_second))
+            seconds = max(self.shortest, min(seconds, sooner))
         low, high = max(self.shortest, seconds * (1 - _JITTER)), min(self.longest, seconds * (1 + _JITTER))
         return random.uniform(low, high)  # noqa: S311 - spreads load, protects nobody
+
+    def interval(self, population: int) -> float:
+        """Return how many seconds pass between two calls of a client on average, where so many call."""
+        return min(max(population / self.calls_per_second, self.shortest), self.longest)

@@ -23,6 +23,8 @@ _NOISE: Final = re.compile(r"(.+)-noise")
 _BY_DIGEST: Final = ("models/", "slots/", "jobs/")
 _CHANGES: Final = 100_000
 """Changes of clients that stay in the feed."""
+_CALLS: Final = 14_400.0
+"""Seconds after which nobody asks who called: longer than the window of any population."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ async def sweep(  # noqa: PLR0913 - three places, and how long what is kept
     async with store.transaction() as rows:
         events = 0 if keep_events is None else await rows.events.forget(now - keep_events)
         await rows.clients.forget_changes(_CHANGES)
+        await rows.recent_callers.forget(now - _CALLS)
     return Swept(len(finished), len(orphans), _bytes(finished) + _bytes(orphans), destroyed, events)
 
 

@@ -14,6 +14,7 @@ from hansa.store.ledger import LedgerRows
 from hansa.store.participation import Participation
 from hansa.store.populations import Populations
 from hansa.store.postgres import PostgresDatabase
+from hansa.store.recent_callers import RecentCallers
 from hansa.store.references import References
 from hansa.store.releases import Releases
 from hansa.store.reports import Reports
@@ -34,6 +35,7 @@ class Rows:
         self.tokens = Tokens(connection)
         self.populations = Populations(connection)
         self.clients = Clients(connection, pending)
+        self.recent_callers = RecentCallers(connection)
         self.participation = Participation(connection)
         self.jobs = Jobs(connection)
         self.runs = Runs(connection)

@@ -27,7 +27,7 @@ from sqlalchemy import (
     text,
 )
 
-SCHEMA: Final = 3
+SCHEMA: Final = 4
 """The schema that this code was written for; each migration raises it by one."""
 
 METADATA: Final = MetaData(
@@ -148,6 +148,17 @@ clients = Table(
     # whether thousands of numbers are eligible, and how many are, is read from these alone
     Index("ix_clients_eligible", "population", "number", "state", "profile"),
     Index("ix_clients_counts", "population", "profile", "state"),
+)
+
+recent_callers = Table(
+    "recent_callers",
+    METADATA,
+    Column("number", _COUNTER, primary_key=True),
+    _text("population"),
+    _time("at"),
+    Column("callers", LargeBinary, nullable=False),
+    ForeignKeyConstraint(["population"], ["populations.id"]),
+    Index(None, "population", "at"),
 )
 
 invitations = Table(
