@@ -319,6 +319,9 @@ def test_uploads_count_as_downloads_do(server, agent_with):
     up = len(server.reports[path])
     down = len(JOB.to_bytes()) + len(first_model(JOB))
     assert up + down < agent.used_today() - before < up + down + 2500, "and check-in, answers"
+    told = json.loads((agent.state.path / "usage.json").read_text())
+    assert up < told["up"] < up + 1000
+    assert down < told["down"] < down + 1500
 
 
 @pytest.mark.parametrize("cap", range(1500, 9000, 500))
@@ -545,6 +548,8 @@ def test_rows_and_reports_that_do_not_fit_are_not_written(server, agent_with, mo
 def test_a_report_that_does_not_fit_is_not_written(server, agent_with, monkeypatch, confined):
     more = {"cpu_share": 0.9} if confined else {}
     agent = agent_with(disk_mb=1, **more)
+    if confined:  # its process has to see that itself, before it writes
+        monkeypatch.setattr("hansa.client.agent.require_fits", lambda *_: None)
     server.assign(JOB, kind=wire.KIND_STATISTICS, round=0)
     answer = agent._workshop.answer
 
@@ -575,8 +580,10 @@ def test_a_sum_for_which_the_disk_becomes_too_small_is_left(server, agent_with, 
     agent, path = agent_with(disk_mb=1), server.assign_sum(job_of(SECURE))
     work(agent, lambda: len(SumFolder(agent.state).records()) == records)
     taken = len(server.sums[path].taken)
+    reported = path in server.reports
     fill(agent)
     work(agent, lambda: not (agent.state.path / "sum").exists())
+    assert (path in server.reports) == reported, "no masked vector is written for which there is no room"
     assert "disk_mb" in why_declined(agent)
     assert len(server.sums[path].taken) <= taken + 1, "at most what had its record"
     work(agent, lambda: path in server.declined or path in server.reports)
