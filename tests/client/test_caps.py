@@ -279,7 +279,7 @@ def test_a_dry_run_makes_its_one_call_and_says_that_the_rest_would_wait(server, 
     assert told["assignment"] == path
     assert told["would_receive_bytes"] == len(first_model(JOB))
     assert len(told["rests_because"]) == 1
-    assert not any(name.startswith("would_send") for name in told)
+    assert set(told) == {"assignment", "plan_sha256", "cohort_size", "would_receive_bytes", "rests_because"}
 
 
 def test_a_round_that_waited_costs_no_training_of_a_plan_that_counts_them(server, agent_with, site, monkeypatch):
@@ -346,7 +346,11 @@ def test_no_day_has_more_bytes_than_its_cap(server, agent_with, site, cap):
         assert "bytes" in (agent.state.path / DECLINED).read_text()
 
 
-def test_a_report_that_does_not_fit_today_waits_until_tomorrow_over_a_restart(server, agent_with, site):
+@pytest.mark.parametrize("part", [40, 10**6])
+def test_a_report_that_does_not_fit_today_waits_whole_until_tomorrow_over_a_restart(
+    server, agent_with, site, monkeypatch, part
+):
+    monkeypatch.setenv("HANSA_UPLOAD_PART", str(part))
     agent, path = agent_with(bytes_a_day=10**6), server.assign(JOB)
     with cut(server), pytest.raises(RefusedError):
         agent.step()
@@ -508,6 +512,17 @@ def test_a_model_and_its_answer_that_do_not_fit_are_declined_before_they_are_fet
     assert "disk_mb" in why_declined(agent)
     assert not any(method == "GET" for method, _ in server.requests)
     assert any("disk_mb" in each for each in agent.rehearse()["policy_objects"])
+    agent.step()
+    assert server.declined == [path]
+
+
+def test_a_job_that_does_not_fit_is_declined_and_not_kept(server, agent_with):
+    agent = agent_with(disk_mb=1)
+    fill(agent, but=len(JOB.to_bytes()) - 1)
+    path = server.assign(JOB, kind=wire.KIND_STATISTICS, round=0)
+    agent.step()
+    assert "disk_mb" in why_declined(agent)
+    assert list((agent.state.path / "jobs").iterdir()) == []
     agent.step()
     assert server.declined == [path]
 

@@ -71,6 +71,7 @@ def test_every_setting_can_be_given_by_the_environment(name, tmp_path):
         "tls": "off",
         "client_certificates": "required",
         "http2": "false",
+        "shared_caches": "true",
         "log_level": "debug",
         "largest_update_weight": "1000",
         "log_format": "json",

@@ -346,7 +346,7 @@ def test_errors_on_the_page_are_those_of_the_catalogue():
     statuses = {
         "invalid_argument": 400, "unauthenticated": 401, "permission_denied": 403, "not_found": 404,
         "already_exists": 409, "aborted": 409, "failed_precondition": 400, "resource_exhausted": 429,
-        "unavailable": 503, "internal": 500, "data_loss": 500,
+        "unavailable": 503, "internal": 500, "data_loss": 500, "out_of_range": 400,
     }  # fmt: skip
     rows = {row[0].strip("`"): row[1:4] for row in table("", "code")}
     for code, (http, connect, through) in rows.items():

@@ -19,12 +19,13 @@ from hansa.core.errors import CATALOGUE, HansaError, RefusedError
 from hansa.secagg.known import MessageHash
 from hansa.server import health, operator_api, pages
 from hansa.server.client_api import CALLER, SIGNED_AT, ClientApi
+from hansa.server.connect_refusals import Coded
 from hansa.server.coordinator import Coordinator
 from hansa.server.following import Follower
 from hansa.server.recorder import Recorder
 from hansa.server.room import Bodies, Room
 from hansa.server.services import Services
-from hansa.server.transfers import Transfers, internal
+from hansa.server.transfers import Transfers, internal, not_found
 from hansa.serving.bodies import Receive, read_body, too_large
 from hansa.store.records import Client
 from hansa.wire.generated.federation_connect import FederationASGIApplication
@@ -104,7 +105,8 @@ def create(services: Services) -> Application:
     """Return the application over some services. Its background work runs within its lifespan."""
     transfers = Transfers(services, Recorder(services))
     room, bodies = Room(services.settings.uploads_in_memory_bytes), Bodies()
-    api = FederationASGIApplication(ClientApi(services), read_max_bytes=services.settings.largest_request_bytes)
+    most = services.settings.largest_request_bytes
+    api = Coded(FederationASGIApplication(ClientApi(services), read_max_bytes=most), answer, most)
     routes = [
         Route("/v1/jobs/{sha256}", _signed(services, transfers.job), methods=["GET"]),
         Route("/v1/models/{sha256}", _signed(services, transfers.model), methods=["GET"]),
@@ -112,6 +114,7 @@ def create(services: Services) -> Application:
         Route(
             "/v1/updates/{run}/{kind}/{round}/{attempt}", _update(services, transfers, room, bodies), methods=["PUT"]
         ),
+        Mount("/v1", app=answer(not_found())),
         Mount("/api/v1", app=operator_api.build(services)),
         *health.routes(services),
         Mount("/", app=pages.build(services)),

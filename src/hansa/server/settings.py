@@ -147,6 +147,13 @@ class ServerSettings:
         Ge(0),
         Doc("bytes of models, slots and open updates that a tenant may have when it submits a model; 0: no limit"),
     ] = 0
+    shared_caches: Annotated[
+        bool,
+        Doc(
+            "let caches between server and clients (a CDN, a proxy) keep models and job descriptors; then whoever "
+            "knows the SHA-256 of one can fetch it there without a signature"
+        ),
+    ] = False
     retention_days: Annotated[
         float,
         Gt(0),

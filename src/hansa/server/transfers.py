@@ -1,7 +1,8 @@
 """Models down and updates up, as plain HTTP. Memory does not grow with the size of either.
 
-A model is named by its digest, never changes, and can be cached by whoever may fetch it. An update comes in parts; each
-is sealed and on disk before it is acknowledged, and the last one makes the report.
+A model is named by its digest, never changes, and can be cached: by whoever may fetch it, or, where ``shared_caches``
+is set, by all that lies on its way. An update comes in parts; each is sealed and on disk before it is acknowledged, and
+the last one makes the report.
 """
 
 from __future__ import annotations
@@ -82,7 +83,8 @@ class Transfers:
 
     async def _blob(self, request: Request, name: str, digest: str, media_type: str) -> Response:
         etag = f'"{digest}"'
-        headers = {"ETag": etag, "Cache-Control": "private, max-age=31536000, immutable", "Accept-Ranges": "bytes"}
+        kept = f"{'public' if self.services.settings.shared_caches else 'private'}, max-age=31536000, immutable"
+        headers = {"ETag": etag, "Cache-Control": kept, "Accept-Ranges": "bytes"}
         if request.headers.get("if-none-match") == etag:
             return Response(status_code=304, headers=headers)
         size = await self.services.blobs.size(name)
