@@ -39,6 +39,7 @@ def rounds(draw):
     settings_ = {
         "round_deadline": draw(st.none() | st.integers(1, 6).map(float)),
         "report_goal": draw(st.none() | st.integers(1, count)),
+        "minimum_reports": draw(st.none() | st.integers(1, count)),
     }
     return count, events, settings_, draw(st.integers(1, count)), draw(st.booleans())
 
@@ -61,7 +62,8 @@ def test_a_round_freezes_once_at_the_first_of_all_answered_deadline_and_goal(cas
     assert {client for client, verdict in verdicts.items() if verdict == "included"} == set(played.survivors)
     assert all(verdict in ("included", "late") for verdict in verdicts.values())
     assert sum(played.count(fate) for fate in ("included", "late", "lost")) == count
-    assert played.enough == (len(played.survivors) >= (settings_["report_goal"] or 0))
+    needed = settings_["minimum_reports"] or settings_["report_goal"] or 0
+    assert played.enough == (len(played.survivors) >= needed)
 
 
 @given(rounds())
@@ -94,6 +96,15 @@ def test_a_goal_does_not_close_a_round_whose_server_sees_only_a_sum():
     assert (hidden.survivors, hidden.closed_at) == ((0, 1, 2), 6.0)
 
 
+@pytest.mark.parametrize(("minimum", "enough"), [(2, True), (3, False)])
+@pytest.mark.parametrize("goal", [None, 4])
+def test_a_minimum_closes_no_round_but_says_at_its_deadline_whether_it_counts(minimum, enough, goal):
+    played = opened(5, report_goal=goal, minimum_reports=minimum, round_deadline=6.0)
+    play(played, [(float(client), client, client > 1) for client in range(4)])
+    assert (played.closed_at, played.survivors) == (6.0, (0, 1))
+    assert played.enough == enough
+
+
 def test_a_round_of_nobody_is_closed_as_it_opens():
     assert opened(0).closed_at == 0.0
     assert not opened(0, report_goal=1).enough
@@ -115,6 +126,14 @@ def test_a_goal_that_no_cohort_reaches_is_a_problem():
     assert Sync(report_goal=11, over_selection=0.1).problems(Uniform(size=10), 100) == []
     assert Sync(report_goal=4).problems(Full(), 4) == []
     assert Sync().problems(Poisson(rate=0.5), 4) == []
+
+
+def test_a_minimum_that_no_cohort_reaches_or_above_what_closes_a_round_is_a_problem():
+    assert Sync(minimum_reports=11).problems(Uniform(size=10), 100)[0][0] == "minimum_reports"
+    assert Sync(minimum_reports=11, over_selection=0.1).problems(Uniform(size=10), 100)[0][0] == "minimum_reports"
+    assert Sync(minimum_reports=6, report_goal=5).problems(Uniform(size=10), 100)[0][0] == "minimum_reports"
+    assert Sync(minimum_reports=5, report_goal=5).problems(Uniform(size=10), 100) == []
+    assert Sync(minimum_reports=10, over_selection=0.1).problems(Uniform(size=10), 100) == []
 
 
 # Buffers

@@ -427,5 +427,7 @@ def test_over_selection_and_goals_need_a_sampler_that_picks_a_number():
         assert "use uniform" in found["schedule.over_selection"]
     found = problems(schedule=Sync(report_goal=2), cohort=Poisson(rate=0.5))
     assert list(found) == ["schedule.report_goal"]
+    found = problems(schedule=Sync(minimum_reports=2), cohort=Poisson(rate=0.5))
+    assert list(found) == ["schedule.minimum_reports"]
     assert problems(schedule=Sync(report_goal=2)) == {}
     assert problems(schedule=Sync(over_selection=0.3, report_goal=2), cohort=Uniform(size=3)) == {}

@@ -360,13 +360,14 @@ def test_who_only_looks_changes_nothing_and_sees_what_others_are_asked(tmp_path)
     run_async(work())
 
 
-def test_a_straggler_is_told_politely_and_the_round_is_tried_again_where_too_few_came(tmp_path):
+@pytest.mark.parametrize("needed", ["report_goal", "minimum_reports"])
+def test_a_straggler_is_told_politely_and_the_round_is_tried_again_where_too_few_came(tmp_path, needed):
     async def work():
         async with deployed(tmp_path) as server:
             devices = [await server.device(name) for name in "ab"]
             for device in devices:
                 await device.check_in()
-            await server.submit(*TRAINING, "schedule.round_deadline=60.0", "schedule.report_goal=2")
+            await server.submit(*TRAINING, "schedule.round_deadline=60.0", f"schedule.{needed}=2")
             asked = await asyncio.gather(*(device.assignment() for device in devices))
             update = await server.update(asked[0], 1.0)
             assert (await devices[0].put(asked[0].id, update)).json()["verdict"] == "VERDICT_ACCEPTED"

@@ -123,8 +123,8 @@ class Federation:
             if todo == "collect":
                 self.round = advance(self.round, "collecting")
             return
-        empty = not self.round.cohort_size and self.plan.schedule.report_goal is None
-        enough = len(self.acknowledged) >= (self.plan.schedule.report_goal or 1) or empty
+        empty = not self.round.cohort_size and self.plan.schedule.needed_reports is None
+        enough = len(self.acknowledged) >= (self.plan.schedule.needed_reports or 1) or empty
         assert todo == ("freeze" if enough else "abandon")
         self.end = todo
 
@@ -138,10 +138,12 @@ EVENTS = st.lists(
 @settings(max_examples=500, deadline=None)
 @given(
     st.integers(0, 6), st.none() | st.integers(1, 4), st.none() | st.integers(1, 15), st.integers(1, 6),
-    st.booleans(), EVENTS,
+    st.none() | st.integers(1, 4), st.booleans(), EVENTS,
 )  # fmt: skip
-def test_a_round_ends_exactly_as_the_schedule_says(size, goal, deadline, wanted, secure, events):
-    plan = planned(schedule={"kind": "sync", **({} if goal is None else {"report_goal": goal})})
+def test_a_round_ends_exactly_as_the_schedule_says(size, goal, deadline, wanted, minimum, secure, events):
+    given = {"report_goal": goal, "minimum_reports": minimum}
+    plan = planned()
+    plan = replace(plan, schedule=replace(plan.schedule, **given))
     if secure:
         plan = secured(plan)
     wanted = min(wanted, size)
@@ -215,6 +217,7 @@ def test_a_round_whose_whole_cohort_declines_or_is_refused_is_given_up_at_once()
 def test_a_round_in_which_nobody_was_picked_is_frozen_at_once_unless_it_has_a_goal():
     assert move(planned(), opened(0), [], [], now=0.0) == "freeze"
     assert move(planned(schedule={"kind": "sync", "report_goal": 2}), opened(0), [], [], now=0.0) == "abandon"
+    assert move(planned(schedule={"kind": "sync", "minimum_reports": 1}), opened(0), [], [], now=0.0) == "abandon"
     assert move(planned(), opened(0, kind="evaluation"), [], [], now=0.0) == "abandon"
 
 

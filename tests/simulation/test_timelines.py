@@ -192,7 +192,7 @@ def test_of_a_cohort_those_count_whose_sum_a_federation_would_show(changes, lost
 def test_a_goal_that_is_never_reached_ends_the_run_with_what_to_do(heart, tmp_path):
     slow = devices(tmp_path, {"speed": [1, 1, 0.001, 1]})
     schedule = {"kind": "sync", "report_goal": 4, "round_deadline": 10.0}
-    with pytest.raises(RunError, match="Lower schedule.report_goal") as caught:
+    with pytest.raises(RunError, match="Lower schedule.minimum_reports or report_goal") as caught:
         result(heart, tmp_path / "run", devices=slow, schedule=schedule)
     assert caught.value.code == "HANSA-RUN-STALLED"
 

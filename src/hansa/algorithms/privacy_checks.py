@@ -134,8 +134,9 @@ def amplification(
             "sampling amplifies independent noise that the server adds, and who takes part in a secure sum is no "
             "secret; remove it.",
         )
-    if getattr(schedule, "report_goal", None) is not None:
-        yield Problem("schedule.report_goal", "amplified rounds end by their deadline alone; remove it.")
+    for name in ("report_goal", "minimum_reports"):
+        if getattr(schedule, name, None) is not None:
+            yield Problem(f"schedule.{name}", "amplified rounds end by their deadline alone; remove it.")
     if kind == "uniform":
         if privacy.adjacency != "replace-one" or privacy.population is None:
             yield Problem(
@@ -167,11 +168,11 @@ def own_coins(
             f"under {kind} a client that is added takes the place of another, so that the sum moves by more than one "
             "clip norm; use zero-out or replace-one, or the cohort poisson or full.",
         )
-    if secure_aggregation is not None or getattr(schedule, "report_goal", None) is not None:
+    if secure_aggregation is not None or getattr(schedule, "needed_reports", None) is not None:
         yield Problem(
             path,
-            "a secure sum and a report goal need a number of clients, which tells whether one is there; use zero-out "
-            "or replace-one.",
+            "a secure sum, a report goal and a minimum of reports need a number of clients, which tells whether one is "
+            "there; use zero-out or replace-one.",
         )
 
 

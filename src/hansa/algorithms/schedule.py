@@ -37,8 +37,8 @@ class Sync:
     A round is frozen once, at the first of three moments: every picked client has reported or is lost; the deadline;
     the report goal is reached. The last holds only where the server sees every report: under a secure sum the
     survivors are those who reported when one of the other two came. Who reports at the very moment is included; who
-    reports later is late and never counted. With ``report_goal``, a round that is frozen with fewer reports changes
-    nothing and is tried again with a fresh cohort.
+    reports later is late and never counted. A round that is frozen with fewer reports than it needs changes nothing and
+    is tried again with a fresh cohort: it needs ``minimum_reports``, or else ``report_goal``, or else any.
     Source of over-selection, goal and deadline: Bonawitz et al. 2019, "Towards federated learning at scale: system
     design", section 2.2, https://arxiv.org/abs/1902.01046.
     """
@@ -51,18 +51,35 @@ class Sync:
     report_goal: Annotated[
         int | None,
         Ge(1),
-        Doc("reports that a round needs, and that close it; absent: the cohort's size closes it, any number will do"),
+        Doc("reports that close a round before its deadline; absent: as many as the cohort has"),
+    ] = None
+    minimum_reports: Annotated[
+        int | None,
+        Ge(1),
+        Doc("reports without which a round is given up and tried again; absent: the goal, or without one any number"),
     ] = None
     round_deadline: Annotated[
         float | None, Gt(0), Doc("seconds after which a round waits no more; absent: it waits for all")
     ] = None
 
+    @property
+    def needed_reports(self) -> int | None:
+        """How many reports a round needs to count, or None where any number will do."""
+        return self.report_goal if self.minimum_reports is None else self.minimum_reports
+
     def problems(self, sampler: CohortSampler, population: int) -> list[tuple[str, str]]:
-        """Refuse a goal that no cohort can reach, and a cohort that the population cannot fill."""
-        picked = picking(self, sampler).expected_size(population)
-        if self.report_goal is not None and self.report_goal > picked:
-            sentence = f"{self.report_goal} reports are needed, but {picked:g} clients are picked; "
-            return [("report_goal", f"{sentence}lower it, or raise the cohort or over_selection.")]
+        """Refuse a goal or a minimum that no cohort can reach, and a minimum above the goal that closes a round."""
+        picked, found = picking(self, sampler).expected_size(population), []
+        for name in ("report_goal", "minimum_reports"):
+            wanted = getattr(self, name)
+            if wanted is not None and wanted > picked:
+                sentence = f"{wanted} reports are needed, but {picked:g} clients are picked; "
+                found.append((name, f"{sentence}lower it, or raise the cohort or over_selection."))
+        if found:
+            return found
+        closing = sampler.expected_size(population) if self.report_goal is None else self.report_goal
+        if self.minimum_reports is not None and self.minimum_reports > closing:
+            return [("minimum_reports", f"a round is closed by {closing:g} reports; lower it, or raise report_goal.")]
         return []
 
     def expected_reports(self, sampler: CohortSampler, population: int) -> float:
@@ -153,7 +170,8 @@ class Round:
         """Return the round of the picked clients; ``size`` reports close it where the schedule has no goal."""
         goal, wait = schedule.report_goal, schedule.round_deadline
         deadline = math.inf if wait is None else at + wait
-        begun = cls(tuple(cohort), size if goal is None else goal, goal or 0, deadline, at_goal)
+        needed = schedule.needed_reports or 0
+        begun = cls(tuple(cohort), size if goal is None else goal, needed, deadline, at_goal)
         begun._close_if_all_answered(at)
         return begun
 

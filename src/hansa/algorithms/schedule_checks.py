@@ -23,11 +23,13 @@ def over_selection(cohort: Any, schedule: Any) -> Found:
             "schedule.over_selection",
             f"{kind} does not pick a number of clients, so none can be picked on top; use uniform, or remove it.",
         )
-    if schedule.report_goal is not None and kind == "poisson":
-        yield Problem(
-            "schedule.report_goal",
-            "poisson tosses a coin for each client, so a cohort may fall short of any goal; use uniform, or remove it.",
-        )
+    for name in ("report_goal", "minimum_reports"):
+        if getattr(schedule, name) is not None and kind == "poisson":
+            yield Problem(
+                f"schedule.{name}",
+                "poisson tosses a coin for each client, so a cohort may fall short of any number; use uniform, or "
+                "remove it.",
+            )
 
 
 def buffers_pick_by_themselves(cohort: Any, schedule: Any) -> Found:

@@ -240,7 +240,11 @@ class SynchronousSchedule(Schedule, Protocol):
 
     @property
     def report_goal(self) -> int | None:
-        """How many must report, or None where any number will do."""
+        """How many reports close a round, or None where the cohort's size does."""
+
+    @property
+    def needed_reports(self) -> int | None:
+        """How many reports a round needs to count, or None where any number will do."""
 
     @property
     def round_deadline(self) -> float | None:

@@ -47,6 +47,8 @@ def _numbers(version: str) -> tuple[int, ...]:
     for part in parts:
         digits = part[: len(part) - len(part.lstrip("0123456789"))]
         numbers.append(int(digits or 0))
+    while numbers and not numbers[-1]:  # 1.10 is 1.10.0
+        numbers.pop()
     return tuple(numbers)
 
 

@@ -93,7 +93,7 @@ def goal_of(plan: Plan, round_: Round) -> tuple[int, int]:
     if round_.id.kind != "training" or not of.synchronous:
         return round_.cohort_size, 1
     goal = int(round_.notes["size"]) if of.report_goal is None else of.report_goal
-    return goal, of.report_goal or 1
+    return goal, of.needed_reports or 1
 
 
 def at_goal(plan: Plan, round_: Round) -> bool:
@@ -147,4 +147,4 @@ def _may_be_empty(plan: Plan, round_: Round) -> bool:
     of: Any = plan.schedule
     amplified = plan.privacy is not None and plan.privacy.trusted_sampling
     may = amplified or not round_.cohort_size
-    return may and round_.id.kind == "training" and getattr(of, "report_goal", None) is None
+    return may and round_.id.kind == "training" and getattr(of, "needed_reports", None) is None

@@ -157,7 +157,7 @@ def _needed(context: RunContext, upcoming: Upcoming) -> int:
     fewest = 1 if secure is None else secure.minimum_cohort
     if upcoming.kind != "training" or not schedule.synchronous:
         return fewest
-    return max(schedule.report_goal or int(has_fixed_size(context.plan.cohort)), 0 if secure is None else fewest)
+    return max(schedule.needed_reports or int(has_fixed_size(context.plan.cohort)), 0 if secure is None else fewest)
 
 
 async def _numbers(services: Services, context: RunContext, upcoming: Upcoming, eligible: Eligible) -> Int64s:

@@ -103,7 +103,7 @@ def convention_of(
         raise LookupError("a plan without [secure_aggregation] has no secure sum")
     roster, code = Roster(tuple(identities)), code_of(context, round_.id.kind, round_.cohort_size)
     task = task_of(
-        _with_goal(section, context.plan.schedule, round_),
+        _with_minimum(section, context.plan.schedule, round_),
         code.ring,
         roster,
         run=f"{round_.id.run}/{round_.id.kind}",
@@ -124,14 +124,14 @@ def convention_of(
     )
 
 
-def _with_goal(section: SecureAggregation, schedule: Any, round_: Round) -> SecureAggregation:
+def _with_minimum(section: SecureAggregation, schedule: Any, round_: Round) -> SecureAggregation:
     """Return a section whose sums are not shown of fewer clients than a round of training needs.
 
-    A cohort in several groups has a sum for each, and no goal of its own.
+    A cohort in several groups has a sum for each, and no minimum of its own.
     """
-    goal = getattr(schedule, "report_goal", None)
-    if goal is None or round_.id.kind != "training" or section.groups(round_.cohort_size) > 1:
+    needed = getattr(schedule, "needed_reports", None)
+    if needed is None or round_.id.kind != "training" or section.groups(round_.cohort_size) > 1:
         return section
-    survivors = max(goal, section.minimum_survivors)
+    survivors = max(needed, section.minimum_survivors)
     cohort = max(survivors, section.minimum_cohort)
     return replace(section, minimum_survivors=survivors, minimum_cohort=cohort, group_size=None)

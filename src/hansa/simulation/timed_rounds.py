@@ -51,8 +51,8 @@ class TimedRounds:
                 return Opened((Part(replace(assignment, cohort=cohort)),), facts)
         raise stalled(
             f"In {ATTEMPTS} attempts none of round {state.round + 1} had enough reports.",
-            "Lower schedule.report_goal (and the minima of secure_aggregation, if the plan has it), or raise "
-            "schedule.round_deadline, over_selection or the cohort.",
+            "Lower schedule.minimum_reports or report_goal (and the minima of secure_aggregation, if the plan has "
+            "it), or raise schedule.round_deadline, over_selection or the cohort.",
         )
 
     def notes(self) -> dict[str, Any]:
