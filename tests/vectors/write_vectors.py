@@ -1,6 +1,7 @@
 """Write the test vectors of secure sums anew: ``python -m tests.vectors.write_vectors``.
 
-All randomness is known, but that of HPKE, which its library draws: ``secagg-oneshot.json`` differs every time.
+All randomness is known, but that of HPKE, which its library draws: ``secagg-oneshot.json`` differs every time. What
+becomes of updates before they are masked, and of their sum, is in ``encoding.json``.
 """
 
 from __future__ import annotations
@@ -11,9 +12,17 @@ from pathlib import Path
 
 import numpy as np
 
+from hansa.algorithms.fixed_point import decode, encode, vectors, whole_numbers
+from hansa.algorithms.ring_plan import RingCode, ring_code
+from hansa.algorithms.travelling import travelling_lanes
+from hansa.core.layout import Branch, Layout, Parameter, weight_lane
+from hansa.core.nouns import Assignment, Batch, ClientBatch, ClientContext, Signature
 from hansa.core.ring import Ring, Segment
+from hansa.core.secure_aggregation import BranchIntegers, SecureAggregation
+from hansa.core.streams import Streams
 from hansa.secagg import field
 from hansa.secagg.masks import stream
+from hansa.testing import MemoryClients
 from hansa.testing.secagg import Federation, OneShotFederation
 
 FOLDER = Path(__file__).parent
@@ -101,6 +110,61 @@ def oneshot() -> dict[str, object]:
     }
 
 
+SEED, ROUND = 7, 3
+SIZES = {"params": 6, "control": 3}
+VALUES = [[0.5, -0.25, 0.875, -0.9375, 0.0, 0.125, 3.0, -7.5, 0.0], [3.0, 1.5, -0.75, 0.0, 0.0, 0.5, 9.0, 0.0, 1.0]]
+"""Updates: the second has entries that are too large in both branches."""
+
+
+def encoding(*, rotation: bool, weights: tuple[float, float]) -> dict[str, object]:
+    """Return what becomes of two updates of some weights: their integers, and their sum in the units of an update."""
+    branches = tuple(Branch(name, (Parameter("w", (size,)),)) for name, size in SIZES.items())
+    layout = Layout(branches, travelling_lanes(SIZES, [], integers=True))
+    section = SecureAggregation(
+        value_bits=12, rotation=rotation, branches=(BranchIntegers(name="control", max_value=8.0, value_bits=10),)
+    )
+    code = ring_code(section, layout, clients=5, weight=1000.0)
+    carried = np.array(weights)
+    columns = {weight_lane(name): carried for name in SIZES} | {"count": np.ones(2), "train_loss": np.array([0.5, 2.0])}
+    values = np.array(VALUES, dtype=np.float32) * carried[:, None].astype(np.float32)
+    batch = Batch(values, layout.encode_lanes(columns, 2), layout)
+    data = MemoryClients([np.zeros((1, 1), np.float32)] * 2, [np.zeros(1)] * 2)
+    who = np.arange(2)
+    assignment = Assignment(ROUND, layout, np.zeros(layout.size, np.float32), who, population=2)
+    streams = Streams(SEED)
+    given = vectors(
+        code, encode(code, batch, ClientContext(assignment, ClientBatch(who, data, Signature((1,), 0)), streams))
+    )
+    total = code.ring.reduce(tuple(first + second for first, second in zip(*given, strict=True)))
+    whole, lanes = whole_numbers(code, total, 2)
+    return {
+        "clients": 5, "max_weight": 1000.0, "weight_bits": section.weight_bits, "rotation": rotation, "seed": SEED,
+        "round": ROUND, "branches": [_numbers(code, each.name) for each in code.branches],
+        "lanes": [[each.name, each.low, each.high, each.resolution] for each in layout.lanes],
+        "weights": list(weights), "train_loss": [0.5, 2.0], "updates": VALUES,
+        "coins": streams.of("rounding", ROUND).bits(who, -(-code.width // 2)).view("<u4")[:, : code.width].tolist(),
+        "segments": [[each.name, each.length, each.bits] for each in code.ring.segments],
+        "vectors": [[part.tolist() for part in each] for each in given],
+        "sum_of_lanes": lanes.tolist(),
+        "decoded": decode(code, whole, ROUND, streams).tolist(),
+    }  # fmt: skip
+
+
+def _numbers(code: RingCode, name: str) -> dict[str, object]:
+    branch = next(each for each in code.branches if each.name == name)
+    largest = 8.0 if name == "control" else 1.0
+    return {"name": name, "size": branch.size, "max_value": largest, "value_bits": (branch.limit + 1).bit_length()}
+
+
+def encodings() -> list[dict[str, object]]:
+    """Return updates with whole weights, with one weight that is capped, and rotated."""
+    return [
+        encoding(rotation=False, weights=(1.0, 1.0)),
+        encoding(rotation=False, weights=(10.0, 1200.0)),
+        encoding(rotation=True, weights=(3.0, 500.0)),
+    ]
+
+
 def deterministic() -> dict[str, object]:
     """Return all vectors that are the same every time."""
     rounds = [transcript("secagg-full"), transcript("secagg-plus"), transcript("secagg-plus", beacon=True)]
@@ -114,4 +178,5 @@ def written(content: dict[str, object]) -> str:
 
 if __name__ == "__main__":
     (FOLDER / "secagg.json").write_text(written(deterministic()), encoding="utf-8")
+    (FOLDER / "encoding.json").write_text(written({"encodings": encodings()}), encoding="utf-8")
     (FOLDER / "secagg-oneshot.json").write_text(written(oneshot()), encoding="utf-8")

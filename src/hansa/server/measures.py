@@ -20,8 +20,10 @@ ROUND_SECONDS: Final = Histogram(
     buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200, 86400),
     registry=REGISTRY,
 )
-RUNS: Final = Gauge("hansa_runs", "Runs of all tenants, by state", ("state",), registry=REGISTRY)
-CLIENTS: Final = Gauge("hansa_clients", "Clients of all tenants, by state", ("state",), registry=REGISTRY)
+RUNS: Final = Gauge("hansa_runs", "Runs by state: of all tenants, or of the caller's", ("state",), registry=REGISTRY)
+CLIENTS: Final = Gauge(
+    "hansa_clients", "Clients by state: of all tenants, or of the caller's", ("state",), registry=REGISTRY
+)
 
 ProcessCollector(registry=REGISTRY)
 PlatformCollector(registry=REGISTRY)
